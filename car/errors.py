@@ -1,0 +1,33 @@
+"""The errors a user can meet.
+
+CarError                       root: code, retryable, the message says what is wrong and what to do
+├── RecipeError                an unknown preset or key, a value out of range
+├── VocabularyError            a label, prompt, template or background word that cannot be used
+├── worker.errors.ImageError   a picture that cannot be fetched or decoded
+└── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
+"""
+
+from typing import ClassVar
+
+
+class CarError(Exception):
+    """What went wrong, in words a user can act on.
+
+    `code` is stable: it is stored with failed items and served by the API.
+    `retryable` says whether the same input may succeed later without anyone changing it.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class RecipeError(CarError):
+    """A preset, key or value that no recipe can hold."""
+
+    code = "recipe_invalid"
+
+
+class VocabularyError(CarError):
+    """A word that cannot be asked for; the message names it."""
+
+    code = "vocabulary_invalid"

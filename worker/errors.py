@@ -1,0 +1,46 @@
+"""Errors of the worker's edges: pictures and checkpoints. The root is car.errors.CarError.
+
+CarError
+├── ImageError
+│   ├── ImageMissing        no such file
+│   ├── ImageUnsupported    not one of the formats we open
+│   ├── ImageTooLarge       the header promises more pixels than allowed
+│   └── ImageCorrupt        truncated or damaged
+└── WeightsError
+    ├── WeightsMissing      no such folder, file or hub model
+    └── WeightsInvalid      not the checkpoint that was expected
+"""
+
+from car.errors import CarError
+
+
+class ImageError(CarError):
+    code = "image_error"
+
+
+class ImageMissing(ImageError):  # noqa: N818 - the name is the sentence
+    code = "image_missing"
+
+
+class ImageUnsupported(ImageError):  # noqa: N818
+    code = "image_unsupported"
+
+
+class ImageTooLarge(ImageError):  # noqa: N818
+    code = "image_too_large"
+
+
+class ImageCorrupt(ImageError):  # noqa: N818
+    code = "image_corrupt"
+
+
+class WeightsError(CarError):
+    code = "weights_error"
+
+
+class WeightsMissing(WeightsError):  # noqa: N818
+    code = "weights_missing"
+
+
+class WeightsInvalid(WeightsError):  # noqa: N818
+    code = "weights_invalid"
