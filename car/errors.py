@@ -3,6 +3,7 @@
 CarError                       root: code, retryable, the message says what is wrong and what to do
 ├── RecipeError                an unknown preset or key, a value out of range
 ├── VocabularyError            a label, prompt, template or background word that cannot be used
+├── RleError                   a mask that no run-length coding can hold, or counts that are no mask
 ├── worker.errors.ImageError   a picture that cannot be fetched or decoded
 └── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
 """
@@ -31,3 +32,9 @@ class VocabularyError(CarError):
     """A word that cannot be asked for; the message names it."""
 
     code = "vocabulary_invalid"
+
+
+class RleError(CarError):
+    """A mask that no run-length coding can hold, or run lengths that describe no mask."""
+
+    code = "rle_invalid"
