@@ -1,0 +1,20 @@
+"""The name of everything that a mask depends on besides the picture."""
+
+import hashlib
+from collections.abc import Mapping
+
+from car.recipe import Recipe
+from car.vocabulary import Vocabulary
+
+CODE_VERSION = "0.1.0"
+"""Of the arithmetic: raised when the same inputs may give other masks."""
+
+
+def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
+    """`car-{code}+{weights}.{recipe}.{vocabulary}`, each digest cut to eight hex digits.
+
+    `weights` maps a model's role (proposal, classifier, sam) to the sha256 of its safetensors. Equal strings mean equal
+    masks; the string is what Label Studio compares before it asks again.
+    """
+    models = hashlib.sha256("\n".join(f"{role} {weights[role]}" for role in sorted(weights)).encode()).hexdigest()
+    return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{vocabulary.digest[:8]}"

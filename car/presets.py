@@ -1,0 +1,109 @@
+"""Recipes of the official configurations, one a data set, and of the embedded models.
+
+Values are those that took effect in the official code (its constructor defaults where a configuration is silent).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from car.errors import RecipeError
+from car.recipe import Mode, Recipe, VisualPrompt
+
+_BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
+
+STUFF_CONTEXT = tuple(
+    (
+        "bedclothes, ceiling, cloth, curtain, floor, grass, ground, light, mountain, platform, road, sidewalk, sky, "
+        "snow, wall, water, window, wood, door, fence, rock"
+    ).split(", ")
+)
+STUFF_CONTEXT459 = tuple(
+    (
+        "atrium, ceiling, concrete, coral, court, dock, floor, foam, grass, ground, ice, leaves, mountain, parterre, "
+        "patio, road, rock, rug, sand, sky, snow, stone, sun, wall, water, wood"
+    ).split(", ")
+)
+STUFF_ADE150 = (
+    "wall",
+    "sky",
+    "floor, flooring",
+    "tree",
+    "ceiling",
+    "road, route",
+    "grass",
+    "earth, ground",
+    "mountain, mount",
+    "plant, flora, plant, life",
+    "water",
+    "sea",
+    "field",
+    "sand",
+    "skyscraper",
+    "path",
+    "river",
+    "bridge, span",
+    "flower",
+    "hill",
+    "land, ground, soil",
+    "dirt, track",
+    "apparel, wearing, apparel, dress, clothes",
+    "lake",
+    "waterfall, falls",
+)
+
+_VIT_B16 = "openai/clip-vit-base-patch16"
+_BLUR_GRAY = (_BLUR, _GRAY)
+_REFER = Recipe(
+    preset="refcoco", mode=Mode.REFER, classifier_model=_VIT_B16, eta=0.5, theta=0.3, lambda_=0.5, iom=0.5,
+    visual_prompts=(_CIRCLE,), sam_min_pred=0.01,
+)  # fmt: skip
+_VOC = Recipe(preset="voc", eta=0.4, theta=0.6, lambda_=0.4, visual_prompts=(_CIRCLE, _BLUR), iom=0.6)
+_CONTEXT = Recipe(
+    preset="context", eta=0.6, theta=0.25, lambda_=0.4, visual_prompts=(_BLUR, _CIRCLE), iom=0.5,
+    stuff=STUFF_CONTEXT, stuff_visual_prompts=_BLUR_GRAY,
+)  # fmt: skip
+_ADE150 = Recipe(
+    preset="ade150", eta=0.6, theta=0.25, lambda_=0.7, visual_prompts=_BLUR_GRAY, iom=0.6, stuff=STUFF_ADE150
+)
+
+PRESETS: dict[str, Recipe] = {
+    recipe.preset: recipe
+    for recipe in (
+        _VOC,
+        Recipe(preset="coco", eta=0.5, theta=0.3, lambda_=0.5, visual_prompts=_BLUR_GRAY, iom=0.7),
+        _CONTEXT,
+        replace(
+            _CONTEXT, preset="context459", eta=0.4, lambda_=0.7, visual_prompts=_BLUR_GRAY, iom=0.6,
+            stuff=STUFF_CONTEXT459,
+        ),
+        _ADE150,
+        # The stuff labels of ADE-847 are numbers into that data set's own name file.
+        replace(_ADE150, preset="ade847", stuff=()),
+        _REFER,
+        replace(_REFER, preset="refcoco+", eta=0.2, theta=0.1, visual_prompts=(_CIRCLE, _BLUR)),
+        replace(_REFER, preset="refcocog", eta=0.5, theta=0.1, lambda_=0.6, visual_prompts=(_CIRCLE, _BLUR)),
+        replace(
+            _REFER, preset="gres", classifier_model="openai/clip-vit-large-patch14", eta=0.5, theta=0.0, lambda_=0.3
+        ),
+        # Tuned on scenes of the shapes world; see demo/MODEL_CARD.md.
+        Recipe(preset="demo", eta=0.5, theta=0.3, lambda_=0.5, visual_prompts=_BLUR_GRAY),
+    )
+}  # fmt: skip
+
+PAPER_VALUES: dict[str, dict[str, Any]] = {
+    "context": {"theta": 0.2},
+    "refcoco": {"visual_prompts": (_CIRCLE, _BLUR)},
+}
+"""Values of single presets for which the paper's text gives another number than its code."""
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        RecipeError: no such preset; the message lists them.
+
+    """
+    if name not in PRESETS:
+        raise RecipeError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
+    return PRESETS[name]

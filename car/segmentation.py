@@ -1,0 +1,115 @@
+"""The result of segmenting one picture: masks, and the story of every query, step by step."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from car.rle import CocoRle
+
+
+class StopReason(StrEnum):
+    UNCHANGED = "unchanged"
+    """A step kept every query it was given."""
+    ONE_LEFT = "one_left"
+    """One query was left, whose score can only be 1."""
+    NONE_LEFT = "none_left"
+    """Every query fell (only where the recipe lets that happen)."""
+    STEP_LIMIT = "step_limit"
+    """The recipe's safety net was hit while queries were still falling."""
+
+
+class Source(StrEnum):
+    CRF = "crf"
+    SAM = "sam"
+
+
+class Pass(StrEnum):
+    """Things and stuff are segmented one after the other where the recipe names stuff labels."""
+
+    THINGS = "things"
+    STUFF = "stuff"
+
+
+@dataclass(frozen=True)
+class QueryScore:
+    """What one step made of one query."""
+
+    label: str
+    text: str
+    """As fed to the mask proposal generator in this step."""
+    score: float
+    """Diagonal of the similarity matrix after the last softmax, 0..1."""
+    kept: bool
+    area: int
+    """Pixels of the proposal above eta: what the classifier was shown."""
+    iou_previous: float | None = None
+    """IoU of that proposal with the one of the step before; none in step 1."""
+    rival: str | None = None
+    """The label that the classifier found most similar to this query's picture, if it was another one."""
+    rival_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of the recurrence: its input queries, in the order of the vocabulary. Steps count from 1."""
+
+    step: int
+    queries: tuple[QueryScore, ...]
+    within: Pass = Pass.THINGS
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The pixels of one label that survived; never empty."""
+
+    label: str
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+    """x, y, width, height in pixels, from the top left."""
+    rle: CocoRle
+    source: Source = Source.CRF
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was computed for one picture, in counts that do not depend on the machine."""
+
+    proposal_forwards: int = 0
+    vector_jacobian_products: int = 0
+    crops_encoded: int = 0
+    crops_reused: int = 0
+    crf_runs: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        mine, theirs = asdict(self), asdict(other)
+        return Work(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The masks of one picture, in the order of the vocabulary, and how they came about. Empty masks are left out."""
+
+    width: int
+    height: int
+    masks: tuple[Mask, ...]
+    steps: tuple[Step, ...]
+    stop_reason: StopReason
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds by stage; empty where no clock was given."""
+    work: Work = field(default_factory=Work)
+
+    def to_json(self) -> dict[str, Any]:
+        """`stop_reason`, `steps`, `masks`, `timings` and `work` as plain JSON values."""
+        return {
+            "stop_reason": str(self.stop_reason),
+            "steps": [_step_json(step) for step in self.steps],
+            "masks": [asdict(mask) | {"bbox": list(mask.bbox), "source": str(mask.source)} for mask in self.masks],
+            "timings": dict(self.timings),
+            "work": asdict(self.work),
+        }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {"step": step.step, "pass": str(step.within), "queries": [asdict(query) for query in step.queries]}

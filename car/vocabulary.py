@@ -1,0 +1,169 @@
+"""What is asked for: labels with their prompts, background queries and text templates."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from car.errors import VocabularyError
+from car.recipe import Mode
+from car.words import BACKGROUNDS, CAM_TEMPLATE, CLASSIFIER_TEMPLATES
+
+MAX_LABELS = 2_000
+MAX_CHARACTERS = 200
+"""CLIP reads 77 tokens; a word beyond them is refused by its tokenizer, this bound keeps pages and keys sane."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name that masks carry, and the prompts that CLIP reads for it. Several prompts are one query: the mean of their
+    text embeddings, so that synonyms help each other and do not compete.
+    """
+
+    name: str
+    prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = _word(self.name, "label")
+        object.__setattr__(self, "name", name)
+        prompts = tuple(_word(p, f"prompt of label {name!r}") for p in self.prompts)
+        object.__setattr__(self, "prompts", prompts or (name,))
+
+    @property
+    def text(self) -> str:
+        """The prompts as one line for people."""
+        return " | ".join(self.prompts)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Labels in the order in which masks are returned.
+
+    `background` words compete in the CAM's softmax and never become masks. `cam_template` words the CAM's texts from
+    step 2 on and always words the background. `classifier_templates` are the classifier's; none: `cam_template` alone.
+
+    Raises:
+        VocabularyError: a duplicate, empty or over-long word, a bad template, no label or more than 2,000; the message
+            names the word.
+
+    """
+
+    labels: tuple[Label, ...]
+    background: tuple[str, ...] = BACKGROUNDS["shipped"]
+    cam_template: str = CAM_TEMPLATE
+    classifier_templates: tuple[str, ...] = CLASSIFIER_TEMPLATES
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise VocabularyError("the vocabulary is empty: give at least one label")
+        if len(self.labels) > MAX_LABELS:
+            raise VocabularyError(f"{len(self.labels)} labels are too many: a vocabulary holds at most {MAX_LABELS}")
+        _refuse_duplicates("label", (label.name for label in self.labels))
+        _refuse_duplicates("prompt", (prompt for label in self.labels for prompt in label.prompts))
+        object.__setattr__(self, "background", tuple(_word(w, "background word") for w in self.background))
+        _refuse_duplicates("background word", self.background)
+        for template in (self.cam_template, *self.classifier_templates):
+            if template.count("{}") != 1:
+                raise VocabularyError(f"template {template!r} must hold {{}} exactly once, where the word goes")
+
+    @classmethod
+    def of(
+        cls,
+        labels: Iterable[str | Mapping[str, Any] | Label],
+        *,
+        background: str | Sequence[str] = "shipped",
+        mode: Mode = Mode.SEMANTIC,
+    ) -> Self:
+        """A vocabulary of words, or of {"name", "prompts"} mappings, with the templates that the mode's official
+        configurations use: the fifteen for semantic ones, none for referring expressions.
+
+        `background` is your own words or the name of a list: shipped, terrestrial, aquatic-atmospheric, man-made, none;
+        names may be joined by +.
+        """
+        return cls(
+            labels=tuple(_label(one) for one in labels),
+            background=background_words(background) if isinstance(background, str) else tuple(background),
+            classifier_templates=CLASSIFIER_TEMPLATES if mode is Mode.SEMANTIC else (),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) of words, templates and their order: the order decides ties and the order of masks."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def subset(self, names: Iterable[str], background: tuple[str, ...]) -> Self:
+        """The labels of these names, in this vocabulary's order, against another background."""
+        chosen = set(names)
+        return replace(self, labels=tuple(v for v in self.labels if v.name in chosen), background=background)
+
+
+def background_words(names: str) -> tuple[str, ...]:
+    """The words of one or more background lists joined by +, each word once."""
+    words: dict[str, None] = {}
+    for name in names.split("+"):
+        if name.strip() not in BACKGROUNDS:
+            raise VocabularyError(f"unknown background list {name.strip()!r}; known lists: {', '.join(BACKGROUNDS)}")
+        words |= dict.fromkeys(BACKGROUNDS[name.strip()])
+    return tuple(words)
+
+
+def parse_labels(text: str) -> list[Label]:
+    """Labels from `a,b,c`; a label that holds a comma itself needs a labels file."""
+    return [Label(part) for part in text.split(",")]
+
+
+def parse_labels_file(text: str) -> list[Label]:
+    """Labels from a file's text: one a line, or JSON {"name": …, "prompts": […]}; blank lines are skipped."""
+    labels = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}")
+        if not stripped:
+            continue
+        try:
+            labels.append(_label(json.loads(stripped)) if stripped.startswith("{") else Label(stripped))
+        except json.JSONDecodeError as error:
+            raise VocabularyError(f"line {number} of the labels file is not valid JSON: {error}") from None
+        except VocabularyError as error:
+            raise VocabularyError(f"line {number} of the labels file: {error}") from None
+    return labels
+
+
+def _label(one: "str | Mapping[str, Any] | Label") -> Label:
+    if isinstance(one, Label):
+        return one
+    if isinstance(one, str):
+        return Label(one)
+    unknown = sorted(set(one) - {"name", "prompts"})
+    name, prompts = one.get("name"), one.get("prompts", [])
+    if unknown or not isinstance(name, str) or not isinstance(prompts, list):
+        raise VocabularyError(f'label {dict(one)!r} must look like {{"name": "car", "prompts": ["car", "automobile"]}}')
+    return Label(name, tuple(prompts))
+
+
+def _word(word: object, what: str) -> str:
+    if not isinstance(word, str) or not word.strip():
+        raise VocabularyError(f"{what} {word!r} is empty: give a word or a phrase")
+    clean = word.strip()
+    if len(clean) > MAX_CHARACTERS:
+        raise VocabularyError(
+            f"{what} {clean[:40]!r}… has {len(clean)} characters, at most {MAX_CHARACTERS} are allowed"
+        )
+    if not clean.isprintable():
+        raise VocabularyError(f"{what} {clean!r} holds a control character")
+    return clean
+
+
+def _refuse_duplicates(what: str, words: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for word in words:
+        # CLIP reads lower case, so words that differ in case alone are one query to it.
+        key = word.casefold()
+        if key in seen:
+            again = "" if seen[key] == word else f", as {seen[key]!r} too: CLIP does not see upper case"
+            raise VocabularyError(f"{what} {word!r} occurs twice{again}")
+        seen[key] = word

@@ -1,0 +1,67 @@
+"""The mask classifier g: prompted pictures against all texts, as the similarity matrix P."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from car.recipe import Arithmetic, Recipe
+from worker.segmenter.encoder import Encoder
+
+
+def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """CLIP's own view of an RGB picture: short side to `size` (PIL bicubic), then the centre square.
+
+    The ends of a long picture are lost to the classifier, as in the official code.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    to = (size * width // short, size * height // short)
+    resized = Image.fromarray(image)
+    if to != (width, height):
+        resized = resized.resize(to, Image.Resampling.BICUBIC)
+    left, top = round((to[0] - size) / 2.0), round((to[1] - size) / 2.0)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+@torch.no_grad()
+def encode(
+    encoder: Encoder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], recipe: Recipe, *, at_once: int
+) -> Float[Tensor, "n d"]:
+    """Embeddings of length 1, float32, of crops of the encoder's own size.
+
+    The official g reads the class token one block early. Batches always hold `at_once` crops, the last one filled up
+    with blanks, so that an embedding does not depend on its company.
+    """
+    depth = encoder.depth - (recipe.classifier_depth is Arithmetic.OFFICIAL)
+    parts = [torch.zeros(0, encoder.width, device=encoder.device)]
+    for start in range(0, len(crops), at_once):
+        chunk = np.stack(crops[start : start + at_once])
+        blanks = at_once - len(chunk)
+        pixels = torch.from_numpy(np.pad(chunk, ((0, blanks), (0, 0), (0, 0), (0, 0))))
+        images = encoder.normalise(pixels)
+        tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
+        tokens, _ = encoder.blocks(tokens, 0, depth, attention_from=depth)
+        z = encoder.project(tokens[: len(chunk), 0]).float()
+        parts.append(functional.normalize(z, dim=-1))
+    return torch.cat(parts)
+
+
+def similarity(
+    crops: Float[Tensor, "m d"], texts: Float[Tensor, "k n d"], scale: float, recipe: Recipe, *, templated: bool
+) -> Float[Tensor, "m n"]:
+    """P: row i is how much crop i looks like each of the n texts; rows sum to 1.
+
+    With templates the official code takes a softmax for each of the k, adds them up, and takes a softmax of the sums;
+    `paper` takes one softmax over the mean text of the templates. Without templates it is one softmax.
+    """
+    if not templated:
+        return (scale * crops @ texts[0].T).softmax(-1)
+    if recipe.classifier_softmax is Arithmetic.PAPER:
+        return (scale * crops @ functional.normalize(texts.mean(0), dim=-1).T).softmax(-1)
+    single = (scale * crops @ texts.transpose(1, 2)).softmax(-1)
+    return single.sum(0).softmax(-1)

@@ -1,0 +1,203 @@
+"""The mask proposal generator f: GradCAM on CLIP's last block in closed form, refined by attention affinity (CAA).
+
+Let A be ln_1 of the last block (patch tokens), z(A) the embedding of the mean patch, l_j = s <z, t_j>, p the softmax of
+l over the competing texts. With g_j = mean over tokens of d<z, t_j>/dA and M_j = A g_j, the GradCAM of text i is
+
+    cam_i = relu(s p_i (M_i - sum_j p_j M_j))
+
+and neither g nor M depends on which texts compete. So a picture costs one vector-Jacobian product a text, plus one for
+all background texts folded together; a step of the recurrence is a small matrix product. The factor s p_i > 0 falls out
+of the min-max scaling and is left out, which saves the CAMs of improbable texts from underflow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from car.recipe import Arithmetic, Cam, Recipe
+from worker.segmenter.encoder import Encoder
+
+MULTIPLE = 16
+"""Pictures are enlarged to multiples of this before f sees them, whatever its patch size (official code)."""
+_AFFINITY_MAPS = 8
+_SINKHORN_ROUNDS = 3
+_PRODUCTS_AT_ONCE = 16
+_GRADIENT_SCALE = 1024.0
+"""Keeps gradients of half-precision models out of the subnormal range; a power of two, so exact."""
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which f sees a picture of this size."""
+    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+
+@dataclass
+class Encoded:
+    """What f knows about one picture, whatever is asked of it.
+
+    `products` counts the vector-Jacobian products taken so far.
+    """
+
+    a: Float[Tensor, "p c"]
+    """ln_1 of the last block, patch tokens, float32."""
+    z: Float[Tensor, " d"]
+    """Embedding of the mean patch, of length 1, float32."""
+    affinity: Float[Tensor, "p p"] | None
+    """CAA's transition matrix; none for plain GradCAM."""
+    grid: tuple[int, int]
+    """(rows, columns) of patches."""
+    products: int = 0
+    _graph: tuple[Tensor, Tensor] | None = None
+    _jacobian: Float[Tensor, "d c"] | None = None
+
+    def maps(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+        """M = A g of each text, float32.
+
+        Beyond as many texts as the embedding has dimensions the whole Jacobian is cheaper, and it is kept: any further
+        text is then one matrix product.
+        """
+        if self._jacobian is None and texts.shape[0] > texts.shape[1]:
+            self._jacobian = self._gradients(torch.eye(texts.shape[1], device=texts.device))
+        g = self._gradients(texts) if self._jacobian is None else texts @ self._jacobian
+        return g @ self.a.T
+
+    def _gradients(self, cotangents: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """The mean over patches of d<z, t>/dA for each row t."""
+        assert self._graph is not None, "this picture was encoded without its gradient side"  # noqa: S101
+        z, normed = self._graph
+        self.products += len(cotangents)
+        parts = []
+        for chunk in torch.split(cotangents * _GRADIENT_SCALE, _PRODUCTS_AT_ONCE):
+            (gradient,) = torch.autograd.grad(z, normed, chunk[:, None], retain_graph=True, is_grads_batched=True)
+            parts.append(gradient[:, 0, 1:].float().mean(1))  # the class token is dropped
+        return torch.cat(parts) / _GRADIENT_SCALE
+
+
+def encode(encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe) -> list[Encoded]:
+    """F's view of pictures of one padded size, RGB. One forward pass serves them all and every later question.
+
+    The official code resizes with PIL's bicubic filter; a picture that has the size already passes unchanged.
+    """
+    height, width = padded_size(*images[0].shape[:2])
+    if any(padded_size(*image.shape[:2]) != (height, width) for image in images):
+        raise ValueError(f"pictures of sizes {[image.shape[:2] for image in images]} do not share a padded size")
+    pixels = torch.stack([torch.from_numpy(_resize(image, height, width)) for image in images])
+    with_affinity = recipe.cam is Cam.CAA
+    first_map = max(0, encoder.depth - _AFFINITY_MAPS) if with_affinity else encoder.depth
+    with torch.no_grad():
+        tokens = encoder.embed(
+            encoder.normalise(pixels), round_positions=recipe.position_rounding is Arithmetic.OFFICIAL
+        )
+        tokens, attention = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=first_map)
+    grid = (height // encoder.patch, width // encoder.patch)
+    # The gradient side is built picture by picture: texts, not pictures, are what its products are batched over.
+    return [
+        _encoded(encoder, row[None], maps[None] if with_affinity else None, grid)
+        for row, maps in zip(tokens, attention, strict=True)
+    ]
+
+
+def _encoded(
+    encoder: Encoder,
+    tokens: Float[Tensor, "1 t c"],
+    attention: Float[Tensor, "1 t t"] | None,
+    grid: tuple[int, int],
+) -> Encoded:
+    last = encoder.depth - 1
+    normed = encoder.ln_1(tokens, last).detach()
+    with torch.enable_grad():
+        normed.requires_grad_()
+        out, own = encoder.block(tokens, normed, last, attention=attention is not None)
+        z = encoder.project_mean(out[:, 1:])
+    affinity = None
+    if attention is not None and own is not None:
+        affinity = transition((attention + own)[0, 1:, 1:] / min(_AFFINITY_MAPS, encoder.depth))
+    return Encoded(normed.detach()[0, 1:].float(), z.detach()[0], affinity, grid, _graph=(z, normed))
+
+
+def _resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    if image.shape[:2] == (height, width):
+        return np.array(image)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def transition(w: Float[Tensor, "p p"]) -> Float[Tensor, "p p"]:
+    """CAA's matrix of an affinity: three rounds of Sinkhorn scaling (columns, then rows), made symmetric, squared."""
+    for _ in range(_SINKHORN_ROUNDS):
+        w = w / w.sum(0, keepdim=True)
+        w = w / w.sum(1, keepdim=True)
+    w = (w + w.T) / 2
+    return w @ w
+
+
+def gradcams(
+    m: Float[Tensor, "n p"], logits: Float[Tensor, " n"], m_bg: Float[Tensor, " p"], logit_bg: Float[Tensor, ""]
+) -> Float[Tensor, "n p"]:
+    """GradCAMs of n texts that compete with each other and with the background, in 0..1.
+
+    `m_bg` is M of the background's texts folded into one, weighted by exp(l_j - logit_bg), where `logit_bg` is the
+    log-sum-exp of their logits (-inf where there is no background). Where a CAM is zero everywhere, the background is
+    left out for it (CLIP-ES); what comes out then stands.
+    """
+    total = torch.logsumexp(torch.cat([logits, logit_bg[None]]), 0)
+    mean = (logits - total).exp() @ m + (logit_bg - total).exp() * m_bg
+    cams = (m - mean).relu()
+    empty = cams.amax(1) == 0
+    if bool(empty.any()):
+        alone = (m[empty] - logits.softmax(0) @ m).relu()
+        # With one text p is 1 and the gradient 0, whatever rounding says.
+        cams[empty] = alone if len(m) > 1 else torch.zeros_like(alone)
+    return min_max(cams)
+
+
+def min_max(maps: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
+    """Each row scaled to 0..1 as the official code does, which leaves a constant row at zero."""
+    shifted = maps - maps.amin(1, keepdim=True)
+    return shifted / (1e-15 + shifted.amax(1, keepdim=True))
+
+
+def refine(
+    cams: Float[Tensor, "n p"], affinity: Float[Tensor, "p p"], grid: tuple[int, int], recipe: Recipe
+) -> Float[Tensor, "n p"]:
+    """CAA: each CAM spread along the affinity from the patches inside its boxes, in 0..1."""
+    sheets = cams.cpu().numpy().reshape(-1, *grid)
+    inclusive = recipe.box_ends is Arithmetic.PAPER
+    boxes = np.stack([boxes_mask(sheet, recipe.lambda_, inclusive=inclusive) for sheet in sheets])
+    inside = torch.from_numpy(boxes.reshape(len(cams), -1)).to(cams)
+    return min_max((inside * cams) @ affinity.T)
+
+
+def boxes_mask(
+    cam: Float[np.ndarray, "rows columns"], lambda_: float, *, inclusive: bool
+) -> Bool[np.ndarray, "rows columns"]:
+    """The union of the bounding boxes of what exceeds lambda times the CAM's maximum.
+
+    lambda falls by 0.1 until something does. The official code ends boxes before the grid's last row and column;
+    `inclusive` ends them where the region ends.
+    """
+    rows, columns = cam.shape
+    levels = (cam * 255).astype(np.uint8)
+    share = lambda_
+    while True:
+        above = (levels > int(share * levels.max())).astype(np.uint8)
+        if above.any() or share <= 0:
+            break
+        share -= 0.1
+    mask = np.zeros(cam.shape, bool)
+    contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    for contour in contours:
+        x, y, w, h = cv2.boundingRect(contour)
+        right, bottom = (x + w, y + h) if inclusive else (min(x + w, columns - 1), min(y + h, rows - 1))
+        mask[y:bottom, x:right] = True
+    return mask
+
+
+def enlarge(cam: Float[np.ndarray, "rows columns"], height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """A CAM at the picture's own size, bilinear (cv2.INTER_LINEAR), float32."""
+    return cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,67 @@
+"""A vocabulary as embeddings, what f and g compare pictures with: computed once, whatever the pictures."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from car.recipe import Arithmetic, Recipe
+from car.vocabulary import Label, Vocabulary
+from worker.segmenter.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings of length 1, float32; row i is the vocabulary's label i. `c` is f's space, `d` is g's."""
+
+    raw: Float[Tensor, "n c"]
+    """The words as they are: what the official CAM sees in step 1."""
+    templated: Float[Tensor, "n c"]
+    """The words in the CAM's template."""
+    background: Float[Tensor, "m c"]
+    classifier: Float[Tensor, "k n d"]
+    """One sheet a template."""
+    characters: Float[Tensor, "n n d"] | None = None
+    """Row (s, i): character i of the templated text of query s. Only for the official refer filter."""
+
+
+def embed(proposal: Encoder, classifier: Encoder, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
+    """Every text of the vocabulary through its tower, each once.
+
+    Raises:
+        VocabularyError: a text of more tokens than CLIP reads; the message names it.
+
+    """
+    labels, cam = vocabulary.labels, vocabulary.cam_template
+    templates = vocabulary.classifier_templates or (cam,)
+    characters = None
+    if not vocabulary.classifier_templates and recipe.refer_filter is Arithmetic.OFFICIAL:
+        characters = _characters(classifier, vocabulary)
+    return Texts(
+        raw=_ensembles(proposal, labels, "{}"),
+        templated=_ensembles(proposal, labels, cam),
+        background=proposal.texts([cam.format(word) for word in vocabulary.background]),
+        classifier=torch.stack([_ensembles(classifier, labels, template) for template in templates]),
+        characters=characters,
+    )
+
+
+def _ensembles(encoder: Encoder, labels: tuple[Label, ...], template: str) -> Float[Tensor, "n d"]:
+    """One embedding a label: the mean of its prompts', of length 1 again (CLIP's usual ensembling)."""
+    prompts = encoder.texts([template.format(prompt) for label in labels for prompt in label.prompts])
+    parts = torch.split(prompts, [len(label.prompts) for label in labels])
+    means = torch.stack([part.mean(0) for part in parts])
+    return functional.normalize(means, dim=-1)
+
+
+def _characters(encoder: Encoder, vocabulary: Vocabulary) -> Float[Tensor, "n n d"]:
+    """What the official code compares from step 2 on where it has no templates: filtering by query index goes one level
+    too deep and picks characters of each text. A text that is too short lends its last character.
+    """
+    texts = [vocabulary.cam_template.format(label.prompts[0]) for label in vocabulary.labels]
+    picked = [[text[min(i, len(text) - 1)] for i in range(len(texts))] for text in texts]
+    alphabet = sorted({character for row in picked for character in row})
+    embedded = dict(zip(alphabet, encoder.texts(alphabet), strict=True))
+    return torch.stack([torch.stack([embedded[character] for character in row]) for row in picked])
