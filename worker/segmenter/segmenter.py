@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Self
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ class Batches:
     crops: int
 
     @classmethod
-    def suited_to(cls, device: torch.device) -> Self:
+    def suited_to(cls, device: torch.device) -> "Batches":
         """A CPU gains nothing from company; a GPU is filled by it."""
         return cls(images=8, crops=64) if device.type == "cuda" else cls(images=1, crops=1)
 
