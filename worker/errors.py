@@ -2,9 +2,9 @@
 
 CarError
 ├── ImageError
-│   ├── ImageMissing        no such file
+│   ├── ImageMissing        no such file, not readable, or a folder without pictures
 │   ├── ImageUnsupported    not one of the formats we open
-│   ├── ImageTooLarge       the header promises more pixels than allowed
+│   ├── ImageTooLarge       the file, or the pixels its header promises, are more than allowed
 │   └── ImageCorrupt        truncated or damaged
 └── WeightsError
     ├── WeightsMissing      no such folder, file or hub model

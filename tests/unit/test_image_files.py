@@ -1,0 +1,85 @@
+"""Which pictures a path means, and what a path that means none is told."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worker.errors import ImageError, ImageMissing, ImageTooLarge, ImageUnsupported
+from worker.images import ImageLimits, find_images, open_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    picture = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for name in ("z.png", "a.PNG", "b/c.jpeg", "b/deep/d.webp", ".hidden/e.png", ".f.png"):
+        picture.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_means_the_pictures_below_it_in_order(folder):
+    names = [path.relative_to(folder).as_posix() for path in find_images([folder])]
+    assert names == ["a.PNG", "b/c.jpeg", "b/deep/d.webp", "z.png"]
+
+
+def test_files_come_as_named_and_each_once(folder):
+    asked = [folder / "notes.txt", folder / "z.png", folder / "b", folder / "z.png", folder / "b" / "c.jpeg"]
+    assert list(find_images(asked)) == [
+        folder / "notes.txt",
+        folder / "z.png",
+        folder / "b" / "c.jpeg",
+        folder / "b" / "deep" / "d.webp",
+    ]
+
+
+def test_links_in_a_circle_end(folder):
+    (folder / "b" / "again").symlink_to(folder, target_is_directory=True)
+    assert len(list(find_images([folder]))) == 4
+
+
+def test_a_folder_without_pictures_says_what_it_looked_for(tmp_path):
+    with pytest.raises(ImageMissing, match=r"holds no pictures.*\.jpeg"):
+        list(find_images([tmp_path]))
+
+
+@pytest.mark.parametrize("name", ["nowhere.jpg", "nowhere/x.jpg", "a\0b.jpg", "x" * 5000])
+def test_a_path_to_nothing_is_missing(tmp_path, name):
+    for look in (open_image, lambda path: list(find_images([path]))):
+        with pytest.raises(ImageMissing, match="check the path"):
+            look(tmp_path / name)
+
+
+def test_a_folder_is_no_picture(folder):
+    with pytest.raises(ImageUnsupported, match="is a folder"):
+        open_image(folder)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageUnsupported, match="no regular file"):
+        open_image(tmp_path / "pipe.jpg")
+
+
+def test_a_file_is_measured_before_it_is_read(folder):
+    with pytest.raises(ImageTooLarge, match="MiB"):
+        open_image(folder / "z.png", ImageLimits(max_bytes=20))
+
+
+def test_an_error_names_its_file_on_one_line(tmp_path):
+    path = tmp_path / "line\nbreak é.jpg"
+    path.write_bytes(b"<html>")
+    with pytest.raises(ImageError) as refused:
+        open_image(path)
+    message = str(refused.value)
+    assert message.startswith(f"{tmp_path}/line\\nbreak é.jpg is HTML")
+    assert "\n" not in message
+
+
+def test_a_file_opens_as_its_bytes_do(folder):
+    from_file, from_bytes = open_image(folder / "z.png"), open_image((folder / "z.png").read_bytes())
+    assert np.array_equal(from_file.pixels, from_bytes.pixels)
+    assert (from_file.sha256, from_file.format) == (from_bytes.sha256, "PNG")
