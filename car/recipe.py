@@ -161,6 +161,9 @@ class Recipe:
         """The recipe that `to_json` wrote; keys that are absent keep their defaults."""
         values: dict[str, Any] = {}
         for key, value in doc.items():
+            if key == "preset":
+                values[key] = str(value)
+                continue
             one = _field_of(key)
             values[one.name] = _parse(one, "+".join(value) if isinstance(value, list) else str(value))
         return cls(**values)

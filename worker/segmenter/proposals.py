@@ -79,15 +79,20 @@ class Encoded:
         return torch.cat(parts) / _GRADIENT_SCALE
 
 
-def encode(encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe) -> list[Encoded]:
-    """F's view of pictures of one padded size, RGB. One forward pass serves them all and every later question.
+def encode(
+    encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe, *, at_once: int
+) -> list[Encoded]:
+    """What f sees of at most `at_once` RGB pictures of one padded size: one forward pass for all later questions.
 
+    The batch is filled up with blanks to `at_once`, so that what f sees of a picture does not depend on its company.
     The official code resizes with PIL's bicubic filter; a picture that has the size already passes unchanged.
     """
     height, width = padded_size(*images[0].shape[:2])
     if any(padded_size(*image.shape[:2]) != (height, width) for image in images):
         raise ValueError(f"pictures of sizes {[image.shape[:2] for image in images]} do not share a padded size")
-    pixels = torch.stack([torch.from_numpy(_resize(image, height, width)) for image in images])
+    pixels = torch.zeros(at_once, height, width, 3, dtype=torch.uint8)
+    for row, image in enumerate(images):
+        pixels[row] = torch.from_numpy(_resize(image, height, width))
     with_affinity = recipe.cam is Cam.CAA
     first_map = max(0, encoder.depth - _AFFINITY_MAPS) if with_affinity else encoder.depth
     with torch.no_grad():
@@ -99,7 +104,7 @@ def encode(encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recip
     # The gradient side is built picture by picture: texts, not pictures, are what its products are batched over.
     return [
         _encoded(encoder, row[None], maps[None] if with_affinity else None, grid)
-        for row, maps in zip(tokens, attention, strict=True)
+        for row, maps in zip(tokens[: len(images)], attention[: len(images)], strict=True)
     ]
 
 

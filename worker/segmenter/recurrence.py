@@ -118,7 +118,7 @@ class _Loop:
         subject, texts = self.subject, self.subject.texts.raw if self._raw else self.subject.texts.templated
         missing = [i for i in self.alive if i not in self._maps]
         if missing:
-            self._maps |= dict(zip(missing, subject.encoded.maps(texts[missing]), strict=True))
+            self._maps |= dict(zip(missing, subject.encoded.maps(texts[missing] - subject.texts.centre), strict=True))
         m = torch.stack([self._maps[i] for i in self.alive])
         logits = subject.scales[0] * texts[self.alive] @ subject.encoded.z
         cams = _together(m, logits, self._background, alone=subject.recipe.mode is Mode.REFER)
@@ -244,7 +244,7 @@ def _fold_background(subject: Subject) -> _Background:
     if not len(texts):
         return _Background(torch.zeros_like(encoded.a[:, 0]), torch.tensor(-torch.inf, device=texts.device))
     logits = subject.scales[0] * texts @ encoded.z
-    folded = logits.softmax(0) @ texts
+    folded = logits.softmax(0) @ (texts - subject.texts.centre)
     return _Background(encoded.maps(folded[None])[0], torch.logsumexp(logits, 0))
 
 

@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Self
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ class Batches:
     crops: int
 
     @classmethod
-    def suited_to(cls, device: torch.device) -> Self:
+    def suited_to(cls, device: torch.device) -> "Batches":
         """A CPU gains nothing from company; a GPU is filled by it."""
         return cls(images=8, crops=64) if device.type == "cuda" else cls(images=1, crops=1)
 
@@ -85,14 +84,16 @@ class Segmenter:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
                 raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
         batches = self.batches or Batches.suited_to(self.proposal.device)
+        look = observe and _in_order_of(vocabulary, observe)
         done: dict[int, Segmentation] = {}
         for group in _same_padded_size(images, batches.images):
             watch = _Stopwatch(self.clock, share=len(group))
             with watch.over("encode_ms"):
-                encoded = proposals.encode(self.proposal, [images[i] for i in group], recipe)
+                some = [images[i] for i in group]
+                encoded = proposals.encode(self.proposal, some, recipe, at_once=batches.images)
             runs = [_Run(i, images[i], e) for i, e in zip(group, encoded, strict=True)]
-            for plan in _plans(vocabulary, recipe):
-                self._run(plan, runs, recipe, batches, watch, observe)
+            for plan in _plans(_canonical(vocabulary, recipe), recipe):
+                self._run(plan, runs, recipe, batches, watch, look)
             done |= {run.index: run.result(vocabulary, watch.times) for run in runs}
         return [done[index] for index in range(len(images))]
 
@@ -203,7 +204,7 @@ class _Run:
             width=width,
             height=height,
             masks=tuple(self.masks[name] for name in vocabulary.names if name in self.masks),
-            steps=tuple(self.steps),
+            steps=tuple(_reordered(step, vocabulary) for step in self.steps),
             stop_reason=StopReason.STEP_LIMIT if limited else self.stops[0],
             timings=dict(timings),
             work=reduce(add, self.work) + Work(vector_jacobian_products=self.encoded.products),
@@ -243,6 +244,31 @@ def _plans(vocabulary: Vocabulary, recipe: Recipe) -> list[_Plan]:
         _Plan(Pass.THINGS, vocabulary.subset(things, behind_things), recipe.visual_prompts, recipe.bg_factor),
         _Plan(Pass.STUFF, vocabulary.subset(stuff, tuple(things)), shown_stuff, recipe.stuff_bg_factor),
     ]
+
+
+def _canonical(vocabulary: Vocabulary, recipe: Recipe) -> Vocabulary:
+    """The labels in alphabetical order, in which everything is computed: so the order in which a vocabulary is written
+    down cannot change a single bit. The official refer filter alone depends on places.
+    """
+    if recipe.refer_filter is Arithmetic.OFFICIAL and not vocabulary.classifier_templates:
+        return vocabulary
+    return replace(vocabulary, labels=tuple(sorted(vocabulary.labels, key=lambda label: label.name)))
+
+
+def _reordered(step: Step, vocabulary: Vocabulary) -> Step:
+    """The step with its queries in the order in which the user wrote them."""
+    by_label = {query.label: query for query in step.queries}
+    return replace(step, queries=tuple(by_label[name] for name in vocabulary.names if name in by_label))
+
+
+def _in_order_of(vocabulary: Vocabulary, observe: Observe) -> Observe:
+    def look(index: int, one: Look) -> None:
+        step = _reordered(one.step, vocabulary)
+        place = {query.label: k for k, query in enumerate(one.step.queries)}
+        order = [place[query.label] for query in step.queries]
+        observe(index, Look(step, one.cams[order], one.similarity[np.ix_(order, order)]))
+
+    return look
 
 
 def _same_padded_size(images: Sequence[Image], at_once: int) -> Iterator[list[int]]:

@@ -21,6 +21,9 @@ class Texts:
     templated: Float[Tensor, "n c"]
     """The words in the CAM's template."""
     background: Float[Tensor, "m c"]
+    centre: Float[Tensor, " c"]
+    """Mean of all texts above. A CAM depends on differences of texts alone, so products are taken of what is left
+    without it: texts that resemble each other then lose no digits."""
     classifier: Float[Tensor, "k n d"]
     """One sheet a template."""
     characters: Float[Tensor, "n n d"] | None = None
@@ -39,10 +42,13 @@ def embed(proposal: Encoder, classifier: Encoder, vocabulary: Vocabulary, recipe
     characters = None
     if not vocabulary.classifier_templates and recipe.refer_filter is Arithmetic.OFFICIAL:
         characters = _characters(classifier, vocabulary)
+    raw, templated = _ensembles(proposal, labels, "{}"), _ensembles(proposal, labels, cam)
+    background = proposal.texts([cam.format(word) for word in vocabulary.background])
     return Texts(
-        raw=_ensembles(proposal, labels, "{}"),
-        templated=_ensembles(proposal, labels, cam),
-        background=proposal.texts([cam.format(word) for word in vocabulary.background]),
+        raw=raw,
+        templated=templated,
+        background=background,
+        centre=torch.cat([raw, templated, background]).mean(0),
         classifier=torch.stack([_ensembles(classifier, labels, template) for template in templates]),
         characters=characters,
     )
