@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from car.errors import RecipeError
+from car.words import STUFF
 
 
 class VisualPrompt(StrEnum):
@@ -215,7 +216,7 @@ def _parse(one: "Field[Any]", text: str) -> Any:  # noqa: ANN401 - as many types
         if kind is bool:
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text.lower()]
         if one.name == "stuff":
-            return tuple(word.strip() for word in text.split("+") if word.strip())
+            return STUFF.get(text) or tuple(word.strip() for word in text.split("+") if word.strip())
         if kind is tuple:
             return tuple(VisualPrompt(word.strip()) for word in text.split("+") if word.strip())
         return kind(text)
@@ -230,7 +231,9 @@ def _takes(one: "Field[Any]") -> str:
     if isinstance(default, StrEnum):
         return " or ".join(type(default))
     if isinstance(default, tuple):
-        return "words joined by +" if one.name == "stuff" else "some of " + "+".join(VisualPrompt)
+        return (
+            f"labels joined by +, or {', '.join(STUFF)}" if one.name == "stuff" else "some of " + "+".join(VisualPrompt)
+        )
     if "low" in one.metadata:
         kind = "a whole number" if isinstance(default, int) else "a number"
         return f"{kind} from {one.metadata['low']} to {one.metadata['high']}"

@@ -162,3 +162,46 @@ COCO_QUERIES = (
     "toothbrush",
 )
 """COCO Object's eighty; 'sknowboard' is the official spelling."""
+
+STUFF: dict[str, tuple[str, ...]] = {
+    "context": tuple(
+        (
+            "bedclothes, ceiling, cloth, curtain, floor, grass, ground, light, mountain, platform, road, sidewalk, "
+            "sky, snow, wall, water, window, wood, door, fence, rock"
+        ).split(", ")
+    ),
+    "context459": tuple(
+        (
+            "atrium, ceiling, concrete, coral, court, dock, floor, foam, grass, ground, ice, leaves, mountain, "
+            "parterre, patio, road, rock, rug, sand, sky, snow, stone, sun, wall, water, wood"
+        ).split(", ")
+    ),
+    "ade150": (
+        "wall",
+        "sky",
+        "floor, flooring",
+        "tree",
+        "ceiling",
+        "road, route",
+        "grass",
+        "earth, ground",
+        "mountain, mount",
+        "plant, flora, plant, life",
+        "water",
+        "sea",
+        "field",
+        "sand",
+        "skyscraper",
+        "path",
+        "river",
+        "bridge, span",
+        "flower",
+        "hill",
+        "land, ground, soil",
+        "dirt, track",
+        "apparel, wearing, apparel, dress, clothes",
+        "lake",
+        "waterfall, falls",
+    ),
+}
+"""Labels that the official evaluation of a data set segments in a second pass. ADE-847 has them as numbers only."""

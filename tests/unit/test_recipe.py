@@ -41,11 +41,15 @@ def test_every_preset_computes_as_the_official_code_by_default() -> None:
         assert {getattr(recipe, name) for name in differences()} == {Arithmetic.OFFICIAL}
 
 
-def test_context_shows_stuff_in_gray_and_things_in_circles() -> None:
+def test_the_second_pass_over_stuff_is_asked_for_by_labels_or_by_a_data_set() -> None:
     context = preset("context")
-    assert context.stuff_visual_prompts == (VisualPrompt.BLUR, VisualPrompt.GRAY)
-    assert len(context.stuff) == 21
-    assert "sky" in context.stuff
+    assert (context.stuff, context.stuff_visual_prompts) == ((), (VisualPrompt.BLUR, VisualPrompt.GRAY))
+    assert [len(context.with_settings({"stuff": name}).stuff) for name in ("context", "context459", "ade150")] == [
+        21,
+        26,
+        25,
+    ]
+    assert context.with_settings({"stuff": "sky+floor, flooring"}).stuff == ("sky", "floor, flooring")
 
 
 def test_settings_are_parsed_by_the_type_of_their_key() -> None:

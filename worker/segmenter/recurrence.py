@@ -23,6 +23,9 @@ from worker.segmenter.texts import Texts
 
 Crops = list[UInt8[np.ndarray, "_ _ 3"]]
 
+_UNPROMPTED = b"unprompted"
+"""Key of the picture as it is, among the packed masks that are keys of what was shown."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -104,7 +107,7 @@ class _Loop:
         self._embeddings: dict[bytes, Float[Tensor, " d"]] = {}
         self._awaited: list[bytes] = []
         self._keys: list[bytes] = []
-        self._masks: dict[int, Bool[np.ndarray, "h w"]] = {}
+        self._packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
         self._areas: list[int] = []
         self._overlaps: list[float | None] = []
         self._reused = 0
@@ -133,26 +136,30 @@ class _Loop:
     def show(self) -> Crops:
         """v: the picture prompted with each proposal, as far as the classifier has not seen it already."""
         crops: Crops = []
-        masks: dict[int, Bool[np.ndarray, "h w"]] = {}
+        packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
         self._keys, self._areas, self._overlaps, self._awaited = [], [], [], []
         for i, sheet in zip(self.alive, self.cams, strict=True):
             cam = proposals.enlarge(sheet, *self.subject.image.shape[:2])
             mask = cam > self.subject.recipe.eta
-            masks[i] = mask
+            packed[i] = np.packbits(mask)  # an eighth of the memory, which a thousand words need
             self._areas.append(int(np.count_nonzero(mask)))
-            self._overlaps.append(_iou(mask, self._masks[i]) if i in self._masks else None)
-            self._keys.append(self._see(mask, unprompted=bool(cam.sum() <= 1), crops=crops))
-        self._masks = masks
+            self._overlaps.append(_iou(packed[i], self._packed[i]) if i in self._packed else None)
+            key = _UNPROMPTED if cam.sum() <= 1 else packed[i].tobytes()
+            self._keys.append(self._see(mask, key, crops))
+        self._packed = packed
         return crops
 
-    def _see(self, mask: Bool[np.ndarray, "h w"], *, unprompted: bool, crops: Crops) -> bytes:
-        """The key of what the classifier sees; what it has not seen joins `crops`."""
+    def _see(self, mask: Bool[np.ndarray, "h w"], key: bytes, crops: Crops) -> bytes:
+        """The key of what the classifier sees; what it has not seen joins `crops`.
+
+        A proposal that sums to 1 pixel or less shows nothing, so the picture goes unprompted (official code).
+        """
         if len(self.alive) == 1:
             return b""  # a softmax over one text is 1 whatever the picture
-        key = b"unprompted" if unprompted else np.packbits(mask).tobytes()
         if key in self._embeddings or key in self._awaited:
             self._reused += 1
             return key
+        unprompted = key == _UNPROMPTED
         shown = self.subject.image if unprompted else visual_prompts.show(self._behind, mask)
         crops.append(classifier.crop(shown, self.subject.crop_size))
         self._awaited.append(key)
@@ -257,7 +264,7 @@ def _together(
     return torch.cat(rows)
 
 
-def _iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
-    """1 for two empty masks."""
-    union = int(np.count_nonzero(a | b))
-    return int(np.count_nonzero(a & b)) / union if union else 1.0
+def _iou(a: UInt8[np.ndarray, " bytes"], b: UInt8[np.ndarray, " bytes"]) -> float:
+    """Of two masks packed to bits; 1 for two empty ones."""
+    union = int(np.bitwise_count(a | b).sum())
+    return int(np.bitwise_count(a & b).sum()) / union if union else 1.0
