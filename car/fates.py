@@ -53,6 +53,12 @@ def ranked(all_fates: Sequence[Fate]) -> tuple[Fate, ...]:
     )
 
 
+def share_of(area: int, segmentation: Segmentation) -> str:
+    """An area as a share of its picture; never 0.0 %, for a mask is never empty."""
+    share = 100 * area / (segmentation.width * segmentation.height)
+    return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"  # noqa: PLR2004 - what would round to nought
+
+
 def steps_shown(steps: int, room: int) -> tuple[int, ...]:
     """Which of the steps 1.. to show where there is room for so many: the first ones and the last ones."""
     if steps <= room:

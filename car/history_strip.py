@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from car.colours import BLACK, Rgb, colour_of, heat
-from car.fates import Fate, fates, ranked, steps_shown
+from car.fates import Fate, fates, ranked, share_of, steps_shown
 from car.lettering import fit, width_of, write
 from car.overlay import Pixels, paint
 from car.segmentation import QueryScore, Segmentation, Step
@@ -86,7 +86,7 @@ def history_strip(
     draw = ImageDraw.Draw(canvas)
     _write_head(draw, sheet, segmentation, lives)
     for number, life in enumerate(shown):
-        _draw_row(canvas, sheet, sheet.head + number * sheet.row, life, pixels, cams)
+        _draw_row(canvas, sheet, sheet.head + number * sheet.row, life, (pixels, segmentation), cams)
     foot = f"and {len(left)} more, dropped" if left else ""
     write(draw, (_GAP, canvas.height - _SIZE), foot, _SMALL, _GREY)
     return canvas
@@ -122,7 +122,7 @@ def _draw_row(
     sheet: _Sheet,
     top: int,
     life: Fate,
-    pixels: Pixels,
+    picture: tuple[Pixels, Segmentation],
     cams: Mapping[tuple[str, int], NDArray[np.float32]],
 ) -> None:
     draw = ImageDraw.Draw(canvas)
@@ -138,13 +138,13 @@ def _draw_row(
     for column, step in enumerate(sheet.steps):
         if step in life.queries:
             query, place = life.queries[step], (sheet.x_of(column), top + _GAP // 2)
-            _draw_heat(canvas, place, sheet.thumb, pixels, cams.get((life.label, step)), dropped=not query.kept)
+            _draw_heat(canvas, place, sheet.thumb, picture[0], cams.get((life.label, step)), dropped=not query.kept)
             _draw_score(draw, (place[0], place[1] + sheet.thumb[1]), query, colour_of(life.index))
             if not query.kept:
                 # Nothing follows in this row, so the words may run on to the right edge.
                 at = (place[0], place[1] + sheet.thumb[1] + 2.3 * _SIZE)
                 write(draw, at, fit(_rival(query), _SMALL, canvas.width - place[0] - _GAP), _SMALL, _FALLEN)
-    _draw_found(canvas, sheet, top, life, pixels)
+    _draw_found(canvas, sheet, top, life, picture)
 
 
 def _draw_heat(
@@ -189,7 +189,8 @@ def _rival(query: QueryScore) -> str:
     return f"looks like {query.rival} {query.rival_score:.2f}" if query.rival_score is not None else "too weak"
 
 
-def _draw_found(canvas: Image.Image, sheet: _Sheet, top: int, life: Fate, pixels: Pixels) -> None:
+def _draw_found(canvas: Image.Image, sheet: _Sheet, top: int, life: Fate, picture: tuple[Pixels, Segmentation]) -> None:
+    pixels, segmentation = picture
     draw, x = ImageDraw.Draw(canvas), sheet.x_of(len(sheet.steps))
     if life.mask is None:
         if life.survived:
@@ -200,7 +201,7 @@ def _draw_found(canvas: Image.Image, sheet: _Sheet, top: int, life: Fate, pixels
         scale = max(1, round(2 * sheet.thumb[0] / pixels.shape[1]))
         painted = paint(pixels, [life], scale).resize(sheet.thumb, Image.Resampling.BOX)
         canvas.paste(painted, (x, top + _GAP // 2))
-    area = f"{100 * life.mask.area / (pixels.shape[0] * pixels.shape[1]):.1f} % of the picture"
+    area = f"{share_of(life.mask.area, segmentation)} of the picture"
     write(draw, (x, top + _GAP // 2 + sheet.thumb[1] + _SIZE), area, _SMALL, BLACK)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from car.colours import BLACK, Rgb, colour_of, ink_on
-from car.fates import Fate, fates
+from car.fates import Fate, fates, share_of
 from car.lettering import fit, width_of, write
 from car.rle import decode_coco
 from car.segmentation import Segmentation
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 _LEAST_SIDE: Final = 720
 """Pictures are shown at a whole multiple of their size that makes the long side at least this."""
 _FILL: Final = 0.5
-_FADED: Final = 0.65
+_FADED: Final = 0.85
 """How much of a filled region's own colour gives way to grey, so that the label's colour is the one seen."""
 _CASING: Final = 0.65
 _PAPER: Final[Rgb] = (250, 250, 248)
@@ -151,12 +151,12 @@ class _Entry:
     area: str
 
 
-def _entries(lives: tuple[Fate, ...], pixels: int) -> list[_Entry]:
+def _entries(lives: tuple[Fate, ...], segmentation: Segmentation) -> list[_Entry]:
     entries: list[_Entry] = []
     without: list[_Entry] = []
     for life in lives:
         if life.mask is not None:
-            area = f"{100 * life.mask.area / pixels:.1f} %"
+            area = share_of(life.mask.area, segmentation)
             entries.append(_Entry(len(entries) + 1, colour_of(life.index), life.label, f"{life.mask.score:.2f}", area))
         elif life.survived:
             without.append(_Entry(None, _GREY, life.label, f"{life.last.score:.2f}", "no pixels"))
@@ -165,7 +165,7 @@ def _entries(lives: tuple[Fate, ...], pixels: int) -> list[_Entry]:
 
 def _legend(lives: tuple[Fate, ...], segmentation: Segmentation, size: int, picture: tuple[int, int]) -> Image.Image:
     """Rows of number, label, score and area, in as many columns as the picture's side asks for."""
-    entries = _entries(lives, segmentation.width * segmentation.height)
+    entries = _entries(lives, segmentation)
     dropped = sum(not life.survived for life in lives)
     foot = f"{counted(len(lives), 'word')} asked, {dropped} dropped in {counted(len(segmentation.steps), 'step')}"
     row, gap = round(size * 1.75), round(size * 0.8)

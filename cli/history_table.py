@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from car.fates import Fate, fates, ranked, steps_shown
+from car.fates import Fate, fates, ranked, share_of, steps_shown
 from car.segmentation import QueryScore, Segmentation, StopReason
 
 _DROPPED_SHOWN = 8
@@ -66,7 +66,7 @@ class HistoryTable:
         cells = [Text(life.label, style="bold" if life.mask else "" if life.survived else "dim")]
         cells += [self._score(life.queries.get(step), marks) for step in steps]
         if life.mask is not None:
-            cells.append(Text(f"{100 * life.mask.area / (segmentation.width * segmentation.height):.1f} %", "bold"))
+            cells.append(Text(share_of(life.mask.area, segmentation), "bold"))
         else:
             cells.append(Text("no pixels" if life.survived else "", style="dim"))
         if self.every:

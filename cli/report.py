@@ -54,6 +54,21 @@ class Report:
         self.out.print(line)
 
     @contextmanager
+    def waiting(self, reason: str) -> Iterator[None]:
+        """A sign of life on a terminal while nothing can be counted yet."""
+        console = self._lively
+        if self.quiet or not console.is_terminal:
+            yield
+            return
+        with console.status(Text(reason)):
+            yield
+
+    @property
+    def _lively(self) -> Console:
+        """Where things may move: the console of the tables, so that they scroll above, if it is a terminal."""
+        return self.out if self.out.is_terminal else Console(stderr=True)
+
+    @contextmanager
     def progress(self, files: int) -> Iterator["Advance"]:
         """A bar with rate and remaining time, on a terminal; tables scroll above it."""
         bar = self._bar()
@@ -70,7 +85,7 @@ class Report:
             bar.stop()
 
     def _bar(self) -> Progress:
-        console = self.out if self.out.is_terminal else Console(stderr=True)
+        console = self._lively
         # A bar and JSON on one terminal would write over each other.
         clash = self.stdout_is_json and sys.stdout.isatty()
         return Progress(

@@ -118,9 +118,9 @@ def segment(
         report.fail(reason)
     if known and not _all_known(words, known):
         report.note("the demo models know coloured shapes only; for real pictures: car models pull, --models openai")
-    pair = load(choice, recipe, device)
-
-    from cli.segmenting import Run
+    with report.waiting("opening the models"):
+        pair = load(choice, recipe, device)
+        from cli.segmenting import Run
 
     run = Run(pair, vocabulary, recipe, outputs, report)
     run.over(paths)

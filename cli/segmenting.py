@@ -4,6 +4,7 @@ file never fails its neighbours.
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,11 @@ class Run:
             VocabularyError: a label of more tokens than CLIP reads.
 
         """
-        with self.report.progress(len(paths)) as advance:
+        with closing(self.outputs), self.report.progress(len(paths)) as advance:
             for group in self._groups(paths, advance):
                 for path, picture, segmentation, looks in self._segment(group):
                     self._finish(path, picture, segmentation, looks)
                     advance.done()
-        self.outputs.close()
 
     def _groups(self, paths: list[Path], advance: Advance) -> Iterator[list[tuple[Path, Picture]]]:
         """Pictures that could be opened, as many at a time as share a forward pass."""
