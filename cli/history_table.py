@@ -35,7 +35,7 @@ class HistoryTable:
         shown = dropped if self.every else dropped[:_DROPPED_SHOWN]
         steps = self._steps(segmentation)
         marks = _marks(console)
-        table = self._head(steps, shown=bool(shown))
+        table = self._head(steps, marks, shown=bool(shown))
         for life in (*kept, *shown):
             table.add_row(*self._row(life, steps, marks, segmentation, rivals=bool(shown)))
         head = Text.assemble((title, "bold"), f"  {segmentation.width} x {segmentation.height}")
@@ -47,11 +47,11 @@ class HistoryTable:
         longest = max((step.step for step in segmentation.steps), default=0)
         return steps_shown(longest, longest if self.every else _STEPS_SHOWN)
 
-    def _head(self, steps: tuple[int, ...], *, shown: bool) -> Table:
+    def _head(self, steps: tuple[int, ...], marks: tuple[str, str, str], *, shown: bool) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("word", overflow="fold")
         for before, step in zip((0, *steps), steps, strict=False):
-            gap = "" if step == before + 1 else "… "
+            gap = "" if step == before + 1 else f"{marks[2]} "
             table.add_column(f"{gap}step {step}", justify="right", no_wrap=True)
         table.add_column("mask", justify="right", no_wrap=True)
         if self.every:
@@ -61,7 +61,13 @@ class HistoryTable:
         return table
 
     def _row(
-        self, life: Fate, steps: tuple[int, ...], marks: tuple[str, str], segmentation: Segmentation, *, rivals: bool
+        self,
+        life: Fate,
+        steps: tuple[int, ...],
+        marks: tuple[str, str, str],
+        segmentation: Segmentation,
+        *,
+        rivals: bool,
     ) -> list[Text]:
         cells = [Text(life.label, style="bold" if life.mask else "" if life.survived else "dim")]
         cells += [self._score(life.queries.get(step), marks) for step in steps]
@@ -76,10 +82,10 @@ class HistoryTable:
             cells.append(Text(f"{life.last.rival!r} {life.last.rival_score:.2f}" if lost else "", style="red"))
         return cells
 
-    def _score(self, query: QueryScore | None, marks: tuple[str, str]) -> Text:
+    def _score(self, query: QueryScore | None, marks: tuple[str, str, str]) -> Text:
         if query is None:
             return Text()
-        kept, dropped = marks
+        kept, dropped, _ = marks
         area = f" {query.area} px" if self.every else ""
         return Text(
             f"{query.score:.2f}{area} {kept if query.kept else dropped}", style="green" if query.kept else "red"
@@ -100,10 +106,10 @@ class HistoryTable:
         return foot
 
 
-def _marks(console: Console) -> tuple[str, str]:
-    """Kept and dropped, to be told apart without colour; in letters where the terminal knows no others."""
+def _marks(console: Console) -> tuple[str, str, str]:
+    """Kept, dropped (to be told apart without colour) and left out; in ASCII where the terminal knows no others."""
     try:
         "✓✗…".encode(console.encoding)
     except (UnicodeEncodeError, LookupError):
-        return "+", "x"
-    return "✓", "✗"
+        return "+", "x", "..."
+    return "✓", "✗", "…"

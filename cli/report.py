@@ -1,5 +1,6 @@
 """What the terminal shows while files are segmented."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ class Report:
     faults: Console = field(init=False)
 
     def __post_init__(self) -> None:
+        # Words and file names may hold what a terminal's encoding does not; that must not stop a batch.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
         self.faults = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self.out = Console(stderr=self.stdout_is_json, highlight=False, markup=False)
 

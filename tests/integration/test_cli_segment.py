@@ -1,6 +1,7 @@
 """`car segment` as a user meets it: real models (tiny, random), real files, exit codes, messages, results."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -239,6 +240,18 @@ def test_results_of_an_earlier_run_survive_wrong_use(car, pictures, tmp_path):
     assert (tmp_path / "a.json").read_text() == "precious"
 
 
+def test_names_that_a_terminal_cannot_show_stop_nothing(tiny_clips, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes((pictures / "alpha.png").read_bytes())
+    command = [sys.executable, "-c", "from cli.main import app; app()", "segment", odd, "--models", tiny_clips]
+    command += ["--labels", "強い犬,cat", "--json", f"{tmp_path}/docs/", "--overlay", tmp_path / "o.png"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "+" in done.stdout
+    assert len(list((tmp_path / "docs").iterdir())) == 1
+
+
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
         "import sys; from cli.main import app; from typer.testing import CliRunner;"
@@ -250,7 +263,9 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
 
 
 def test_a_reader_that_has_had_enough_is_no_bug(tiny_clips, pictures):
-    command = f"{sys.executable} -c 'from cli.main import app; app()' segment {pictures} --models {tiny_clips}"
+    command = (
+        f"{sys.executable} -c 'from cli.main import app; app()' segment {pictures / 'alpha.png'} --models {tiny_clips}"
+    )
     command += " --labels cat,dog --json - --quiet | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
     assert "Traceback" not in done.stderr
