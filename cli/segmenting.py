@@ -43,7 +43,7 @@ class Run:
         self._batches = Batches.suited_to(self.pair.proposal.device)
         self._segmenter = Segmenter(self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter)
         self._version = model_version(self.pair.digests, self.recipe, self.vocabulary)
-        self._limits = picture_limits(self.pair.proposal.device, self.pair.proposal.patch)
+        self._limits = picture_limits(self.pair.proposal.device, self.pair.proposal.patch, self.recipe.max_side)
 
     def over(self, paths: list[Path]) -> None:
         """Segment and write every file that can be; the others are named and counted.
