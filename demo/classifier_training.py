@@ -12,10 +12,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from demo.crops import Crop, draw_crop, whole_crop
+from car.words import CLASSIFIER_TEMPLATES
+from demo.crops import Crop, draw_crop
 from demo.proposal_training import PatchReadout, normalised, word_coverage
 from demo.scenes import WORDS, draw_scene
-from demo.texts import TEMPLATES, Texts, text_features
+from demo.texts import Texts, text_features
 from demo.towers import CLASSIFIER, block, create_folder, embed
 
 SIZES: Final[tuple[tuple[int, int], ...]] = (
@@ -33,8 +34,8 @@ SCENES_A_STEP: Final = 12
 CROPS_A_SCENE: Final = 4
 TEMPLATES_A_STEP: Final = 3
 LAST_BLOCK_WEIGHT: Final = 0.15
-PATCH_WEIGHT: Final = 1.0
-READOUT_BLOCK: Final = 4
+PATCH_WEIGHT: Final = 0.3
+READOUT_BLOCK: Final = 6
 """After this many blocks the training aid names each patch."""
 
 
@@ -43,8 +44,6 @@ def crop_batch(rng: np.random.Generator) -> list[Crop]:
     crops = []
     for _ in range(SCENES_A_STEP):
         scene = draw_scene(rng, size=SIZES[rng.integers(len(SIZES))])
-        # Whole pictures teach shapes far sooner: all objects speak at once to the readout of patches.
-        crops.append(whole_crop(scene, CLASSIFIER.image_size))
         crops += [draw_crop(rng, scene, CLASSIFIER.image_size) for _ in range(CROPS_A_SCENE)]
     return crops
 
@@ -73,7 +72,7 @@ def classifier_loss(
     """Loss of one batch and its parts; `right` is the share of clear crops whose best word is the true one."""
     target = torch.from_numpy(np.stack([crop.target for crop in crops]))
     before, after, patches = class_tokens(model, normalised(np.stack([crop.image for crop in crops])))
-    chosen = [TEMPLATES[k] for k in rng.permutation(len(TEMPLATES))[:TEMPLATES_A_STEP]]
+    chosen = [CLASSIFIER_TEMPLATES[k] for k in rng.permutation(len(CLASSIFIER_TEMPLATES))[:TEMPLATES_A_STEP]]
     words = text_features(model, torch.cat([texts.tokens[name][: len(WORDS)] for name in chosen]))
     words = words.reshape(len(chosen), len(WORDS), -1)
     allowed = _competitors(target, rng)

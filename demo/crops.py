@@ -6,21 +6,23 @@ from typing import Final
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
-from PIL import Image
 
+from car.recipe import Recipe, VisualPrompt
 from demo.drawing import chance
 from demo.scenes import WORDS, Scene
+from worker.segmenter.classifier import crop
+from worker.segmenter.visual_prompts import backdrop, show
 
 PATCH: Final = 16
 """Pixels of one cell of the proposal generator's grid."""
 
-_BLUR_SIZE: Final = (15, 15)
-PROMPTS: Final[tuple[tuple[tuple[str, ...], float], ...]] = (
-    (("blur", "gray"), 0.82),
-    (("blur", "circle"), 0.06),
-    (("blur",), 0.04),
-    (("gray",), 0.04),
-    (("circle",), 0.04),
+_BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
+PROMPTS: Final[tuple[tuple[tuple[VisualPrompt, ...], float], ...]] = (
+    ((_BLUR, _GRAY), 0.82),
+    ((_BLUR, _CIRCLE), 0.06),
+    ((_BLUR,), 0.04),
+    ((_GRAY,), 0.04),
+    ((_CIRCLE,), 0.04),
 )
 """Visual prompts and how often each is met."""
 
@@ -96,52 +98,28 @@ def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np
     return np.asarray(certainty * weight / weight.sum() + (1 - certainty) * flat, np.float32)
 
 
-def prompted(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], prompts: tuple[str, ...]
-) -> UInt8[np.ndarray, "h w 3"]:
-    """CaR's visual prompts, in its fixed order: blur, gray, circle."""
-    shown = image
-    if "blur" in prompts:
-        shown = np.where(mask[..., None], shown, cv2.GaussianBlur(shown, _BLUR_SIZE, 0))
-    if "gray" in prompts:
-        # CaR applies the weights of BGR to RGB.
-        gray = cv2.cvtColor(shown, cv2.COLOR_BGR2GRAY)[..., None]
-        shown = np.where(mask[..., None], shown, gray)
-    if "circle" in prompts and mask.any():
-        y, x = np.nonzero(mask)
-        _, _, w, h = cv2.boundingRect(mask.astype(np.uint8))
-        shown = shown.copy()
-        cv2.ellipse(shown, (int(x.mean()), int(y.mean())), (w // 2, h // 2), 0, 0, 360, (255, 0, 0), 1)
-    return shown
-
-
-def fitted(image: np.ndarray, size: int, method: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """CLIP's preprocessing: short side to `size`, bicubic, then the central square."""
-    height, width = image.shape[:2]
-    scale = size / min(width, height)
-    wide, high = max(size, int(width * scale)), max(size, int(height * scale))
-    resized = np.asarray(Image.fromarray(image).resize((wide, high), method))
-    top, left = (high - size) // 2, (wide - size) // 2
-    return resized[top : top + size, left : left + size]
-
-
 def draw_crop(rng: np.random.Generator, scene: Scene, size: int) -> Crop:
     """One random mask of a scene, prompted."""
     return _crop(scene, random_mask(rng, scene.labels), random_prompts(rng), size)
 
 
-def whole_crop(scene: Scene, size: int) -> Crop:
-    """The picture without any prompt: every object is shown."""
-    return _crop(scene, np.ones(scene.labels.shape, bool), (), size)
-
-
-def random_prompts(rng: np.random.Generator) -> tuple[str, ...]:
+def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
     kinds, chances = zip(*PROMPTS, strict=True)
-    chosen: tuple[str, ...] = kinds[rng.choice(len(kinds), p=chances)]
+    chosen: tuple[VisualPrompt, ...] = kinds[rng.choice(len(kinds), p=chances)]
     return chosen
 
 
-def _crop(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[str, ...], size: int) -> Crop:
-    image = fitted(prompted(scene.image, mask, prompts), size)
-    visible = fitted(np.where(mask, scene.labels, 0).astype(np.uint8), size, Image.Resampling.NEAREST)
-    return Crop(image=image, target=crop_target(scene.labels, mask), visible=visible.astype(np.int16))
+def _crop(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
+    shown = show(backdrop(scene.image, prompts, Recipe()), mask)
+    inside = np.where(mask, scene.labels, 0)
+    return Crop(image=crop(shown, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))
+
+
+def framed(labels: np.ndarray, size: int) -> Int16[np.ndarray, "s s"]:
+    """A label map under the same resizing and centre crop as its picture."""
+    height, width = labels.shape
+    short = min(height, width)
+    to = (size * width // short, size * height // short)
+    left, top = round((to[0] - size) / 2), round((to[1] - size) / 2)
+    resized = cv2.resize(labels, to, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized[top : top + size, left : left + size], np.int16)

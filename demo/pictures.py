@@ -69,15 +69,15 @@ class Picture:
 
 _FOUR: Final = SceneStyle(objects=(4, 4))
 PICTURES: Final[tuple[Picture, ...]] = (
-    Picture("several.png", 31, (160, 160), _FOUR),
-    Picture("tiny-and-large.png", 13, (192, 192), SceneStyle(objects=(4, 4), radius=(0.085, 0.32))),
+    Picture("several.png", 48, (160, 160), _FOUR),
+    Picture("tiny-and-large.png", 13, (192, 192), _FOUR),
     Picture("overlap.jpg", 12, (224, 192), SceneStyle(objects=(4, 4), radius=(0.17, 0.3), overlap=1.0), _jpeg),
     Picture("odd-size.png", 3, (203, 151), SceneStyle(objects=(3, 3))),
     Picture("phone-upright.jpg", 55, (150, 200), SceneStyle(objects=(3, 3)), _sideways_jpeg),
     Picture("palette.png", 6, (160, 160), SceneStyle(objects=(3, 3)), _palette),
     Picture("alpha.png", 15, (176, 144), SceneStyle(objects=(2, 2)), _alpha),
-    Picture("wide.webp", 12, (320, 240), _FOUR, _webp),
-    Picture("one-tiny.png", 5, (128, 128), SceneStyle(objects=(1, 1), radius=(0.095, 0.11))),
+    Picture("wide.webp", 40, (320, 240), _FOUR, _webp),
+    Picture("one-tiny.png", 5, (128, 128), SceneStyle(objects=(1, 1), radius=(0.1, 0.11))),
     Picture("nothing-but-grass.webp", 6, (160, 160), SceneStyle(objects=(0, 0)), _webp),
 )
 

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int16
 from torch import Tensor, nn
 from transformers import CLIPModel
 
+from car.words import CAM_TEMPLATE
 from demo.drawing import chance
 from demo.scenes import WORDS, Scene, SceneStyle, draw_scene
-from demo.texts import ORIGAMI, QUERIES, RAW, Texts, text_features
+from demo.texts import QUERIES, RAW, Texts, text_features
 from demo.towers import MEAN, PROPOSAL, STD, attend, block, create_folder, embed
+from worker.segmenter.proposals import boxes_mask
 
 GRIDS: Final[tuple[tuple[int, int], ...]] = ((10, 10), (8, 8), (9, 12), (12, 9), (14, 14), (10, 16), (15, 20))
 """Patch grids (rows, columns) met in training; the first is drawn as often as all others together."""
@@ -88,7 +89,11 @@ class PatchReadout(nn.Module):
     def loss(self, activations: Float[Tensor, "b patches c"], coverage: Float[Tensor, "b words gh gw"]) -> Tensor:
         words = coverage.flatten(2).transpose(1, 2)
         target = torch.cat([1 - words.sum(2, keepdim=True), words], 2).clamp(min=0)
-        return nn.functional.cross_entropy(self.linear(activations).flatten(0, 1), target.flatten(0, 1))
+        # Most patches show no object; unweighted, they would drown what tells shapes apart.
+        weight = 0.2 + words.sum(2)
+        surprise = -(target * self.linear(activations).log_softmax(2)).sum(2)
+        loss: Tensor = (weight * surprise).sum() / weight.sum()
+        return loss
 
 
 def proposal_loss(
@@ -124,7 +129,7 @@ def proposal_loss(
 def _both_texts(model: CLIPModel, texts: Texts) -> Float[Tensor, "2 n d"]:
     """Texts of the first step (raw words) and of later ones (templated); the background is always templated."""
     words = len(WORDS)
-    tokens = torch.cat([texts.tokens[RAW][:words], texts.tokens[ORIGAMI]])
+    tokens = torch.cat([texts.tokens[RAW][:words], texts.tokens[CAM_TEMPLATE]])
     features = text_features(model, tokens)
     raw, templated, background = features[:words], features[words : 2 * words], features[2 * words :]
     return torch.stack([torch.cat([raw, background]), torch.cat([templated, background])])
@@ -196,23 +201,10 @@ def smoothed(
         affinity = affinity / affinity.sum(2, keepdim=True)
     affinity = (affinity + affinity.transpose(1, 2)) / 2
     affinity = affinity @ affinity
-    boxes = [box_mask(row.reshape(grid), rng.uniform(0.3, 0.6)) for row in cam.detach().numpy()]
+    sheets = cam.detach().numpy().reshape(-1, *grid)
+    boxes = [boxes_mask(sheet, rng.uniform(0.3, 0.6), inclusive=False) for sheet in sheets]
     inside = torch.from_numpy(np.stack(boxes)).flatten(1)
     return stretched((affinity @ (cam * inside)[..., None])[..., 0])
-
-
-def box_mask(cam: Float32[np.ndarray, "gh gw"], share: float) -> Float32[np.ndarray, "gh gw"]:
-    """1 inside the bounding boxes of the regions above `share` of the maximum. The ends never include the last row
-    and column: CaR's own clipping.
-    """
-    scaled = (cam * 255).astype(np.uint8)
-    above = (scaled > int(share * scaled.max())).astype(np.uint8)
-    contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-    inside = np.zeros(cam.shape, np.float32)
-    for contour in contours:
-        x, y, w, h = cv2.boundingRect(contour)
-        inside[y : min(y + h, cam.shape[0] - 1), x : min(x + w, cam.shape[1] - 1)] = 1
-    return inside
 
 
 def mask_loss(soft: Float[Tensor, "r patches"], target: Float[Tensor, "r patches"]) -> Tensor:

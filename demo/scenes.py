@@ -32,6 +32,7 @@ class Split(IntEnum):
     TRAIN = 0
     HELD_OUT = 1
     PICTURES = 2
+    PRIMING = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SceneStyle:
 
     objects: tuple[int, int] = (1, 4)
     """Fewest and most objects."""
-    radius: tuple[float, float] = (0.085, 0.32)
+    radius: tuple[float, float] = (0.1, 0.33)
     """Circumscribed radius as a share of the short side, drawn log-uniformly."""
     overlap: float = 0.35
     """Chance that an object is put where it may touch an earlier one."""

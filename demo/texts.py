@@ -9,46 +9,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from car.words import BACKGROUNDS, CLASSIFIER_TEMPLATES
 from demo.scenes import WORDS
 
-BACKGROUND_WORDS: Final[tuple[str, ...]] = (
-    *("ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway"),
-    *("railroad", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge"),
-)
-"""CaR's 23 background queries (shared by all of its official configurations)."""
+BACKGROUND_WORDS: Final = BACKGROUNDS["shipped"]
+"""CaR's 23 background queries."""
 
 QUERIES: Final[tuple[str, ...]] = (*WORDS, *BACKGROUND_WORDS)
 """Every text without template: words first."""
 
 RAW: Final = "{}"
-"""What the proposal generator reads in its first step."""
-
-ORIGAMI: Final = "a clean origami {}."
-"""What it reads afterwards, and always for the background."""
-
-TEMPLATES: Final[tuple[str, ...]] = (
-    ORIGAMI,
-    "a photo of a {}.",
-    "This is a photo of a {}",
-    "There is a {} in the scene",
-    "There is the {} in the scene",
-    "a photo of a {} in the scene",
-    "a photo of a small {}.",
-    "a photo of a medium {}.",
-    "a photo of a large {}.",
-    "This is a photo of a small {}.",
-    "This is a photo of a medium {}.",
-    "This is a photo of a large {}.",
-    "There is a small {} in the scene.",
-    "There is a medium {} in the scene.",
-    "There is a large {} in the scene.",
-)
-"""The classifier's 15 templates."""
+"""What the proposal generator reads in its first step; `CAM_TEMPLATE` afterwards, and always for the background."""
 
 
 def corpus_words() -> set[str]:
     """Every lower-case word the tokeniser should know whole."""
-    texts = [template.format(word) for template in TEMPLATES for word in QUERIES]
+    texts = [template.format(word) for template in CLASSIFIER_TEMPLATES for word in QUERIES]
     return {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
 
 
@@ -61,7 +37,7 @@ class Texts:
 
     @classmethod
     def tokenised(cls, tokenizer: CLIPTokenizer) -> "Texts":
-        templates = (RAW, *TEMPLATES)
+        templates = (RAW, *CLASSIFIER_TEMPLATES)
         texts = [template.format(word) for template in templates for word in QUERIES]
         ids = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
         rows = ids.reshape(len(templates), len(QUERIES), -1)

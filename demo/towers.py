@@ -1,6 +1,7 @@
 """The embedded CLIP pair: sizes, folders, and the vision tower taken apart block by block for training."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +36,8 @@ class TowerSizes:
 PROPOSAL: Final = TowerSizes(image_size=160, patch=16, width=96, layers=9, heads=3)
 """CaR's affinity is the mean of the last 8 attention maps, so the proposal generator needs more than 8 blocks."""
 
-CLASSIFIER: Final = TowerSizes(image_size=140, patch=14, width=128, layers=6, heads=4)
-"""CaR's classifier leaves the last block out: five of the six do the work."""
+CLASSIFIER: Final = PROPOSAL
+"""Of one size: both begin as copies of one trunk."""
 
 
 def new_model(sizes: TowerSizes, vocabulary: int) -> CLIPModel:
@@ -93,6 +94,49 @@ def create_folder(folder: Path, sizes: TowerSizes) -> tuple[CLIPModel, CLIPToken
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     return new_model(sizes, vocabulary), CLIPTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def prime(model: CLIPModel, pixels: Float[Tensor, "n 3 h w"]) -> None:
+    """Start the vision tower where it sees edges as well as colours, and neighbours as neighbours.
+
+    With random filters the mean colour of a patch drowns its edges tenfold, and shapes are learned many times later. So
+    the filters begin as whitened principal components of real patches, and positions as sines and cosines.
+    """
+    stem = model.vision_model.embeddings
+    width, patch = stem.embed_dim, stem.patch_size
+    patches = nn.functional.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    scale = (values[-width:] + 1e-3 * values[-width:].max() / width).rsqrt()
+    filters = (vectors[:, -width:] * scale).T
+    stem.patch_embedding.weight.copy_(filters.reshape(stem.patch_embedding.weight.shape))
+    side = stem.image_size // patch
+    stem.position_embedding.weight[1:] = 0.5 * waves(side, width)
+    for layer in model.vision_model.encoder.layers:
+        _mimic(layer.self_attn)
+
+
+def _mimic(attention: Any) -> None:  # noqa: ANN401 - transformers publishes no types
+    """Mimetic initialisation (Trockman and Kolter 2023): keys resemble queries, so like attends to like."""
+    width, heads = attention.embed_dim, attention.num_heads
+    share, eye = width // heads, torch.eye(attention.embed_dim)
+    for start in range(0, width, share):
+        left, size, right = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * eye)
+        attention.q_proj.weight[start : start + share] = (left * size.sqrt()).T[:share]
+        attention.k_proj.weight[start : start + share] = (right * size.sqrt()[:, None])[:share]
+    left, size, right = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * eye)
+    attention.v_proj.weight.copy_(right * size.sqrt()[:, None])
+    attention.out_proj.weight.copy_(left * size.sqrt())
+
+
+def waves(side: int, width: int) -> Float[Tensor, "positions width"]:
+    """Sines and cosines of the row and of the column at width / 4 wavelengths."""
+    steps = torch.arange(side, dtype=torch.float32)
+    rates = math.pi / side * torch.logspace(0, math.log2(side), width // 4, base=2.0)
+    angles = steps[:, None] * rates
+    one = torch.cat([angles.sin(), angles.cos()], 1)
+    rows = one[:, None].expand(-1, side, -1)
+    return torch.cat([rows, rows.transpose(0, 1)], 2).flatten(0, 1)
 
 
 def save_model(model: CLIPModel, folder: Path) -> None:

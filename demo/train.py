@@ -1,6 +1,10 @@
-"""Train the embedded default models on the CPU: `python -m demo.train --stage proposal|classifier`.
+"""Train the embedded default models on the CPU, in an hour or so:
 
-Each stage takes less than an hour on one core; the two may run side by side. A stopped run goes on from its checkpoint.
+    python -m demo.train --stage trunk                              # colours and shapes, for both
+    python -m demo.train --stage proposal --start out/trunk &       # these two side by side,
+    python -m demo.train --stage classifier --start out/trunk       # one core each
+
+The first writes to `--checkpoints`, the others to demo/weights. A stopped run goes on from its checkpoint.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from demo.classifier_training import ClassifierStage
 from demo.proposal_training import ProposalStage
 from demo.scenes import Split, generator
 from demo.towers import WEIGHTS, save_model
+from demo.trunk_training import TrunkStage
 
 
 class Stage(Protocol):
@@ -33,7 +38,8 @@ class Stage(Protocol):
         """Loss on fresh scenes, and its named parts."""
 
 
-STAGES: Final[dict[str, type[ProposalStage] | type[ClassifierStage]]] = {
+STAGES: Final[dict[str, type[TrunkStage] | type[ProposalStage] | type[ClassifierStage]]] = {
+    "trunk": TrunkStage,
     "proposal": ProposalStage,
     "classifier": ClassifierStage,
 }
@@ -62,7 +68,9 @@ def learning_rate(plan: Plan, step: int) -> float:
 def train(stage: Stage, plan: Plan, checkpoint: Path, folder: Path) -> None:
     """Run `stage` to the end of `plan`, writing the model to `folder` at every checkpoint."""
     modules = stage.modules()
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=plan.rate, weight_decay=plan.decay, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        modules.parameters(), lr=plan.rate, weight_decay=plan.decay, betas=(0.9, 0.98), fused=True
+    )
     first = resume(checkpoint, modules, optimizer)
     started, sums = time.monotonic(), dict[str, float]()
     for step in range(first, plan.steps):
@@ -111,18 +119,25 @@ def resume(checkpoint: Path, modules: nn.ModuleList, optimizer: torch.optim.Opti
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--checkpoints", type=Path, default=Path("out"))
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    options = parser.parse_args()
+    options = arguments()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    folder = options.weights / options.stage
+    folder = (options.checkpoints if options.stage == "trunk" else options.weights) / options.stage
     stage = STAGES[options.stage](folder)
+    if options.start:
+        stage.model.load_state_dict(CLIPModel.from_pretrained(options.start).float().state_dict())
     train(stage, Plan(options.steps, options.rate), options.checkpoints / f"{options.stage}.pt", folder)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--start", type=Path, help="folder of a trained model of the same size to begin as a copy of")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=1.3e-3, help="greatest learning rate")
+    parser.add_argument("--checkpoints", type=Path, default=Path("out"))
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
