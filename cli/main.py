@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from car.errors import CarError
-from cli import models, recipes
+from cli import evaluate, models, recipes
 from cli.segment import segment
 
 
@@ -56,3 +56,4 @@ def car(
 app.command()(segment)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(evaluate.app, name="evaluate")
