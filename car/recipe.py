@@ -92,7 +92,9 @@ class Recipe:
     )
     max_steps: int = _whole(100, "safety net: the recurrence is stopped, and says so, after this many steps", 1, 10_000)
 
-    stuff: tuple[str, ...] = _choice((), "labels of the second pass, where the other labels are the background")
+    stuff: tuple[str, ...] = _choice(
+        (), "labels of a second pass with the others as background, joined by +, or context, context459, ade150"
+    )
     stuff_visual_prompts: tuple[VisualPrompt, ...] = _choice(
         (), "visual prompts of the second pass; none: as the first"
     )

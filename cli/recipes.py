@@ -7,6 +7,14 @@ import typer
 
 app = typer.Typer(help="Presets and parameters of the segmenter.", no_args_is_help=True)
 
+_PREFACE = """# Recipes
+
+Every parameter that changes a mask. A preset is a recipe with the values of one data set of the paper,
+`--set key=value` changes one of them, and `car recipes show PRESET` prints them. This page is the output of
+`car recipes markdown`."""
+_CHOICES = """Where the paper's text and the code that made its tables differ, an option chooses between them. Each is
+`official` by default; `--set arithmetic=paper` chooses the paper's side of all at once, with its values for φ_iou and
+for single presets."""
 _COMPARED = ("mode", "eta", "theta", "lambda_", "visual_prompts", "iom", "classifier_model")
 
 
@@ -20,11 +28,10 @@ def list_() -> None:
     from car.recipe import key_of
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("preset", *map(key_of, _COMPARED), "stuff labels"):
+    for name in ("preset", *map(key_of, _COMPARED)):
         table.add_column(name, overflow="fold")
     for name, recipe in PRESETS.items():
-        values = [_text(getattr(recipe, one)).removeprefix("openai/") for one in _COMPARED]
-        table.add_row(name, *values, str(len(recipe.stuff) or ""))
+        table.add_row(name, *(_text(getattr(recipe, one)).removeprefix("openai/") for one in _COMPARED))
     Console(markup=False, highlight=False).print(table)
 
 
@@ -50,6 +57,25 @@ def show(preset: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a
         table.add_row(key_of(one.name), shown, one.metadata["says"])
     table.add_row("arithmetic", "", "official or paper: sets every choice between the two at once")
     Console(markup=False, highlight=False).print(table)
+
+
+@app.command()
+def markdown() -> None:
+    """Presets and keys as a Markdown page; docs/recipe.md is this command's output."""
+    from car.presets import PRESETS
+    from car.recipe import Arithmetic, Recipe, key_of
+
+    lines = [_PREFACE, "", "## Presets", "", "| preset | " + " | ".join(map(key_of, _COMPARED)) + " |"]
+    lines.append("|---" * (len(_COMPARED) + 1) + "|")
+    for name, recipe in PRESETS.items():
+        lines.append(f"| {name} | " + " | ".join(_text(getattr(recipe, one)) for one in _COMPARED) + " |")
+    plain = [one for one in fields(Recipe) if one.name != "preset" and not isinstance(one.default, Arithmetic)]
+    choices = [one for one in fields(Recipe) if isinstance(one.default, Arithmetic)]
+    lines += ["", "## Keys", "", "| key | voc | meaning |", "|---|---|---|"]
+    lines += [f"| {key_of(one.name)} | {_text(one.default)} | {one.metadata['says']} |" for one in plain]
+    lines += ["", "## Paper or official code", "", _CHOICES, "", "| key | official or paper |", "|---|---|"]
+    lines += [f"| {key_of(one.name)} | {one.metadata['says']} |" for one in choices]
+    typer.echo("\n".join(lines))
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - as many types as fields
