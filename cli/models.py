@@ -41,8 +41,8 @@ def pull(
 ) -> None:
     """Fetch models from the hub ahead of time, safetensors only. Exit code 1 if one could not be fetched."""
     from worker.errors import WeightsMissing
+    from worker.hub import pull as fetch
     from worker.weights import digest, folder_of
-    from worker.weights import pull as fetch
 
     wanted: dict[str, None] = {}
     for model in models or [OPENAI]:

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from worker.errors import WeightsInvalid, WeightsMissing
+from worker.hub import FILES, WEIGHTS, pulled
 from worker.segmenter.encoder import Encoder
 
-_WEIGHTS = "model.safetensors"
-_FILES = ("config.json", "vocab.json", "merges.txt", _WEIGHTS)
 _READ = 1 << 20
 
 
@@ -49,7 +46,7 @@ def load_encoder(folder: Path, *, device: torch.device) -> Encoder:
     """One CLIP from a complete local folder."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     _check_config(folder)
-    _check_readable(folder / _WEIGHTS)
+    _check_readable(folder / WEIGHTS)
     transformers_logging.disable_progress_bar()
     model, report = CLIPModel.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -57,7 +54,7 @@ def load_encoder(folder: Path, *, device: torch.device) -> Encoder:
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
         raise WeightsInvalid(
-            f"{folder / _WEIGHTS} does not fit {folder / 'config.json'}: {len(lacking)} tensors are missing or "
+            f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {len(lacking)} tensors are missing or "
             f"of another shape, the first is {lacking[0]}"
         )
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -73,49 +70,27 @@ def folder_of(where: str | Path) -> Path:
     """
     folder = Path(where)
     if not folder.exists():
-        folder = _pulled(str(where))
+        name = str(where)
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise WeightsMissing(f"there is no folder {name}")
+        folder = pulled(name)
     if not folder.is_dir():
-        raise WeightsMissing(f"{folder} is a file; a CLIP model is a folder with {', '.join(_FILES)}")
-    for name in _FILES:
+        raise WeightsMissing(f"{folder} is a file; a CLIP model is a folder with {', '.join(FILES)}")
+    for name in FILES:
         if not (folder / name).is_file():
             raise WeightsMissing(
-                f"{folder / name} is missing; a CLIP model folder holds {', '.join(_FILES)} (weights as safetensors: "
+                f"{folder / name} is missing; a CLIP model folder holds {', '.join(FILES)} (weights as safetensors: "
                 f"pickled .bin and .pt files are never opened)"
             )
     return folder
 
 
-def pull(hub_id: str) -> Path:
-    """Fetch a model's safetensors, configuration and tokenizer from the hub into its local cache.
-
-    Raises:
-        WeightsMissing: the hub is out of reach or has no such model.
-
-    """
-    try:
-        return Path(
-            snapshot_download(hub_id, allow_patterns=[*_FILES, "tokenizer_config.json", "preprocessor_config.json"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsMissing(f"{hub_id} could not be fetched from the hub: {error}") from error
-
-
-def _pulled(hub_id: str) -> Path:
-    missing = f"{hub_id!r} is neither a folder nor a model that was pulled: run `car models pull {hub_id}`"
-    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
-        raise WeightsMissing(f"there is no folder {hub_id}")
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        raise WeightsMissing(missing) from None
-
-
 def digest(folder: Path) -> str:
     """Sha256 (hex) of the folder's safetensors, remembered beside it as long as size and time of the file stand."""
-    weights = folder / _WEIGHTS
+    weights = folder / WEIGHTS
     stat = weights.stat()
     stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    memo = folder / f"{_WEIGHTS}.sha256"
+    memo = folder / f"{WEIGHTS}.sha256"
     known = _read_memo(memo)
     if {name: known.get(name) for name in stamp} == stamp and "sha256" in known:
         return str(known["sha256"])

@@ -1,0 +1,79 @@
+"""Fetching models: safetensors of the main branch or of the hub's own conversion, nobody else's, and no pickles."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from huggingface_hub import Discussion
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from worker.errors import WeightsMissing
+from worker.hub import FILES, pull
+
+
+def offer(number: int, author: str) -> Discussion:
+    return Discussion(
+        title="Adding `safetensors` variant of this model",
+        status="open",
+        num=number,
+        repo_id="some/clip",
+        repo_type="model",
+        author=author,
+        is_pull_request=True,
+        created_at=datetime(2024, 1, 1, tzinfo=UTC),
+        endpoint="https://hub.invalid",
+    )
+
+
+@dataclass
+class FakeHub:
+    """A hub with one model: which revisions have safetensors, and who offers which pull request."""
+
+    revisions: set[str | None]
+    offers: list[Discussion] = field(default_factory=list)
+    fetched: list[str | None] = field(default_factory=list)
+
+    def file_exists(self, repo_id: str, filename: str, *, revision: str | None = None) -> bool:
+        return filename == "model.safetensors" and revision in self.revisions
+
+    def get_repo_discussions(self, repo_id: str, *, author: str | None = None) -> Iterator[Discussion]:
+        return iter(self.offers)
+
+    def snapshot_download(
+        self, repo_id: str, *, revision: str | None = None, allow_patterns: list[str] | str | None = None
+    ) -> str:
+        assert set(FILES) <= set(allow_patterns or ())
+        assert not [pattern for pattern in allow_patterns or () if pattern.endswith((".bin", ".pt", "*"))]
+        self.fetched.append(revision)
+        return "/cache/some-clip"
+
+
+class UnreachableHub(FakeHub):
+    def file_exists(self, repo_id: str, filename: str, *, revision: str | None = None) -> bool:
+        raise OfflineModeIsEnabled("no network")
+
+
+def test_safetensors_of_the_main_branch_are_fetched():
+    hub = FakeHub({None})
+    assert pull("some/clip", hub) == Path("/cache/some-clip")
+    assert hub.fetched == [None]
+
+
+def test_else_the_hubs_own_conversion_is_fetched_and_nobody_elses():
+    hub = FakeHub({"refs/pr/2", "refs/pr/3"}, [offer(2, "somebody"), offer(3, "SFconvertbot")])
+    pull("some/clip", hub)
+    assert hub.fetched == ["refs/pr/3"]
+
+
+def test_a_model_without_safetensors_is_refused():
+    hub = FakeHub({"refs/pr/2"}, [offer(2, "somebody")])
+    with pytest.raises(WeightsMissing, match=r"no model\.safetensors on the hub"):
+        pull("some/clip", hub)
+    assert hub.fetched == []
+
+
+def test_a_hub_out_of_reach_is_said_in_words():
+    with pytest.raises(WeightsMissing, match="some/clip could not be fetched from the hub: no network"):
+        pull("some/clip", UnreachableHub(set()))
