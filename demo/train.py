@@ -51,10 +51,10 @@ class Plan:
 
     steps: int
     rate: float = 1.5e-3
-    warmup: int = 200
+    warmup: int = 100
     decay: float = 0.02
     report_every: int = 100
-    save_every: int = 500
+    save_every: int = 250
 
 
 def learning_rate(plan: Plan, step: int) -> float:
