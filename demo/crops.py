@@ -18,10 +18,10 @@ PATCH: Final = 16
 
 _BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
 PROMPTS: Final[tuple[tuple[tuple[VisualPrompt, ...], float], ...]] = (
-    ((_BLUR, _GRAY), 0.88),
+    ((_BLUR, _GRAY), 0.3),
     ((_BLUR, _CIRCLE), 0.04),
     ((_BLUR,), 0.02),
-    ((_GRAY,), 0.04),
+    ((_GRAY,), 0.62),
     ((_CIRCLE,), 0.02),
 )
 """Visual prompts and how often each is met."""
@@ -82,7 +82,7 @@ def _coarse(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"], labels: np
     cells = cells + np.float32(rng.uniform(0, 0.1)) * rng.standard_normal(grid[::-1], np.float32)
     cells = (cells - cells.min()) / max(float(np.ptp(cells)), 1e-6)
     full = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(full > rng.uniform(0.3, 0.7))
+    return np.asarray(full > rng.uniform(0.12, 0.45))
 
 
 def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " words"]:
