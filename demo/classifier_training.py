@@ -30,7 +30,7 @@ SIZES: Final[tuple[tuple[int, int], ...]] = (
 )
 """(width, height) of training scenes."""
 
-SCENES_A_STEP: Final = 12
+SCENES_A_STEP: Final = 10
 CROPS_A_SCENE: Final = 4
 TEMPLATES_A_STEP: Final = 3
 LAST_BLOCK_WEIGHT: Final = 0.15

@@ -18,11 +18,11 @@ PATCH: Final = 16
 
 _BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
 PROMPTS: Final[tuple[tuple[tuple[VisualPrompt, ...], float], ...]] = (
-    ((_BLUR, _GRAY), 0.82),
-    ((_BLUR, _CIRCLE), 0.06),
-    ((_BLUR,), 0.04),
-    ((_GRAY,), 0.04),
-    ((_CIRCLE,), 0.04),
+    ((_BLUR, _GRAY), 0.3),
+    ((_BLUR, _CIRCLE), 0.04),
+    ((_BLUR,), 0.02),
+    ((_GRAY,), 0.62),
+    ((_CIRCLE,), 0.02),
 )
 """Visual prompts and how often each is met."""
 
@@ -41,9 +41,9 @@ class Crop:
 def random_mask(rng: np.random.Generator, labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
     """Mostly the mask of a word that is present, as CAMs blur it; sometimes two words, a part, or plain background."""
     present = np.unique(labels[labels > 0])
-    if len(present) == 0 or chance(rng, 0.12):
+    if len(present) == 0 or chance(rng, 0.08):
         return _blob(rng, labels.shape)
-    wanted = rng.permutation(present)[: 2 if chance(rng, 0.14) else 1]
+    wanted = rng.permutation(present)[: 2 if chance(rng, 0.1) else 1]
     exact = np.isin(labels, wanted)
     if chance(rng, 0.3):
         return _reshaped(rng, exact)
@@ -59,9 +59,9 @@ def _blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Bool[np.ndarray, 
 
 def _reshaped(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Grown, shrunk or shifted by a few pixels."""
-    size = int(rng.integers(1, 14))
+    size = int(rng.integers(1, 10))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    change = cv2.dilate if chance(rng, 0.65) else cv2.erode
+    change = cv2.dilate if chance(rng, 0.7) else cv2.erode
     mask = change(exact.astype(np.uint8), kernel)
     mask = np.roll(mask, tuple(rng.integers(-5, 6, 2)), (0, 1))
     return np.asarray(mask if mask.any() else exact, bool)
@@ -73,16 +73,16 @@ def _coarse(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"], labels: np
     grid = (max(2, round(width / PATCH)), max(2, round(height / PATCH)))
     cells: np.ndarray = cv2.resize(exact.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
     cells = cells / np.float32(max(float(cells.max()), 0.05))
-    if chance(rng, 0.35):
+    if chance(rng, 0.25):
         others = cv2.resize(((labels > 0) & ~exact).astype(np.float32), grid, interpolation=cv2.INTER_AREA)
-        cells = cells + others * np.float32(rng.uniform(0.1, 0.8))
+        cells = cells + others * np.float32(rng.uniform(0.1, 0.7))
     if chance(rng, 0.6):
         smeared = cv2.GaussianBlur(cells, (0, 0), rng.uniform(0.3, 1.0))
         cells = cells + np.float32(rng.uniform(0.2, 1.0)) * (smeared - cells)
-    cells = cells + np.float32(rng.uniform(0, 0.15)) * rng.standard_normal(grid[::-1], np.float32)
+    cells = cells + np.float32(rng.uniform(0, 0.1)) * rng.standard_normal(grid[::-1], np.float32)
     cells = (cells - cells.min()) / max(float(np.ptp(cells)), 1e-6)
     full = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(full > rng.uniform(0.3, 0.7))
+    return np.asarray(full > rng.uniform(0.12, 0.45))
 
 
 def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " words"]:

@@ -25,7 +25,7 @@ from worker.segmenter.proposals import boxes_mask
 GRIDS: Final[tuple[tuple[int, int], ...]] = ((10, 10), (8, 8), (9, 12), (12, 9), (14, 14), (10, 16), (15, 20))
 """Patch grids (rows, columns) met in training; the first is drawn as often as all others together."""
 
-PATCHES_A_STEP: Final = 3200
+PATCHES_A_STEP: Final = 2400
 """Patches of one batch, whatever the grid."""
 
 AFFINITY_MAPS: Final = 8

@@ -10,7 +10,7 @@ The first writes to `--checkpoints`, the others to demo/weights. A stopped run g
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -45,16 +45,25 @@ STAGES: Final[dict[str, type[TrunkStage] | type[ProposalStage] | type[Classifier
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how fast."""
 
     steps: int
-    rate: float = 1.5e-3
-    warmup: int = 200
+    rate: float
+    """Greatest learning rate."""
+    warmup: int = 100
     decay: float = 0.02
     report_every: int = 100
-    save_every: int = 500
+    save_every: int = 250
+
+
+PLANS: Final = {
+    "trunk": Plan(steps=4000, rate=1.3e-3),
+    "proposal": Plan(steps=1200, rate=8e-4),
+    "classifier": Plan(steps=1800, rate=6e-4),
+}
+"""What the shipped weights were trained with."""
 
 
 def learning_rate(plan: Plan, step: int) -> float:
@@ -126,15 +135,17 @@ def main() -> None:
     stage = STAGES[options.stage](folder)
     if options.start:
         stage.model.load_state_dict(CLIPModel.from_pretrained(options.start).float().state_dict())
-    train(stage, Plan(options.steps, options.rate), options.checkpoints / f"{options.stage}.pt", folder)
+    plan = PLANS[options.stage]
+    plan = replace(plan, steps=options.steps or plan.steps, rate=options.rate or plan.rate)
+    train(stage, plan, options.checkpoints / f"{options.stage}.pt", folder)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--start", type=Path, help="folder of a trained model of the same size to begin as a copy of")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--rate", type=float, default=1.3e-3, help="greatest learning rate")
+    parser.add_argument("--steps", type=int, help="instead of the plan's")
+    parser.add_argument("--rate", type=float, help="greatest learning rate, instead of the plan's")
     parser.add_argument("--checkpoints", type=Path, default=Path("out"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     return parser.parse_args()
