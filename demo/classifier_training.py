@@ -125,4 +125,8 @@ class ClassifierStage:
         return nn.ModuleList([self.model, self.readout])
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        return classifier_loss(self.model, self.readout, self.texts, crop_batch(rng), rng)
+        return classifier_loss(self.model, self.readout, self.texts, self.crops(rng), rng)
+
+    def crops(self, rng: np.random.Generator) -> list[Crop]:
+        """What one step is shown."""
+        return crop_batch(rng)

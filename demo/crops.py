@@ -100,7 +100,7 @@ def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np
 
 def draw_crop(rng: np.random.Generator, scene: Scene, size: int) -> Crop:
     """One random mask of a scene, prompted."""
-    return _crop(scene, random_mask(rng, scene.labels), random_prompts(rng), size)
+    return crop_of(scene, random_mask(rng, scene.labels), random_prompts(rng), size)
 
 
 def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
@@ -109,7 +109,7 @@ def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
     return chosen
 
 
-def _crop(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
+def crop_of(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
     shown = show(backdrop(scene.image, prompts, Recipe()), mask)
     inside = np.where(mask, scene.labels, 0)
     return Crop(image=crop(shown, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))

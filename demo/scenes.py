@@ -33,6 +33,7 @@ class Split(IntEnum):
     HELD_OUT = 1
     PICTURES = 2
     PRIMING = 3
+    REHEARSAL = 4
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from typing import Final, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel
 
 from demo.classifier_training import ClassifierStage
 from demo.proposal_training import ProposalStage
+from demo.rehearsal import RehearsalStage
 from demo.scenes import Split, generator
 from demo.towers import WEIGHTS, save_model
 from demo.trunk_training import TrunkStage
@@ -42,6 +44,7 @@ STAGES: Final[dict[str, type[TrunkStage] | type[ProposalStage] | type[Classifier
     "trunk": TrunkStage,
     "proposal": ProposalStage,
     "classifier": ClassifierStage,
+    "rehearsal": RehearsalStage,
 }
 
 
@@ -62,6 +65,7 @@ PLANS: Final = {
     "trunk": Plan(steps=4000, rate=1.3e-3),
     "proposal": Plan(steps=1200, rate=8e-4),
     "classifier": Plan(steps=1800, rate=6e-4),
+    "rehearsal": Plan(steps=600, rate=4e-4, warmup=50),
 }
 """What the shipped weights were trained with."""
 
@@ -112,8 +116,11 @@ def report(step: int, plan: Plan, first: int, started: float, sums: dict[str, fl
 
 def save(checkpoint: Path, modules: nn.ModuleList, optimizer: torch.optim.Optimizer, step: int) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": tensor for name, tensor in modules.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
     fresh = checkpoint.with_suffix(".new")
-    torch.save({"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, fresh)
+    save_file(tensors | {"step": torch.tensor(step)}, fresh)
     fresh.replace(checkpoint)
 
 
@@ -121,23 +128,35 @@ def resume(checkpoint: Path, modules: nn.ModuleList, optimizer: torch.optim.Opti
     """Load `checkpoint` if there is one; returns the step to go on with."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, weights_only=True)
-    modules.load_state_dict(state["modules"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    tensors = load_file(checkpoint)
+    modules.load_state_dict({key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")})
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            states.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(tensors["step"])
 
 
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    folder = (options.checkpoints if options.stage == "trunk" else options.weights) / options.stage
+    folder = folder_of(options)
     stage = STAGES[options.stage](folder)
     if options.start:
         stage.model.load_state_dict(CLIPModel.from_pretrained(options.start).float().state_dict())
     plan = PLANS[options.stage]
     plan = replace(plan, steps=options.steps or plan.steps, rate=options.rate or plan.rate)
-    train(stage, plan, options.checkpoints / f"{options.stage}.pt", folder)
+    train(stage, plan, options.checkpoints / f"{options.stage}.safetensors", folder)
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Where a stage writes its model."""
+    if options.stage == "trunk":
+        return Path(options.checkpoints) / "trunk"
+    return Path(options.weights) / ("proposal" if options.stage == "proposal" else "classifier")
 
 
 def arguments() -> argparse.Namespace:
