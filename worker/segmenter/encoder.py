@@ -13,6 +13,7 @@ from car.errors import VocabularyError
 CONTEXT = 77
 """Tokens that CLIP's text tower reads."""
 _TEXTS_AT_ONCE = 256
+_POSITIONS_STEP = 16
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -66,11 +67,19 @@ class Encoder:
         return padded.to(self.device)
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Embeddings of length 1, float32."""
+    def texts(self, texts: Sequence[str], *, context: int | None = None) -> Float[Tensor, "n d"]:
+        """Embeddings of length 1, float32.
+
+        The tower looks back only, so positions behind the end token change nothing. It computes `context` of them, or
+        no more than the longest text needs, in steps of a few so that a text's company seldom changes the shape.
+        """
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         tokens = self.tokens(texts)
+        if context is None:
+            longest = 1 + int((tokens == int(self._tokenizer.eos_token_id)).int().argmax(1).max())
+            context = min(CONTEXT, -(-longest // _POSITIONS_STEP) * _POSITIONS_STEP)
+        tokens = tokens[:, :context]
         parts = []
         for chunk in torch.split(tokens, _TEXTS_AT_ONCE):
             pooled = self._model.text_model(input_ids=chunk).pooler_output
