@@ -92,7 +92,7 @@ def encode(
         raise ValueError(f"pictures of sizes {[image.shape[:2] for image in images]} do not share a padded size")
     pixels = torch.zeros(at_once, height, width, 3, dtype=torch.uint8)
     for row, image in enumerate(images):
-        pixels[row] = torch.from_numpy(_resize(image, height, width))
+        pixels[row] = torch.from_numpy(resize(image, height, width))
     with_affinity = recipe.cam is Cam.CAA
     first_map = max(0, encoder.depth - _AFFINITY_MAPS) if with_affinity else encoder.depth
     with torch.no_grad():
@@ -103,17 +103,20 @@ def encode(
     grid = (height // encoder.patch, width // encoder.patch)
     # The gradient side is built picture by picture: texts, not pictures, are what its products are batched over.
     return [
-        _encoded(encoder, row[None], maps[None] if with_affinity else None, grid)
+        encode_tokens(encoder, row[None], maps[None] if with_affinity else None, grid)
         for row, maps in zip(tokens[: len(images)], attention[: len(images)], strict=True)
     ]
 
 
-def _encoded(
+def encode_tokens(
     encoder: Encoder,
     tokens: Float[Tensor, "1 t c"],
     attention: Float[Tensor, "1 t t"] | None,
     grid: tuple[int, int],
 ) -> Encoded:
+    """What f sees of one picture, from the tokens that enter the last block and the sum of the attention maps before it
+    (none: no CAA). One forward pass through that block, kept for its gradients.
+    """
     last = encoder.depth - 1
     normed = encoder.ln_1(tokens, last).detach()
     with torch.enable_grad():
@@ -126,7 +129,8 @@ def _encoded(
     return Encoded(normed.detach()[0, 1:].float(), z.detach()[0], affinity, grid, _graph=(z, normed))
 
 
-def _resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture at the size at which f sees it."""
     if image.shape[:2] == (height, width):
         return np.array(image)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
