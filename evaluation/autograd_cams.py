@@ -28,7 +28,7 @@ class QueryCam:
 
 
 @dataclass
-class LastBlock:
+class AutogradBlock:
     """The last block of f on the stored tokens of one picture. `passes` counts forward and backward passes."""
 
     encoder: Encoder
@@ -60,6 +60,6 @@ class LastBlock:
         return one if bool(one.cam.any()) else self.cam(index, queries)
 
 
-def cams(block: LastBlock, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]) -> Float[Tensor, "n p"]:
+def cams(block: AutogradBlock, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]) -> Float[Tensor, "n p"]:
     """GradCAMs of all queries, in 0..1: what worker.segmenter.proposals.gradcams gives."""
     return min_max(torch.stack([block.with_fallback(i, queries, background).cam for i in range(len(queries))]))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from car.recipe import Arithmetic, Mode, Recipe
 from car.vocabulary import Vocabulary
-from evaluation.autograd_cams import LastBlock
+from evaluation.autograd_cams import AutogradBlock
 from worker.segmenter import classifier, proposals, visual_prompts
 from worker.segmenter.encoder import CONTEXT, Encoder
 
@@ -108,7 +108,7 @@ class OfficialScheme:
         return np.stack(sheets)
 
     @torch.no_grad()
-    def encode_picture(self) -> tuple[LastBlock, Float[Tensor, "1 t t"], tuple[int, int]]:
+    def encode_picture(self) -> tuple[AutogradBlock, Float[Tensor, "1 t t"], tuple[int, int]]:
         """The picture up to the last block, with the sum of the attention maps that CAA reads and the patch grid."""
         with self._over(Unit.IMAGE):
             encoder = self.proposal
@@ -118,7 +118,11 @@ class OfficialScheme:
             early, last = max(0, encoder.depth - _AFFINITY_MAPS), encoder.depth - 1
             tokens, _ = encoder.blocks(tokens, 0, early, attention_from=0)  # made by the official wrapper, never read
             tokens, attention = encoder.blocks(tokens, early, last, attention_from=early)
-        return LastBlock(encoder, tokens, attention=True), attention, (height // encoder.patch, width // encoder.patch)
+        return (
+            AutogradBlock(encoder, tokens, attention=True),
+            attention,
+            (height // encoder.patch, width // encoder.patch),
+        )
 
     def proposal_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """One text at a time, all 77 positions."""
@@ -129,7 +133,7 @@ class OfficialScheme:
         return torch.cat(embedded)
 
     def query_cam(
-        self, block: LastBlock, index: int, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]
+        self, block: AutogradBlock, index: int, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]
     ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 t t"]]:
         """One query's CAM in 0..1, and the last block's attention map that came with it."""
         with self._over(Unit.LAST_BLOCK):

@@ -33,7 +33,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def last_block(f, image):
+def both_sides(f, image):
     """The reference's side, and ours, from the same tokens."""
     scheme = OfficialScheme(f, f, image, Vocabulary.of(QUERIES), preset("voc"))
     block, _, grid = scheme.encode_picture()
@@ -71,7 +71,7 @@ def gradients(f, encoded, queries, background):
 )
 def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, tolerance):
     f = encoder(shape, seed=4, gain=gain, scale=scale)
-    block, encoded = last_block(f, picture(*size))
+    block, encoded = both_sides(f, picture(*size))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double())
     assert block.passes == len(queries), "no CAM is zero everywhere, so the fallback plays no part"
@@ -87,7 +87,7 @@ def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, t
 
 def test_closed_form_in_double_precision_is_equal_to_rounding_of_the_embedding():
     f = encoder(TINY_F, seed=4, gain=4.0, scale=SOFT, dtype=torch.float64)
-    block, encoded = last_block(f, picture(96, 128))
+    block, encoded = both_sides(f, picture(96, 128))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double()).float()
     torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=5e-6, rtol=0)
@@ -95,7 +95,7 @@ def test_closed_form_in_double_precision_is_equal_to_rounding_of_the_embedding()
 
 def test_a_cam_that_the_background_drowns_is_taken_without_it():
     f = encoder(TINY_F, seed=5, gain=4.0)
-    block, encoded = last_block(f, picture(32, 48))
+    block, encoded = both_sides(f, picture(32, 48))
     # M is linear in the text, so some direction lowers it everywhere; what goes along z changes logits alone.
     ramp = 1 + torch.arange(6.0)[:, None]
     downhill = torch.linalg.lstsq(encoded.maps(torch.eye(f.width)).T, -ramp).solution[:, 0]
@@ -113,7 +113,7 @@ def test_a_cam_that_the_background_drowns_is_taken_without_it():
 
 def test_beyond_as_many_texts_as_dimensions_the_jacobian_gives_the_same_maps():
     f = encoder(TINY_F, seed=6, gain=4.0)
-    block, encoded = last_block(f, picture(96, 128))
+    block, encoded = both_sides(f, picture(96, 128))
     many = f.texts([f"thing number {n}" for n in range(f.width + 12)])
     expected = torch.cat([encoded.maps(row[None]) for row in many])
     products = encoded.products
@@ -127,7 +127,7 @@ def test_beyond_as_many_texts_as_dimensions_the_jacobian_gives_the_same_maps():
 
 def test_one_query_without_background_has_no_cam():
     f = encoder(TINY_F, seed=7, gain=4.0)
-    block, encoded = last_block(f, picture(96, 128))
+    block, encoded = both_sides(f, picture(96, 128))
     query, none = f.texts(["cat"]), torch.zeros(0, f.width)
     assert not autograd_cams.cams(block, query, none).any()
     assert not closed_form(f, encoded, query, none).any()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from car.errors import VocabularyError
+from worker.segmenter.last_block import LastBlock
 
 CONTEXT = 77
 """Tokens that CLIP's text tower reads."""
@@ -146,6 +147,11 @@ class Encoder:
         attended, weights = _attend(layer.self_attn, normed, attention=attention)
         tokens = tokens + attended
         return tokens + layer.mlp(layer.layer_norm2(tokens)), weights
+
+    def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
+        """One picture's last block with its gradients, from the tokens that enter it."""
+        vision = self._model.vision_model
+        return LastBlock(self._layer(self.depth - 1), vision.post_layernorm, self._model.visual_projection, tokens)
 
     def project(self, tokens: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
         """ln_post, then the projection into the space of texts."""
