@@ -87,9 +87,14 @@ class Recipe:
         (VisualPrompt.BLUR, VisualPrompt.CIRCLE), "v: how a mask is shown to the classifier, joined by +"
     )
     bg_factor: float = _real(1.0, "power of the background's probability in the CRF", 0.0, 100.0)
+    max_side: int = _whole(
+        1536, "a picture with a longer side is segmented at this size and its masks enlarged; 0: never", 0, 100_000
+    )
     max_steps: int = _whole(100, "safety net: the recurrence is stopped, and says so, after this many steps", 1, 10_000)
 
-    stuff: tuple[str, ...] = _choice((), "labels of the second pass, where the other labels are the background")
+    stuff: tuple[str, ...] = _choice(
+        (), "labels of a second pass with the others as background, joined by +, or context, context459, ade150"
+    )
     stuff_visual_prompts: tuple[VisualPrompt, ...] = _choice(
         (), "visual prompts of the second pass; none: as the first"
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -166,6 +167,22 @@ def test_any_size_of_picture_has_masks_of_that_size(car: Segmenter, size: tuple[
     result = run(car, image)
     assert (result.height, result.width) == size
     assert all(mask.rle["size"] == list(size) for mask in result.masks)
+
+
+def test_a_long_picture_is_segmented_smaller_and_its_masks_are_enlarged(car: Segmenter) -> None:
+    image, recipe = picture(2, 288, 384), replace(RECIPE, max_side=96)
+    small = run(car, cv2.resize(image, (96, 72), interpolation=cv2.INTER_AREA), recipe=recipe)
+    large = run(car, image, recipe=recipe)
+    assert [mask.label for mask in large.masks] == [mask.label for mask in small.masks] != []
+    total = np.zeros((288, 384), int)
+    for one, other in zip(large.masks, small.masks, strict=True):
+        pixels, thumbnail = decode_coco(one.rle), decode_coco(other.rle)
+        total += pixels
+        coarse = cv2.resize(thumbnail.astype(np.uint8), (384, 288), interpolation=cv2.INTER_NEAREST) > 0
+        assert (pixels & coarse).sum() > 0.9 * (pixels | coarse).sum()
+    assert total.max() == 1
+    areas = [[query.area for query in result.steps[0].queries] for result in (large, small)]
+    assert areas[0] == [16 * area for area in areas[1]]
 
 
 def test_one_word_needs_no_classifier(car: Segmenter) -> None:

@@ -51,6 +51,8 @@ class Subject:
     scales: tuple[float, float]
     """exp(logit_scale) of f and of g."""
     crop_size: int
+    pixel: float = 1.0
+    """Pixels of the user's picture to one of `image`, which may be smaller."""
     within: Pass = Pass.THINGS
     observe: Callable[[Look], None] | None = None
 
@@ -223,7 +225,7 @@ class _Loop:
                     text=labels[i].text if self._raw else " | ".join(template.format(p) for p in labels[i].prompts),
                     score=float(row[k]),
                     kept=k in self.kept,
-                    area=self._areas[k],
+                    area=round(self._areas[k] * self.subject.pixel),
                     iou_previous=self._overlaps[k],
                     rival=labels[self.alive[best]].name if lost else None,
                     rival_score=float(row[best]) if lost else None,

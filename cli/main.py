@@ -1,0 +1,59 @@
+"""`car`: the command line. Each command group has its own file; this one puts them together.
+
+Exit codes: 0 all done; 1 some of it failed, and each failure was named; 2 wrong use, nothing was done.
+"""
+
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from car.errors import CarError
+from cli import evaluate, models, recipes
+from cli.segment import segment
+
+
+class _Commands(TyperGroup):
+    """Says a CarError in words and ends with 2. Any other exception is a bug and shows its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the type of its contexts to itself
+        try:
+            return super().invoke(ctx)
+        except CarError as error:
+            typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="car",
+    cls=_Commands,
+    help="Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.",
+    epilog="Try `car segment demo/images --overlay out/`, then `car segment --help`.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"car {metadata.version('car-labeler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def car(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `car` itself."""
+
+
+app.command()(segment)
+app.add_typer(models.app, name="models")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(evaluate.app, name="evaluate")

@@ -1,0 +1,217 @@
+"""Where the results of `car segment` go: JSON, masks, overlays, history strips. Places are tried before computing."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+
+from car.history_strip import CamsOfStep, history_strip
+from car.overlay import Pixels, overlay
+from car.rle import decode_coco
+from car.segmentation import Segmentation
+from cli.errors import OutputError, WrongUse
+from cli.file_names import distinct_names
+
+STDOUT = "-"
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One file, segmented."""
+
+    path: Path
+    pixels: Pixels
+    segmentation: Segmentation
+    looks: tuple[CamsOfStep, ...]
+    document: Mapping[str, Any]
+    """What --json writes of it."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The paths as the user gave them; a trailing slash makes a folder."""
+
+    json: str | None = None
+    masks: str | None = None
+    overlay: str | None = None
+    history: str | None = None
+
+
+@dataclass
+class Outputs:
+    """The places of all results of one run."""
+
+    wishes: Wishes
+    names: dict[Path, str]
+    """A distinct name for each picture, of which files and folders are made."""
+    files: dict[str, str]
+    """A distinct file name for each label."""
+    _stream: IO[str] | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, wishes: Wishes, pictures: list[Path], labels: Iterable[str]) -> "Outputs":
+        """The places for these pictures and labels, tried and found good.
+
+        Raises:
+            WrongUse: a place cannot be written, would overwrite a picture or is asked for twice.
+
+        """
+        names = dict(zip(pictures, distinct_names(path.stem for path in pictures), strict=True))
+        words = list(labels)
+        outputs = cls(wishes, names, dict(zip(words, (f"{n}.png" for n in distinct_names(words)), strict=True)))
+        outputs._check()
+        return outputs
+
+    @property
+    def single(self) -> bool:
+        return len(self.names) == 1
+
+    def write(self, result: Result) -> None:
+        """All that was asked for of one picture.
+
+        Raises:
+            OutputError: the disk is full, or the place was taken away.
+
+        """
+        with _writing(result.path):
+            for wish, draw in self._pictures(result):
+                place = self._place(wish, result.path, ".png", folder=not self.single)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                draw().save(place, format="PNG")
+            if self.wishes.masks is not None:
+                self._write_masks(result)
+            if self.wishes.json is not None:
+                self._write_json(result)
+
+    def close(self) -> None:
+        if self._stream is not None and self._stream is not sys.stdout:
+            self._stream.close()
+
+    def _pictures(self, result: Result) -> list[tuple[str, Callable[[], Image.Image]]]:
+        """What is to be drawn, by the wish that names its place."""
+        wanted: list[tuple[str, Callable[[], Image.Image]]] = []
+        if self.wishes.overlay is not None:
+            wanted.append((self.wishes.overlay, lambda: overlay(result.pixels, result.segmentation)))
+        if self.wishes.history is not None:
+            wanted.append(
+                (self.wishes.history, lambda: history_strip(result.pixels, result.segmentation, result.looks))
+            )
+        return wanted
+
+    def _write_masks(self, result: Result) -> None:
+        folder = self._mask_folder(result.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = []
+        for mask in result.segmentation.masks:
+            Image.fromarray(decode_coco(mask.rle)).convert("L").save(folder / self.files[mask.label])
+            entry = {"label": mask.label, "file": self.files[mask.label], "score": mask.score, "area": mask.area}
+            listed.append(entry | {"bbox": list(mask.bbox), "source": str(mask.source)})
+        index = {name: result.document[name] for name in ("image", "model_version")} | {"masks": listed}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _write_json(self, result: Result) -> None:
+        line = json.dumps(result.document) + "\n"
+        wish = self.wishes.json or ""
+        if wish != STDOUT and _is_folder(wish):
+            self._place(wish, result.path, ".json", folder=True).write_text(line, encoding="utf-8")
+            return
+        if self._stream is None:
+            self._stream = sys.stdout if wish == STDOUT else Path(wish).open("w", encoding="utf-8")  # noqa: SIM115 - until close
+        self._stream.write(line)
+        # A run that is stopped has what it did.
+        self._stream.flush()
+
+    def _place(self, wish: str, picture: Path, ending: str, *, folder: bool) -> Path:
+        return Path(wish) / f"{self.names[picture]}{ending}" if folder or _is_folder(wish) else Path(wish)
+
+    def _mask_folder(self, picture: Path) -> Path:
+        base = Path(self.wishes.masks or "")
+        return base if self.single else base / self.names[picture]
+
+    # Trying places
+
+    def _check(self) -> None:
+        for option, wish in (("--overlay", self.wishes.overlay), ("--history", self.wishes.history)):
+            if wish is not None:
+                many = not self.single or _is_folder(wish)
+                if not many and Path(wish).suffix.lower() not in ("", ".png"):
+                    raise WrongUse(f"{option} {wish}: pictures are written as PNG; let the name end in .png")
+                _try_folder(option, Path(wish)) if many else _try_file(option, Path(wish))
+        if self.wishes.masks is not None:
+            _try_folder("--masks", Path(self.wishes.masks))
+        if self.wishes.json is not None and self.wishes.json != STDOUT:
+            place = Path(self.wishes.json)
+            _try_folder("--json", place) if _is_folder(self.wishes.json) else _try_file("--json", place)
+        self._check_overwriting()
+
+    def _check_overwriting(self) -> None:
+        pictures = {path.resolve() for path in self.names}
+        seen: dict[Path, str] = {}
+        for option, place in self._planned():
+            real = place.resolve()
+            if real in pictures:
+                raise WrongUse(f"{option}: {place} is one of the pictures to be segmented, and would be overwritten")
+            if real in seen and place.suffix:
+                raise WrongUse(f"{option} and {seen[real]} would both write {place}")
+            seen[real] = option
+
+    def _planned(self) -> Iterable[tuple[str, Path]]:
+        """Every file that may be written, with the option that asks for it."""
+        wishes = self.wishes
+        for option, wish in (("--overlay", wishes.overlay), ("--history", wishes.history)):
+            for picture in self.names if wish is not None else ():
+                yield option, self._place(wish or "", picture, ".png", folder=not self.single)
+        if wishes.json is not None and wishes.json != STDOUT:
+            if _is_folder(wishes.json):
+                yield from (
+                    ("--json", self._place(wishes.json, picture, ".json", folder=True)) for picture in self.names
+                )
+            else:
+                yield "--json", Path(wishes.json)
+        for picture in self.names if wishes.masks is not None else ():
+            yield from (("--masks", self._mask_folder(picture) / file) for file in (*self.files.values(), _INDEX))
+
+
+def _is_folder(wish: str) -> bool:
+    return wish.endswith(("/", os.sep)) or Path(wish).is_dir()
+
+
+def _try_folder(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".car-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise WrongUse(f"{option} {folder}: this folder cannot be written ({error.strerror})") from None
+
+
+def _try_file(option: str, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise WrongUse(f"{option} {file}: this is a folder")
+        if file.is_file():
+            file.open("ab").close()
+        elif not file.exists():
+            file.touch()
+            file.unlink()
+    except OSError as error:
+        raise WrongUse(f"{option} {file}: this file cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _writing(path: Path) -> Any:  # noqa: ANN401 - a context manager
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # who reads our output has had enough: no fault of this file
+    except OSError as error:
+        raise OutputError(f"the results of {path} could not be written: {error}") from error

@@ -1,0 +1,156 @@
+"""`car segment`: pictures and words in, masks and their history out, in one process."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from car.recipe import Recipe
+from car.vocabulary import Label
+from cli.errors import WrongUse
+from cli.model_choice import DEMO, ModelChoice, demo_folder, load
+from cli.options import (
+    Background,
+    ClassifierModel,
+    Device,
+    Labels,
+    LabelsFile,
+    Models,
+    OnDevice,
+    Preset,
+    ProposalModel,
+    Sam,
+    Settings,
+    labels_of,
+    recipe_of,
+    vocabulary_of,
+)
+
+_RESULTS, _TERMINAL = "Results", "Terminal"
+
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures, and folders of pictures.")]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="F",
+        help="Masks, scores and the whole history: one JSON document, or with several pictures JSON Lines, one "
+        "document a picture; - is stdout; a folder (or F/) gets one STEM.json a picture.",
+        rich_help_panel=_RESULTS,
+    ),
+]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="DIR",
+        help="One PNG a label (0 and 255) and an index.json; with several pictures in DIR/STEM/.",
+        rich_help_panel=_RESULTS,
+    ),
+]
+Overlay = Annotated[
+    str | None,
+    typer.Option(
+        "--overlay",
+        metavar="F",
+        help="Picture with masks and legend (PNG); with several pictures F is a folder.",
+        rich_help_panel=_RESULTS,
+    ),
+]
+History = Annotated[
+    str | None,
+    typer.Option(
+        "--history",
+        metavar="F",
+        help="Picture of the query history, step by step (PNG); with several pictures F is a folder.",
+        rich_help_panel=_RESULTS,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show failures only.", rich_help_panel=_TERMINAL)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show every word and number.", rich_help_panel=_TERMINAL)
+]
+
+
+def segment(
+    images: Images,
+    *,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    background: Background = "shipped",
+    preset: Preset = None,
+    settings: Settings = None,
+    models: Models = DEMO,
+    proposal_model: ProposalModel = None,
+    classifier_model: ClassifierModel = None,
+    sam: Sam = "none",
+    device: OnDevice = Device.AUTO,
+    json: Json = None,
+    masks: Masks = None,
+    overlay: Overlay = None,
+    history: History = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find the pixels of words in pictures.
+
+    Every word proposes a mask, a second look compares the masked picture with all words, the weak ones drop out, until
+    no more do. The tables show how each word fared.
+
+    Exit code 0: all done; 1: some files failed, each is named; 2: wrong use, nothing was done.
+    """
+    choice = ModelChoice(models, proposal_model, classifier_model)
+    recipe = recipe_of(preset or choice.default_preset, settings)
+    _refuse_sam(sam, recipe)
+    known = demo_folder() / "labels.txt" if choice.is_demo else None
+    words = labels_of(labels, labels_file, default=known)
+    vocabulary = vocabulary_of(words, background, recipe.mode)
+
+    from cli.outputs import STDOUT, Outputs, Wishes
+    from cli.report import Report
+
+    report = Report(quiet, verbose, stdout_is_json=json == STDOUT)
+    paths, missing = _find(images)
+    if not paths:
+        raise WrongUse("no pictures: " + "; ".join(missing))
+    outputs = Outputs.of(Wishes(json, masks, overlay, history), paths, vocabulary.names)
+    for reason in missing:
+        report.fail(reason)
+    if known and not _all_known(words, known):
+        report.note("the demo models know coloured shapes only; for real pictures: car models pull, --models openai")
+    with report.waiting("opening the models"):
+        pair = load(choice, recipe, device)
+        from cli.segmenting import Run
+
+    run = Run(pair, vocabulary, recipe, outputs, report)
+    run.over(paths)
+    failed = missing + run.failed
+    report.total(run.done, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _refuse_sam(sam: str, recipe: Recipe) -> None:
+    if sam != "none" or recipe.sam:
+        asked = "--set sam=on" if sam == "none" else f"--sam {sam}"
+        raise WrongUse(f"{asked}: SAM ensembling is not in this version; leave it out, or give --sam none")
+
+
+def _find(images: list[Path]) -> tuple[list[Path], list[str]]:
+    """Picture files, each once, and why some of the arguments name none."""
+    from worker.errors import ImageError
+    from worker.images import find_images
+
+    paths: dict[Path, None] = {}
+    missing = []
+    for image in images:
+        try:
+            paths |= dict.fromkeys(find_images([image]))
+        except ImageError as error:
+            missing.append(str(error))
+    return list(paths), missing
+
+
+def _all_known(words: list[Label], known: Path) -> bool:
+    names = {label.name for label in labels_of(None, known)}
+    return all(word.name in names for word in words)

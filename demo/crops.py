@@ -1,0 +1,125 @@
+"""Masks like those a CAM yields, good and bad, and pictures prompted with them: what the classifier learns from."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int16, UInt8
+
+from car.recipe import Recipe, VisualPrompt
+from demo.drawing import chance
+from demo.scenes import WORDS, Scene
+from worker.segmenter.classifier import crop
+from worker.segmenter.visual_prompts import backdrop, show
+
+PATCH: Final = 16
+"""Pixels of one cell of the proposal generator's grid."""
+
+_BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
+PROMPTS: Final[tuple[tuple[tuple[VisualPrompt, ...], float], ...]] = (
+    ((_BLUR, _GRAY), 0.82),
+    ((_BLUR, _CIRCLE), 0.06),
+    ((_BLUR,), 0.04),
+    ((_GRAY,), 0.04),
+    ((_CIRCLE,), 0.04),
+)
+"""Visual prompts and how often each is met."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One prompted picture, the word it should be called and the mask it was made from."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    target: Float32[np.ndarray, " words"]
+    """Distribution over `WORDS`; flat where the mask shows no object."""
+    visible: Int16[np.ndarray, "s s"]
+    """Ground truth inside the mask, 0 outside, framed as the image."""
+
+
+def random_mask(rng: np.random.Generator, labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
+    """Mostly the mask of a word that is present, as CAMs blur it; sometimes two words, a part, or plain background."""
+    present = np.unique(labels[labels > 0])
+    if len(present) == 0 or chance(rng, 0.12):
+        return _blob(rng, labels.shape)
+    wanted = rng.permutation(present)[: 2 if chance(rng, 0.14) else 1]
+    exact = np.isin(labels, wanted)
+    if chance(rng, 0.3):
+        return _reshaped(rng, exact)
+    return _coarse(rng, exact, labels)
+
+
+def _blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
+    """A smooth random region anywhere, at times most of the picture."""
+    small = rng.standard_normal((int(rng.integers(3, 9)), int(rng.integers(3, 9)))).astype(np.float32)
+    relief = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(relief > np.quantile(relief, rng.uniform(0.3, 0.97)))
+
+
+def _reshaped(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Grown, shrunk or shifted by a few pixels."""
+    size = int(rng.integers(1, 14))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    change = cv2.dilate if chance(rng, 0.65) else cv2.erode
+    mask = change(exact.astype(np.uint8), kernel)
+    mask = np.roll(mask, tuple(rng.integers(-5, 6, 2)), (0, 1))
+    return np.asarray(mask if mask.any() else exact, bool)
+
+
+def _coarse(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"], labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
+    """The mask as a CAM shows it: cells of one patch, smeared, with false alarms on other objects, thresholded."""
+    height, width = exact.shape
+    grid = (max(2, round(width / PATCH)), max(2, round(height / PATCH)))
+    cells: np.ndarray = cv2.resize(exact.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
+    cells = cells / np.float32(max(float(cells.max()), 0.05))
+    if chance(rng, 0.35):
+        others = cv2.resize(((labels > 0) & ~exact).astype(np.float32), grid, interpolation=cv2.INTER_AREA)
+        cells = cells + others * np.float32(rng.uniform(0.1, 0.8))
+    if chance(rng, 0.6):
+        smeared = cv2.GaussianBlur(cells, (0, 0), rng.uniform(0.3, 1.0))
+        cells = cells + np.float32(rng.uniform(0.2, 1.0)) * (smeared - cells)
+    cells = cells + np.float32(rng.uniform(0, 0.15)) * rng.standard_normal(grid[::-1], np.float32)
+    cells = (cells - cells.min()) / max(float(np.ptp(cells)), 1e-6)
+    full = cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(full > rng.uniform(0.3, 0.7))
+
+
+def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " words"]:
+    """What a mask shows: words weighed by visible pixels times the share of the word inside; flat if nearly nothing."""
+    totals = np.bincount(labels.ravel(), minlength=len(WORDS) + 1)[1:]
+    inside = np.bincount(labels[mask], minlength=len(WORDS) + 1)[1:]
+    share = inside / np.maximum(totals, 1)
+    weight = inside * share**2
+    flat = np.full(len(WORDS), 1 / len(WORDS))
+    certainty = float(np.clip((share.max() - 0.1) / 0.2, 0, 1))
+    if certainty == 0:
+        return flat.astype(np.float32)
+    return np.asarray(certainty * weight / weight.sum() + (1 - certainty) * flat, np.float32)
+
+
+def draw_crop(rng: np.random.Generator, scene: Scene, size: int) -> Crop:
+    """One random mask of a scene, prompted."""
+    return _crop(scene, random_mask(rng, scene.labels), random_prompts(rng), size)
+
+
+def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
+    kinds, chances = zip(*PROMPTS, strict=True)
+    chosen: tuple[VisualPrompt, ...] = kinds[rng.choice(len(kinds), p=chances)]
+    return chosen
+
+
+def _crop(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
+    shown = show(backdrop(scene.image, prompts, Recipe()), mask)
+    inside = np.where(mask, scene.labels, 0)
+    return Crop(image=crop(shown, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))
+
+
+def framed(labels: np.ndarray, size: int) -> Int16[np.ndarray, "s s"]:
+    """A label map under the same resizing and centre crop as its picture."""
+    height, width = labels.shape
+    short = min(height, width)
+    to = (size * width // short, size * height // short)
+    left, top = round((to[0] - size) / 2), round((to[1] - size) / 2)
+    resized = cv2.resize(labels, to, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized[top : top + size, left : left + size], np.int16)

@@ -1,0 +1,144 @@
+"""Train the embedded default models on the CPU, in an hour or so:
+
+    python -m demo.train --stage trunk                              # colours and shapes, for both
+    python -m demo.train --stage proposal --start out/trunk &       # these two side by side,
+    python -m demo.train --stage classifier --start out/trunk       # one core each
+
+The first writes to `--checkpoints`, the others to demo/weights. A stopped run goes on from its checkpoint.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from demo.classifier_training import ClassifierStage
+from demo.proposal_training import ProposalStage
+from demo.scenes import Split, generator
+from demo.towers import WEIGHTS, save_model
+from demo.trunk_training import TrunkStage
+
+
+class Stage(Protocol):
+    """One model and its loss."""
+
+    model: CLIPModel
+
+    def modules(self) -> nn.ModuleList:
+        """The model and whatever is trained beside it."""
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss on fresh scenes, and its named parts."""
+
+
+STAGES: Final[dict[str, type[TrunkStage] | type[ProposalStage] | type[ClassifierStage]]] = {
+    "trunk": TrunkStage,
+    "proposal": ProposalStage,
+    "classifier": ClassifierStage,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast."""
+
+    steps: int
+    rate: float = 1.5e-3
+    warmup: int = 200
+    decay: float = 0.02
+    report_every: int = 100
+    save_every: int = 500
+
+
+def learning_rate(plan: Plan, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a fiftieth."""
+    if step < plan.warmup:
+        return plan.rate * (step + 1) / plan.warmup
+    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    return plan.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train(stage: Stage, plan: Plan, checkpoint: Path, folder: Path) -> None:
+    """Run `stage` to the end of `plan`, writing the model to `folder` at every checkpoint."""
+    modules = stage.modules()
+    optimizer = torch.optim.AdamW(
+        modules.parameters(), lr=plan.rate, weight_decay=plan.decay, betas=(0.9, 0.98), fused=True
+    )
+    first = resume(checkpoint, modules, optimizer)
+    started, sums = time.monotonic(), dict[str, float]()
+    for step in range(first, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(plan, step)
+        # A stream of its own for every step: a resumed run sees the scenes that an unbroken one would.
+        loss, parts = stage.loss(generator(Split.TRAIN, step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            stage.model.logit_scale.clamp_(max=math.log(100))
+        sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
+        if (step + 1) % plan.report_every == 0:
+            report(step + 1, plan, first, started, sums)
+            sums = {}
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+            save(checkpoint, modules, optimizer, step + 1)
+            save_model(stage.model, folder)
+
+
+def report(step: int, plan: Plan, first: int, started: float, sums: dict[str, float]) -> None:
+    """One progress line: losses, rate, time to go."""
+    rate = (step - first) / (time.monotonic() - started)
+    losses = "  ".join(f"{name} {total / plan.report_every:.3f}" for name, total in sums.items())
+    minutes = (plan.steps - step) / rate / 60
+    print(f"step {step}/{plan.steps}  {losses}  {rate:.2f} steps/s  {minutes:.0f} min to go", flush=True)  # noqa: T201
+
+
+def save(checkpoint: Path, modules: nn.ModuleList, optimizer: torch.optim.Optimizer, step: int) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    fresh = checkpoint.with_suffix(".new")
+    torch.save({"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, fresh)
+    fresh.replace(checkpoint)
+
+
+def resume(checkpoint: Path, modules: nn.ModuleList, optimizer: torch.optim.Optimizer) -> int:
+    """Load `checkpoint` if there is one; returns the step to go on with."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = (options.checkpoints if options.stage == "trunk" else options.weights) / options.stage
+    stage = STAGES[options.stage](folder)
+    if options.start:
+        stage.model.load_state_dict(CLIPModel.from_pretrained(options.start).float().state_dict())
+    train(stage, Plan(options.steps, options.rate), options.checkpoints / f"{options.stage}.pt", folder)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--start", type=Path, help="folder of a trained model of the same size to begin as a copy of")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=1.3e-3, help="greatest learning rate")
+    parser.add_argument("--checkpoints", type=Path, default=Path("out"))
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

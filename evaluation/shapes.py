@@ -1,0 +1,134 @@
+"""CaR's quality on the shapes world: mIoU with and without the recurrence, on held-out scenes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int64
+
+from car import rle
+from car.recipe import Recipe
+from car.segmentation import Mask, Segmentation
+from car.vocabulary import Vocabulary
+from demo.scenes import WORDS, Scene
+from evaluation.metrics import ConfusionMatrix, boundary_f
+from worker.segmenter.segmenter import Segmenter
+
+Progress = Callable[[int], None]
+"""Called with the number of scenes done."""
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class over all scenes."""
+
+    name: str
+    iou: float
+    iou_one_step: float | None
+    pixels: int
+    """True pixels of the class."""
+
+
+@dataclass(frozen=True)
+class ShapesResult:
+    """Figures of one run. mIoU counts the background as a class and leaves out classes that no scene shows."""
+
+    scenes: int
+    miou: float
+    miou_one_step: float | None
+    """The same pipeline stopped after its first step with every word kept; none if it was not asked for."""
+    boundary_f: float
+    """Mean over the words present in each scene."""
+    precision: float
+    """Share of the words that came out which are truly there, over all scenes."""
+    recall: float
+    """Share of the words truly there that came out."""
+    mean_steps: float
+    per_class: tuple[ClassResult, ...]
+
+
+def evaluate(
+    segmenter: Segmenter,
+    scenes: Sequence[Scene],
+    recipe: Recipe,
+    *,
+    vocabulary: Vocabulary | None = None,
+    one_step: bool = True,
+    progress: Progress | None = None,
+) -> ShapesResult:
+    """Segment every scene with the whole vocabulary (by default all of `WORDS`) and compare with its ground truth."""
+    vocabulary = vocabulary or Vocabulary.of(WORDS)
+    full, first = ConfusionMatrix(len(WORDS) + 1), ConfusionMatrix(len(WORDS) + 1)
+    tally = _Tally()
+    for done, scene in enumerate(scenes, start=1):
+        (found,) = segmenter.segment([scene.image], vocabulary, recipe)
+        full.add(scene.labels, label_map(found, WORDS))
+        tally.add(scene, found)
+        if one_step:
+            (rough,) = segmenter.segment([scene.image], vocabulary, without_recurrence(recipe))
+            first.add(scene.labels, label_map(rough, WORDS))
+        if progress is not None:
+            progress(done)
+    return tally.result(full, first if one_step else None)
+
+
+def without_recurrence(recipe: Recipe) -> Recipe:
+    """CaR's baseline (paper Table 2, no recurrence): one step, and no word is dropped, as every score is above 0."""
+    return replace(recipe, max_steps=1, theta=0.0)
+
+
+def label_map(segmentation: Segmentation, names: Sequence[str]) -> Int64[np.ndarray, "h w"]:
+    """Masks painted in ascending score: 0 background, k the label `names[k - 1]`. Other labels are left out."""
+    index = {name: k for k, name in enumerate(names, start=1)}
+    painted = np.zeros((segmentation.height, segmentation.width), np.int64)
+    for mask in sorted(segmentation.masks, key=lambda one: one.score):
+        if mask.label in index and mask.score > 0:
+            painted[decoded(mask)] = index[mask.label]
+    return painted
+
+
+def decoded(mask: Mask) -> np.ndarray:
+    """The mask's pixels, bool (h, w)."""
+    return np.asarray(rle.decode_coco(mask.rle), bool)
+
+
+class _Tally:
+    """What is counted by scene and not by pixel."""
+
+    def __init__(self) -> None:
+        self.true_words = self.found_words = self.right_words = self.steps = self.scenes = 0
+        self.edges: list[float] = []
+
+    def add(self, scene: Scene, found: Segmentation) -> None:
+        names = {mask.label for mask in found.masks}
+        self.scenes += 1
+        self.true_words += len(scene.words)
+        self.found_words += len(names)
+        self.right_words += len(names & set(scene.words))
+        self.steps += len(found.steps)
+        painted = label_map(found, WORDS)
+        self.edges += [boundary_f(scene.labels == k, painted == k) for k in _indices(scene.words)]
+
+    def result(self, full: ConfusionMatrix, first: ConfusionMatrix | None) -> ShapesResult:
+        return ShapesResult(
+            scenes=self.scenes,
+            miou=full.miou(),
+            miou_one_step=None if first is None else first.miou(),
+            boundary_f=float(np.mean(self.edges)) if self.edges else float("nan"),
+            precision=self.right_words / max(1, self.found_words),
+            recall=self.right_words / max(1, self.true_words),
+            mean_steps=self.steps / max(1, self.scenes),
+            per_class=tuple(_per_class(full, first)),
+        )
+
+
+def _indices(words: Iterable[str]) -> list[int]:
+    return [WORDS.index(word) + 1 for word in words]
+
+
+def _per_class(full: ConfusionMatrix, first: ConfusionMatrix | None) -> Iterable[ClassResult]:
+    iou, pixels = full.iou(), full.counts.sum(1)
+    rough = None if first is None else first.iou()
+    for k, name in enumerate(("background", *WORDS)):
+        if pixels[k]:
+            yield ClassResult(name, float(iou[k]), None if rough is None else float(rough[k]), int(pixels[k]))

@@ -1,0 +1,174 @@
+"""Overlays and history strips: what they show, and that no picture or word makes them fail."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from car import rle
+from car.colours import colour_of, ink_on
+from car.fates import fates, ranked, steps_shown
+from car.history_strip import history_strip
+from car.lettering import fit, width_of
+from car.overlay import heart, overlay
+from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
+
+
+class SeenStep:
+    """A Look as the segmenter gives it."""
+
+    def __init__(self, step):
+        self.step = step
+        self.cams = np.linspace(0, 1, len(step.queries) * 12, dtype=np.float32).reshape(-1, 3, 4)
+
+
+def mask_of(label, pixels):
+    x, y, width, height = rle.bbox(rle.encode_coco(pixels))
+    return Mask(label, 0.9, int(pixels.sum()), (x, y, width, height), rle.encode_coco(pixels))
+
+
+def segmentation(labels, masks, shape=(40, 60), steps=2):
+    """Every label is asked in step 1; those with masks, a dictionary, live on."""
+    found = [mask_of(label, pixels) for label, pixels in masks.items()]
+    first = tuple(
+        QueryScore(label, label, 0.9, label in masks, 5, rival=None if label in masks else labels[0], rival_score=0.8)
+        for label in labels
+    )
+    rest = tuple(query for query in first if query.kept)
+    turns = tuple(Step(number, first if number == 1 else rest) for number in range(1, steps + 1))
+    return Segmentation(shape[1], shape[0], tuple(found), turns, StopReason.UNCHANGED)
+
+
+def block(shape=(40, 60)):
+    pixels = np.zeros(shape, bool)
+    pixels[10:30, 20:40] = True
+    return pixels
+
+
+def grey(shape=(40, 60)):
+    return np.full((*shape, 3), 128, np.uint8)
+
+
+def has_colour(picture, colour):
+    return bool((np.asarray(picture) == colour).all(-1).any())
+
+
+def test_an_overlay_tints_the_mask_and_leaves_the_rest_as_it_was():
+    picture = overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
+    scale = 720 // 60
+    array = np.asarray(picture)
+    assert tuple(array[5 * scale, 5 * scale]) == (128, 128, 128)
+    assert tuple(array[12 * scale, 22 * scale]) != (128, 128, 128)
+
+
+def test_the_legend_stands_outside_of_the_picture_in_the_colour_of_the_label():
+    picture = overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
+    beyond = picture.crop((0, 480, picture.width, picture.height))  # this picture is wide: the legend is below
+    assert has_colour(beyond, colour_of(1))
+    assert not has_colour(picture, colour_of(0))
+
+
+def test_a_label_has_one_colour_whatever_else_survives():
+    alone = segmentation(["cat", "dog"], {"dog": block()})
+    together = segmentation(["cat", "dog"], {"cat": ~block(), "dog": block()})
+    assert has_colour(overlay(grey(), alone), colour_of(1))
+    assert has_colour(overlay(grey(), together), colour_of(1))
+
+
+def test_hundreds_of_labels_have_different_colours_and_the_first_ones_very_different():
+    colours = [colour_of(index) for index in range(400)]
+    assert len(set(colours)) == 400
+    distances = [np.abs(np.subtract(a, b)).sum() for a, b in combinations(colours[:10], 2)]
+    assert min(distances) > 60
+
+
+def test_numbers_can_be_read_on_every_colour():
+    for index in range(400):
+        colour, ink = colour_of(index), ink_on(colour_of(index))
+        assert abs(sum(colour) - sum(ink)) > 130
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 3), (720, 900)])
+def test_every_shape_of_picture_is_drawn(shape):
+    found = segmentation(["cat", "dog"], {"cat": np.ones(shape, bool)}, shape)
+    assert overlay(grey(shape), found).width >= shape[1]
+    looks = [SeenStep(step) for step in found.steps]
+    assert history_strip(grey(shape), found, looks).height > 0
+
+
+@pytest.mark.parametrize("word", ["Straße", "強い犬", "кот", "🐱 cat", "قطة", "a" * 200, "[red]x[/red]", "\udcff"])
+def test_words_of_every_script_are_written_or_replaced(word):
+    found = segmentation([word, "dog"], {word: block()})
+    overlay(grey(), found)
+    history_strip(grey(), found)
+
+
+def test_nothing_found_is_a_picture_too():
+    nothing = Segmentation(60, 40, (), (), StopReason.NONE_LEFT)
+    assert overlay(grey(), nothing).height >= 480
+    history_strip(grey(), nothing)
+
+
+def test_hundreds_of_masks_get_a_legend_of_several_columns():
+    labels = [f"word {number}" for number in range(200)]
+    masks = {label: np.arange(2400).reshape(40, 60) // 12 == number for number, label in enumerate(labels)}
+    picture = overlay(grey(), segmentation(labels, masks))
+    assert picture.height < 200 * 26
+
+
+def test_overlapping_masks_are_all_outlined():
+    ring = np.pad(np.ones((30, 50), bool), 5)
+    picture = overlay(grey(), segmentation(["out", "in"], {"out": ring, "in": block()}))
+    assert has_colour(picture.crop((0, 0, 720, 480)), colour_of(0))
+    assert has_colour(picture.crop((0, 0, 720, 480)), colour_of(1))
+
+
+def test_a_picture_of_another_size_than_its_segmentation_is_refused():
+    with pytest.raises(ValueError, match="40, 60"):
+        overlay(grey((60, 40)), segmentation(["cat"], {"cat": block()}))
+
+
+def test_the_heart_of_a_mask_lies_in_it():
+    ring = np.ones((40, 40), bool)
+    ring[8:32, 8:32] = False
+    for mask in (ring, block(), np.eye(30, dtype=bool), np.pad(np.ones((1, 1), bool), ((900, 3), (700, 1)))):
+        x, y = heart(mask)
+        assert mask[y, x]
+
+
+def test_a_strip_grows_with_heat_maps_and_stops_at_its_rows():
+    labels = [f"word {number}" for number in range(50)]
+    found = segmentation(labels, {"word 3": block()})
+    plain = history_strip(grey(), found)
+    warm = history_strip(grey(), found, [SeenStep(step) for step in found.steps])
+    assert warm.height > plain.height
+    assert plain.height < 1200
+
+
+def test_long_histories_show_their_first_and_last_steps():
+    assert steps_shown(3, 8) == (1, 2, 3)
+    assert steps_shown(20, 8) == (1, 2, 3, 4, 17, 18, 19, 20)
+    many = segmentation(["cat", "dog"], {"cat": block()}, steps=20)
+    assert history_strip(grey(), many).width < 2000
+
+
+def test_survivors_come_first_then_those_who_lived_longest():
+    queries = [QueryScore(word, word, score, kept=False, area=1) for word, score in (("a", 0.1), ("b", 0.3))]
+    late = QueryScore("c", "c", 0.2, kept=True, area=1)
+    best = QueryScore("d", "d", 0.2, kept=True, area=1)
+    gone = QueryScore("c", "c", 0.05, kept=False, area=1)
+    steps = (Step(1, (*queries, late, best)), Step(2, (gone, best)))
+    found = Segmentation(4, 4, (), steps, StopReason.UNCHANGED)
+    assert [fate.label for fate in ranked(fates(found))] == ["d", "c", "b", "a"]
+
+
+def test_text_is_cut_to_the_width_it_has():
+    assert fit("short", 20, 500) == "short"
+    cut = fit("a very long label that goes on and on", 20, 100)
+    assert cut.endswith("...")
+    assert width_of(cut, 20) <= 100
+
+
+def test_overlays_are_plain_pictures():
+    assert isinstance(overlay(grey(), segmentation(["cat"], {"cat": block()})), Image.Image)
