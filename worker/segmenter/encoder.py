@@ -148,6 +148,13 @@ class Encoder:
         tokens = tokens + attended
         return tokens + layer.mlp(layer.layer_norm2(tokens)), weights
 
+    def class_token(self, tokens: Float[Tensor, "b t c"], index: int) -> Float[Tensor, "b c"]:
+        """The class token after a block, for a sixth of the block's work: the others lend keys and values alone."""
+        layer = self._layer(index)
+        attended, _ = _attend(layer.self_attn, self.ln_1(tokens, index), attention=False, queries=1)
+        first = tokens[:, :1] + attended
+        return (first + layer.mlp(layer.layer_norm2(first)))[:, 0]  # type: ignore[no-any-return]
+
     def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
         """One picture's last block with its gradients, from the tokens that enter it."""
         vision = self._model.vision_model
@@ -171,18 +178,20 @@ def _attend(
     normed: Float[Tensor, "b t c"],
     *,
     attention: bool,
-) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t t"] | None]:
-    b, t, c = normed.shape
+    queries: int | None = None,
+) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q t"] | None]:
+    """What the first `queries` tokens (none: all) gather from all tokens."""
+    b, _, c = normed.shape
 
     def heads(projected: Tensor) -> Tensor:
-        return projected.view(b, t, layer.num_heads, -1).transpose(1, 2)
+        return projected.view(b, projected.shape[1], layer.num_heads, -1).transpose(1, 2)
 
-    q, k, v = heads(layer.q_proj(normed)), heads(layer.k_proj(normed)), heads(layer.v_proj(normed))
+    q, k, v = heads(layer.q_proj(normed[:, :queries])), heads(layer.k_proj(normed)), heads(layer.v_proj(normed))
     if not attention:
         out = functional.scaled_dot_product_attention(q, k, v)
-        return layer.out_proj(out.transpose(1, 2).reshape(b, t, c)), None
+        return layer.out_proj(out.transpose(1, 2).reshape(b, -1, c)), None
     weights = (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
-    out = (weights @ v).transpose(1, 2).reshape(b, t, c)
+    out = (weights @ v).transpose(1, 2).reshape(b, -1, c)
     return layer.out_proj(out), weights.detach().float().mean(1)
 
 
