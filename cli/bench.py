@@ -3,17 +3,17 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from evaluation.official_scheme import Unit
-from evaluation.segmenter_cost import Comparison, Setting, floor
-from evaluation.segmenter_speed import compare
+from cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from evaluation.segmenter_cost import Comparison, Setting
 
 bench = typer.Typer(help="Measure the parts on this machine.", no_args_is_help=True)
 
@@ -36,6 +36,10 @@ def segmenter(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
 ) -> None:
     """Compare CPU seconds a picture with per-query autograd and with the official code's scheme of work."""
+    import torch
+
+    from evaluation.segmenter_cost import Setting
+
     width, height = _parse_size(size)
     try:
         setting = Setting(
@@ -47,7 +51,11 @@ def segmenter(
     result = _compare(setting)
     _print(result)
     if json_file is not None:
-        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+        except OSError as error:
+            raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
 
 
 def _parse_size(size: str) -> tuple[int, int]:
@@ -57,7 +65,9 @@ def _parse_size(size: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _compare(setting: Setting) -> Comparison:
+def _compare(setting: "Setting") -> "Comparison":
+    from evaluation.segmenter_speed import compare
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("crops"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
@@ -68,15 +78,15 @@ def _compare(setting: Setting) -> Comparison:
         return compare(setting, progress)
 
 
-def _print(result: Comparison) -> None:
-    console = Console()
+def _print(result: "Comparison") -> None:
+    console = Console(soft_wrap=True)
     figures, setting = result.to_json(), result.setting
     console.print(
         f"{setting.width} x {setting.height}, queries of the steps {result.sizes}, {figures['templates']} templates, "
         f"{figures['threads']} thread(s), torch {figures['torch']}; CPU seconds, f ViT-B/16 and g ViT-L/14"
     )
     console.print(_stages(result), _units(result))
-    least = floor(setting)
+    least = figures["tera_flop"]
     work = least["f_picture"] + result.work.crops_encoded * least["g_crop"]
     lines = [
         (
@@ -92,7 +102,7 @@ def _print(result: Comparison) -> None:
             f"{figures['ratio_autograd_whole']:.2f}"
         ),
         (
-            f"crops through g: {result.counted[Unit.CROP]} in the official scheme, {result.work.crops_encoded} here: "
+            f"crops through g: {result.crops_of_official} in the official scheme, {result.work.crops_encoded} here: "
             f"{figures['ratio_crops']:.1f} times fewer"
         ),
         (
@@ -107,7 +117,7 @@ def _print(result: Comparison) -> None:
         console.print(line)
 
 
-def _stages(result: Comparison) -> Table:
+def _stages(result: "Comparison") -> Table:
     table = Table("ours: stage", "CPU s", title="once a picture", title_justify="left")
     for name, cost in result.stages.items():
         table.add_row(name, f"{cost:.2f}")
@@ -117,7 +127,7 @@ def _stages(result: Comparison) -> Table:
     return table
 
 
-def _units(result: Comparison) -> Table:
+def _units(result: "Comparison") -> Table:
     table = Table("official: unit", "each, CPU s", "times", "CPU s", title="of the steps", title_justify="left")
     for unit, many in result.counted.items():
         cost = result.units[unit]
@@ -125,7 +135,7 @@ def _units(result: Comparison) -> Table:
     return table
 
 
-def _largest_difference(result: Comparison) -> float:
+def _largest_difference(result: "Comparison") -> float:
     pairs = zip(result.looks, result.full_steps, strict=True)
     return max(
         abs(query.score - score)

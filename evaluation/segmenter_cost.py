@@ -32,6 +32,8 @@ class Setting:
     shapes: tuple[Shape, Shape] = (VIT_B16, VIT_L14)
     gain: float = 1.0
     """Of the random weights; see evaluation.random_models."""
+    scale: float = 100.0
+    """exp(logit_scale). Small models of a high gain need less, lest the official scheme's probabilities underflow."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.survivors <= self.queries <= len(VOC_QUERIES) or self.steps < 1 or self.turns < 1:
@@ -74,6 +76,10 @@ class Comparison:
         return dict(counts(self.sizes, len(self.vocabulary.classifier_templates), len(self.vocabulary.background)))
 
     @property
+    def crops_of_official(self) -> int:
+        return self.counted[Unit.CROP]
+
+    @property
     def official_computed_s(self) -> float:
         return sum(self.units[unit] * many for unit, many in self.counted.items())
 
@@ -98,7 +104,7 @@ class Comparison:
             / (self.ours_cpu_s - self.stages["crf"]),
             "ratio_autograd": self.autograd_cams_s / self.ours_cams_s,
             "ratio_autograd_whole": self.autograd_cpu_s / self.ours_cpu_s,
-            "ratio_crops": self.counted[Unit.CROP] / max(1, self.work.crops_encoded),
+            "ratio_crops": self.crops_of_official / max(1, self.work.crops_encoded),
             "official_is": "computed from counted units" if self.official_full_s is None else "measured",
             "ours_cpu_s": self.ours_cpu_s,
             "ours_texts_cpu_s": self.texts_s,

@@ -59,7 +59,9 @@ def compare(setting: Setting, progress: Progress) -> Comparison:
     a_full_run = len(vocabulary.classifier_templates) * (setting.queries + setting.survivors) if setting.full else 0
     bar = _Bar(progress, 2 * setting.queries + setting.turns * (a_run + setting.queries) + a_full_run)
     bar.doing("building random models")
-    f, g = (encoder(shape, seed=seed, gain=setting.gain) for seed, shape in enumerate(setting.shapes))
+    f, g = (
+        encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale) for seed, shape in enumerate(setting.shapes)
+    )
     image = picture(setting.height, setting.width)
     ours = Segmenter(f, g, clock=time.process_time)
     bar.doing("choosing theta after step 1")

@@ -27,7 +27,9 @@ def _one_thread():
 
 def test_a_full_run_scores_as_ours_and_fills_every_figure():
     seen = []
-    setting = Setting(width=128, height=96, survivors=3, steps=3, turns=1, full=True, shapes=(TINY_F, TINY_G), gain=4.0)
+    setting = Setting(
+        width=128, height=96, survivors=3, steps=3, turns=1, full=True, shapes=(TINY_F, TINY_G), gain=4.0, scale=20.0
+    )
     result = compare(setting, lambda what, done, total: seen.append((what, done, total)))
     figures = json.loads(json.dumps(result.to_json()))
     assert figures.keys() >= CHECKED
