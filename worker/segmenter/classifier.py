@@ -45,8 +45,8 @@ def encode(
         pixels = torch.from_numpy(np.pad(chunk, ((0, blanks), (0, 0), (0, 0), (0, 0))))
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
-        tokens, _ = encoder.blocks(tokens, 0, depth, attention_from=depth)
-        z = encoder.project(tokens[: len(chunk), 0]).float()
+        tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)
+        z = encoder.project(encoder.class_token(tokens, depth - 1)[: len(chunk)]).float()
         parts.append(functional.normalize(z, dim=-1))
     return torch.cat(parts)
 

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from car.errors import VocabularyError
+from worker.segmenter.last_block import LastBlock
 
 CONTEXT = 77
 """Tokens that CLIP's text tower reads."""
 _TEXTS_AT_ONCE = 256
+_POSITIONS_STEP = 16
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -66,11 +68,19 @@ class Encoder:
         return padded.to(self.device)
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Embeddings of length 1, float32."""
+    def texts(self, texts: Sequence[str], *, context: int | None = None) -> Float[Tensor, "n d"]:
+        """Embeddings of length 1, float32.
+
+        The tower looks back only, so positions behind the end token change nothing. It computes `context` of them, or
+        no more than the longest text needs, in steps of a few so that a text's company seldom changes the shape.
+        """
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         tokens = self.tokens(texts)
+        if context is None:
+            longest = 1 + int((tokens == int(self._tokenizer.eos_token_id)).int().argmax(1).max())
+            context = min(CONTEXT, -(-longest // _POSITIONS_STEP) * _POSITIONS_STEP)
+        tokens = tokens[:, :context]
         parts = []
         for chunk in torch.split(tokens, _TEXTS_AT_ONCE):
             pooled = self._model.text_model(input_ids=chunk).pooler_output
@@ -138,6 +148,18 @@ class Encoder:
         tokens = tokens + attended
         return tokens + layer.mlp(layer.layer_norm2(tokens)), weights
 
+    def class_token(self, tokens: Float[Tensor, "b t c"], index: int) -> Float[Tensor, "b c"]:
+        """The class token after a block, for a sixth of the block's work: the others lend keys and values alone."""
+        layer = self._layer(index)
+        attended, _ = _attend(layer.self_attn, self.ln_1(tokens, index), attention=False, queries=1)
+        first = tokens[:, :1] + attended
+        return (first + layer.mlp(layer.layer_norm2(first)))[:, 0]  # type: ignore[no-any-return]
+
+    def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
+        """One picture's last block with its gradients, from the tokens that enter it."""
+        vision = self._model.vision_model
+        return LastBlock(self._layer(self.depth - 1), vision.post_layernorm, self._model.visual_projection, tokens)
+
     def project(self, tokens: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
         """ln_post, then the projection into the space of texts."""
         return self._model.visual_projection(self._model.vision_model.post_layernorm(tokens))  # type: ignore[no-any-return]
@@ -156,18 +178,20 @@ def _attend(
     normed: Float[Tensor, "b t c"],
     *,
     attention: bool,
-) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t t"] | None]:
-    b, t, c = normed.shape
+    queries: int | None = None,
+) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q t"] | None]:
+    """What the first `queries` tokens (none: all) gather from all tokens."""
+    b, _, c = normed.shape
 
     def heads(projected: Tensor) -> Tensor:
-        return projected.view(b, t, layer.num_heads, -1).transpose(1, 2)
+        return projected.view(b, projected.shape[1], layer.num_heads, -1).transpose(1, 2)
 
-    q, k, v = heads(layer.q_proj(normed)), heads(layer.k_proj(normed)), heads(layer.v_proj(normed))
+    q, k, v = heads(layer.q_proj(normed[:, :queries])), heads(layer.k_proj(normed)), heads(layer.v_proj(normed))
     if not attention:
         out = functional.scaled_dot_product_attention(q, k, v)
-        return layer.out_proj(out.transpose(1, 2).reshape(b, t, c)), None
+        return layer.out_proj(out.transpose(1, 2).reshape(b, -1, c)), None
     weights = (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
-    out = (weights @ v).transpose(1, 2).reshape(b, t, c)
+    out = (weights @ v).transpose(1, 2).reshape(b, -1, c)
     return layer.out_proj(out), weights.detach().float().mean(1)
 
 

@@ -22,14 +22,12 @@ from torch import Tensor
 
 from car.recipe import Arithmetic, Cam, Recipe
 from worker.segmenter.encoder import Encoder
+from worker.segmenter.last_block import LastBlock
 
 MULTIPLE = 16
 """Pictures are enlarged to multiples of this before f sees them, whatever its patch size (official code)."""
 _AFFINITY_MAPS = 8
 _SINKHORN_ROUNDS = 3
-_PRODUCTS_AT_ONCE = 16
-_GRADIENT_SCALE = 1024.0
-"""Keeps gradients of half-precision models out of the subnormal range; a power of two, so exact."""
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
@@ -52,8 +50,8 @@ class Encoded:
     """CAA's transition matrix; none for plain GradCAM."""
     grid: tuple[int, int]
     """(rows, columns) of patches."""
+    last_block: LastBlock
     products: int = 0
-    _graph: tuple[Tensor, Tensor] | None = None
     _jacobian: Float[Tensor, "d c"] | None = None
 
     def maps(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
@@ -69,16 +67,11 @@ class Encoded:
 
     def _gradients(self, cotangents: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """The mean over patches of d<z, t>/dA for each row t."""
-        assert self._graph is not None, "this picture was encoded without its gradient side"  # noqa: S101
-        z, normed = self._graph
         self.products += len(cotangents)
-        parts = []
-        for chunk in torch.split(cotangents * _GRADIENT_SCALE, _PRODUCTS_AT_ONCE):
-            (gradient,) = torch.autograd.grad(z, normed, chunk[:, None], retain_graph=True, is_grads_batched=True)
-            parts.append(gradient[:, 0, 1:].float().mean(1))  # the class token is dropped
-        return torch.cat(parts) / _GRADIENT_SCALE
+        return self.last_block.gradients(cotangents).float()
 
 
+@torch.no_grad()
 def encode(
     encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe, *, at_once: int
 ) -> list[Encoded]:
@@ -92,41 +85,39 @@ def encode(
         raise ValueError(f"pictures of sizes {[image.shape[:2] for image in images]} do not share a padded size")
     pixels = torch.zeros(at_once, height, width, 3, dtype=torch.uint8)
     for row, image in enumerate(images):
-        pixels[row] = torch.from_numpy(_resize(image, height, width))
+        pixels[row] = torch.from_numpy(resize(image, height, width))
     with_affinity = recipe.cam is Cam.CAA
     first_map = max(0, encoder.depth - _AFFINITY_MAPS) if with_affinity else encoder.depth
-    with torch.no_grad():
-        tokens = encoder.embed(
-            encoder.normalise(pixels), round_positions=recipe.position_rounding is Arithmetic.OFFICIAL
-        )
-        tokens, attention = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=first_map)
+    tokens = encoder.embed(encoder.normalise(pixels), round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
+    tokens, attention = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=first_map)
     grid = (height // encoder.patch, width // encoder.patch)
-    # The gradient side is built picture by picture: texts, not pictures, are what its products are batched over.
+    # The last block is kept picture by picture: texts, not pictures, are what its products are batched over.
     return [
-        _encoded(encoder, row[None], maps[None] if with_affinity else None, grid)
+        encode_tokens(encoder, row[None], maps[None] if with_affinity else None, grid)
         for row, maps in zip(tokens[: len(images)], attention[: len(images)], strict=True)
     ]
 
 
-def _encoded(
+@torch.no_grad()
+def encode_tokens(
     encoder: Encoder,
     tokens: Float[Tensor, "1 t c"],
     attention: Float[Tensor, "1 t t"] | None,
     grid: tuple[int, int],
 ) -> Encoded:
-    last = encoder.depth - 1
-    normed = encoder.ln_1(tokens, last).detach()
-    with torch.enable_grad():
-        normed.requires_grad_()
-        out, own = encoder.block(tokens, normed, last, attention=attention is not None)
-        z = encoder.project_mean(out[:, 1:])
+    """What f sees of one picture, from the tokens that enter the last block and the sum of the attention maps before it
+    (none: no CAA).
+    """
+    last = encoder.last_block(tokens[0])
     affinity = None
-    if attention is not None and own is not None:
-        affinity = transition((attention + own)[0, 1:, 1:] / min(_AFFINITY_MAPS, encoder.depth))
-    return Encoded(normed.detach()[0, 1:].float(), z.detach()[0], affinity, grid, _graph=(z, normed))
+    if attention is not None:
+        maps = (attention[0] + last.attention.float())[1:, 1:]
+        affinity = transition(maps / min(_AFFINITY_MAPS, encoder.depth))
+    return Encoded(last.a[1:].float(), last.z.float(), affinity, grid, last)
 
 
-def _resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture at the size at which f sees it."""
     if image.shape[:2] == (height, width):
         return np.array(image)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

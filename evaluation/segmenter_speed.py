@@ -1,0 +1,173 @@
+"""The segmenter's cost beside two plainer schemes of the same arithmetic, in CPU seconds of one process.
+
+Full-size architectures with random weights stand in for CLIP, whose speed depends on shapes alone. Scores of random
+weights mean nothing, so theta is chosen after a look at step 1: it keeps exactly as many queries as asked for.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from car.presets import preset
+from car.recipe import Recipe
+from car.vocabulary import Vocabulary
+from car.words import VOC_QUERIES
+from evaluation.autograd_cams import cams as autograd_cams
+from evaluation.official_scheme import OfficialScheme, Unit
+from evaluation.random_models import encoder
+from evaluation.segmenter_cost import Comparison, Setting
+from worker.segmenter import proposals
+from worker.segmenter.recurrence import Look
+from worker.segmenter.segmenter import Segmenter
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of all is done, and how much that is."""
+
+
+@dataclass
+class _Bar:
+    """Progress in crops, which cost nearly everything."""
+
+    progress: Progress
+    total: int
+    what: str = ""
+    done: int = 0
+
+    def doing(self, what: str) -> None:
+        self.what = what
+        self.add(0)
+
+    def add(self, many: int) -> None:
+        self.done += many
+        self.progress(self.what, min(self.done, self.total), self.total)
+
+    def unit(self, unit: Unit, many: int) -> None:
+        """One unit of the official scheme is done."""
+        if unit is Unit.CROP:
+            self.add(many)
+
+
+def compare(setting: Setting, progress: Progress) -> Comparison:
+    """Measure ours, per-query autograd and the official scheme turn about in this process."""
+    vocabulary = Vocabulary.of(VOC_QUERIES[: setting.queries])
+    result = Comparison(setting, vocabulary)
+    a_run = setting.queries + (setting.survivors if setting.survivors > 1 else 0)
+    a_full_run = len(vocabulary.classifier_templates) * (setting.queries + setting.survivors) if setting.full else 0
+    bar = _Bar(progress, 2 * setting.queries + setting.turns * (a_run + setting.queries) + a_full_run)
+    bar.doing("building random models")
+    f, g = (
+        encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale) for seed, shape in enumerate(setting.shapes)
+    )
+    image = picture(setting.height, setting.width)
+    ours = Segmenter(f, g, clock=time.process_time)
+    bar.doing("choosing theta after step 1")
+    recipe = _recipe(ours, image, result)
+    bar.add(2 * setting.queries)
+    for _ in range(setting.turns):
+        bar.doing("ours")
+        _measure_ours(ours, image, recipe, result)
+        bar.add(a_run)
+        scheme = OfficialScheme(f, g, image, vocabulary, recipe, after_unit=bar.unit)
+        bar.doing("CAMs by autograd")
+        _measure_cams(scheme, result)
+        bar.doing("units of the official scheme")
+        _measure_units(scheme, result)
+    if setting.full:
+        bar.doing("the official scheme to its end")
+        scheme = OfficialScheme(f, g, image, vocabulary, recipe, after_unit=bar.unit)
+        start = time.process_time()
+        result.full_steps = scheme.run()
+        result.official_full_s = time.process_time() - start
+    return result
+
+
+def picture(height: int, width: int, seed: int = 0) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB patches of random colours with grain: something for attention and CRF to hold on to."""
+    rng = np.random.default_rng(seed)
+    tiles = rng.integers(32, 224, (-(-height // 64), -(-width // 64), 3)).repeat(64, 0).repeat(64, 1)
+    grain = rng.integers(-8, 9, (height, width, 3))
+    return (tiles[:height, :width] + grain).astype(np.uint8)
+
+
+def _recipe(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], result: Comparison) -> Recipe:
+    """The recipe whose theta lies between the scores of step 1 that shall and that shall not survive. Embeds the texts
+    and warms everything up on the way.
+    """
+    setting, looks = result.setting, list[Look]()
+    once = replace(preset("voc"), max_steps=1)
+    first = ours.segment([image], result.vocabulary, once, observe=lambda _, look: looks.append(look))[0]
+    result.texts_s = first.timings["text_ms"] / 1000
+    scores = [*sorted((query.score for query in looks[0].step.queries), reverse=True), 0.0]
+    theta = (scores[setting.survivors - 1] + scores[setting.survivors]) / 2
+    return replace(once, theta=theta, max_steps=setting.steps)
+
+
+def _measure_ours(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
+    looks = list[Look]()
+    done = ours.segment([image], result.vocabulary, recipe, observe=lambda _, look: looks.append(look))[0]
+    stages = {name.removesuffix("_ms"): ms / 1000 for name, ms in done.timings.items() if name != "text_ms"}
+    if not result.stages or sum(stages.values()) < result.ours_cpu_s:
+        result.stages = stages
+    result.work, result.looks = done.work, looks
+    result.sizes = [len(look.step.queries) for look in looks]
+
+
+def _measure_cams(scheme: OfficialScheme, result: Comparison) -> None:
+    """All steps' CAMs from the tokens before the last block on: closed form and autograd, with the same texts."""
+    block, _, grid = scheme.encode_picture()
+    f, vocabulary = scheme.proposal, result.vocabulary
+    labels = [label.prompts[0] for label in vocabulary.labels]
+    background = f.texts([vocabulary.cam_template.format(word) for word in vocabulary.background])
+    raw, templated = f.texts(labels), f.texts([vocabulary.cam_template.format(label) for label in labels])
+    place = {label: i for i, label in enumerate(labels)}
+    alive = [[place[query.label] for query in look.step.queries] for look in result.looks]
+    sets = [(templated if step else raw)[rows] for step, rows in enumerate(alive)]
+
+    def closed_form() -> None:
+        encoded = proposals.encode_tokens(f, block.tokens, None, grid)
+        logits = f.scale * background @ encoded.z
+        m_bg = encoded.maps(logits.softmax(0) @ background[None])[0]
+        maps = {True: encoded.maps(raw), False: encoded.maps(templated[alive[1]]) if len(alive) > 1 else raw}
+        for step, texts in enumerate(sets):
+            rows = alive[0] if step == 0 else [alive[1].index(i) for i in alive[step]]
+            proposals.gradcams(maps[step == 0][rows], f.scale * texts @ encoded.z, m_bg, torch.logsumexp(logits, 0))
+
+    def by_autograd() -> None:
+        for texts in sets:
+            autograd_cams(block, texts, background)
+
+    result.ours_cams_s = _least(result.ours_cams_s, _cpu_seconds(closed_form))
+    result.autograd_cams_s = _least(result.autograd_cams_s, _cpu_seconds(by_autograd))
+
+
+def _measure_units(scheme: OfficialScheme, result: Comparison) -> None:
+    """Each unit in the company in which the official scheme does it: one of a kind, or one template's texts and crops
+    of step 1.
+    """
+    scheme.done.clear()
+    scheme.spent.clear()
+    words = [label.prompts[0] for label in result.vocabulary.labels]
+    block, attention, grid = scheme.encode_picture()
+    texts = scheme.proposal_texts(words)
+    for index in range(min(3, len(words))):
+        cam, own = scheme.query_cam(block, index, texts, scheme.proposal_texts(result.vocabulary.background[:1]))
+        scheme.refine(cam, own, attention, grid)
+    crops = scheme.show(result.looks[0].cams)
+    scheme.classifier_texts([result.vocabulary.classifier_templates[0].format(word) for word in words])
+    scheme.encode_crops(crops)
+    for unit, many in scheme.done.items():
+        result.units[unit] = _least(result.units.get(unit, 0.0), scheme.spent[unit] / many)
+
+
+def _cpu_seconds(call: Callable[[], None]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _least(known: float, new: float) -> float:
+    return min(known, new) if known else new
