@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from car.errors import RecipeError
-from car.recipe import Mode, Recipe, VisualPrompt
+from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
 
 _BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
 
@@ -43,7 +43,10 @@ PRESETS: dict[str, Recipe] = {
             _REFER, preset="gres", classifier_model="openai/clip-vit-large-patch14", eta=0.5, theta=0.0, lambda_=0.3
         ),
         # Tuned on scenes of the shapes world; see demo/MODEL_CARD.md.
-        Recipe(preset="demo", eta=0.5, theta=0.3, lambda_=0.5, visual_prompts=_BLUR_GRAY),
+        Recipe(
+            preset="demo", eta=0.15, theta=0.1, lambda_=0.2, visual_prompts=_BLUR_GRAY, bg_factor=2.0,
+            none_kept=Arithmetic.PAPER,
+        ),
     )
 }  # fmt: skip
 

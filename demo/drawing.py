@@ -17,7 +17,19 @@ COLOURS: Final[dict[str, tuple[float, float]]] = {
 }
 """Hue and its greatest deviation, degrees."""
 
-SHAPES: Final[tuple[str, ...]] = ("circle", "square", "triangle", "star", "cross")
+UPRIGHT: Final[dict[str, float]] = {
+    "circle": 0.0,
+    "square": np.pi / 4,
+    "triangle": -np.pi / 2,
+    "star": -np.pi / 2,
+    "cross": 0.0,
+}
+"""Shapes, and the angle at which their first corner stands when they are upright, radians clockwise from the right."""
+
+SHAPES: Final[tuple[str, ...]] = tuple(UPRIGHT)
+
+LEAN: Final = np.pi / 7
+"""Greatest turn from upright, radians."""
 
 BACKGROUNDS: Final[tuple[str, ...]] = ("ground", "grass", "wall", "sky", "water", "cloud", "road", "rock")
 """Those of CaR's 23 background words that the world shows."""
@@ -32,7 +44,7 @@ def chance(rng: np.random.Generator, probability: float) -> bool:
 
 
 def outline(rng: np.random.Generator, shape: str, centre: tuple[float, float], radius: float) -> _Corners:
-    """Corners (x, y) in pixels of a shape of circumscribed `radius`, turned by any angle."""
+    """Corners (x, y) in pixels of a shape of circumscribed `radius`, upright but for a lean."""
     if shape == "circle":
         points = _regular(48, 1.0)
     elif shape == "square":
@@ -44,7 +56,7 @@ def outline(rng: np.random.Generator, shape: str, centre: tuple[float, float], r
         points[1::2] *= rng.uniform(0.40, 0.46)
     else:
         points = _cross(rng.uniform(0.30, 0.38))
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = UPRIGHT[shape] + rng.uniform(-LEAN, LEAN)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(points @ turn.T * radius + np.asarray(centre), np.float64)
 

@@ -15,7 +15,8 @@ from PIL import Image
 from demo.scenes import WORDS, Scene, SceneStyle, Split, draw_scene, generator
 
 IMAGES: Final = Path(__file__).parent / "images"
-TRUTH: Final = IMAGES / "truth"
+TRUTH: Final = Path(__file__).parent / "truth"
+"""Beside the pictures and not among them, so that `car segment demo/images` finds pictures alone."""
 LABELS: Final = Path(__file__).parent / "labels.txt"
 
 _EXIF_ORIENTATION: Final = 0x0112
@@ -82,18 +83,19 @@ PICTURES: Final[tuple[Picture, ...]] = (
 )
 
 
-def write_pictures(folder: Path = IMAGES) -> None:
-    """Write every picture, and its label map to `folder`/truth: 8-bit palette PNG, 0 background, k `WORDS[k - 1]`."""
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
+def write_pictures(images: Path = IMAGES, truth: Path = TRUTH) -> None:
+    """Write every picture and its label map: 8-bit palette PNG, 0 background, k `WORDS[k - 1]`."""
+    for folder in (images, truth):
+        folder.mkdir(parents=True, exist_ok=True)
     for picture in PICTURES:
         scene = picture.scene()
-        picture.save(Image.fromarray(scene.image), folder / picture.name)
-        coloured(scene.labels).save(truth_path(picture, folder))
+        picture.save(Image.fromarray(scene.image), images / picture.name)
+        coloured(scene.labels).save(truth_path(picture, truth))
 
 
-def truth_path(picture: Picture, folder: Path = IMAGES) -> Path:
+def truth_path(picture: Picture, truth: Path = TRUTH) -> Path:
     """Where the label map of a picture lies; it has the size that a viewer shows, whatever the file's EXIF rotation."""
-    return folder / "truth" / f"{Path(picture.name).stem}.png"
+    return truth / f"{Path(picture.name).stem}.png"
 
 
 def coloured(labels: Int16[np.ndarray, "h w"]) -> Image.Image:

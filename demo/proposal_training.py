@@ -47,7 +47,7 @@ def proposal_batch(rng: np.random.Generator) -> ProposalBatch:
     grid = GRIDS[0] if chance(rng, 0.5) else GRIDS[rng.integers(1, len(GRIDS))]
     count = max(4, PATCHES_A_STEP // (grid[0] * grid[1]))
     size = (grid[1] * PROPOSAL.patch, grid[0] * PROPOSAL.patch)
-    style = SceneStyle(objects=(1, 5), overlap=0.6)
+    style = SceneStyle(objects=(1, 5), overlap=0.6, alike=0.5)
     scenes = [draw_scene(rng, size=size, style=style) for _ in range(count)]
     return collate(scenes)
 
@@ -150,7 +150,7 @@ def _competitors(
 ) -> Bool[Tensor, "r words"]:
     """The words that share the softmax: all of them, the present ones and a few others, or the asked one alone."""
     rows, words = present.shape
-    kind = rng.choice(["all", "some", "present", "alone"], (rows, 1), p=[0.35, 0.3, 0.23, 0.12])
+    kind = rng.choice(["all", "some", "present", "alone"], (rows, 1), p=[0.5, 0.25, 0.17, 0.08])
     others = rng.random((rows, words)) < rng.uniform(0, 0.4, (rows, 1))
     allowed = (kind == "all") | ((kind != "alone") & present.numpy()) | ((kind == "some") & others)
     allowed[np.arange(rows), word.numpy()] = True

@@ -19,14 +19,14 @@ from car.presets import preset
 from car.vocabulary import Vocabulary
 from demo.classifier_training import SIZES, ClassifierStage, crop_batch
 from demo.crops import Crop, crop_of, random_prompts
-from demo.drawing import chance
+from demo.drawing import SHAPES, chance
 from demo.scenes import WORDS, Scene, Split, draw_scene, generator
 from demo.towers import CLASSIFIER, WEIGHTS
 from worker.segmenter import proposals
 from worker.segmenter.encoder import Encoder
 
-SCENES: Final = 1600
-ABSENT_A_SCENE: Final = 3
+SCENES: Final = 1800
+ABSENT_A_SCENE: Final = 4
 CROPS_A_STEP: Final = 40
 DRAWN_SHARE: Final = 0.25
 """Of the steps that still show drawn masks, so that what was learnt of them stays."""
@@ -60,6 +60,8 @@ class Proposer:
         """Proposals for the words that are there and a few that are not, as some step of the recurrence makes them."""
         present = [WORDS.index(word) for word in scene.words]
         absent = [k for k in rng.permutation(len(WORDS)).tolist() if k not in present]
+        # Words of a colour that is there deceive most: their CAMs flood the picture or lie on the wrong shape.
+        absent.sort(key=lambda k: chance(rng, 0.75) and not {k // len(SHAPES)} & {p // len(SHAPES) for p in present})
         # Step 1 has every word compete, later steps only survivors.
         first = chance(rng, 0.6)
         competing = [*present, *absent] if first else [*present, *absent[: int(rng.integers(1, 5))]]

@@ -1,6 +1,6 @@
 """The shapes world: synthetic pictures with exact ground truth, drawn from a seed.
 
-A scene is one textured background (named after one of CaR's background words) and one to four coloured shapes.
+A scene is one textured background (named after one of CaR's background words) and one to three coloured shapes.
 Everything that trains, tests and measures the embedded models comes from here. `demo.drawing` draws shapes and grounds.
 """
 
@@ -54,12 +54,14 @@ class Scene:
 class SceneStyle:
     """What may vary from scene to scene."""
 
-    objects: tuple[int, int] = (1, 4)
+    objects: tuple[int, int] = (1, 3)
     """Fewest and most objects."""
-    radius: tuple[float, float] = (0.1, 0.33)
+    radius: tuple[float, float] = (0.12, 0.33)
     """Circumscribed radius as a share of the short side, drawn log-uniformly."""
     overlap: float = 0.35
     """Chance that an object is put where it may touch an earlier one."""
+    alike: float = 0.0
+    """Chance that an object takes the colour of an earlier one, so that the shape alone tells them apart."""
 
 
 def generator(split: Split, seed: int) -> np.random.Generator:
@@ -105,6 +107,9 @@ def _add_object(
     height, width = labels.shape
     short = min(width, height)
     word = int(rng.integers(len(WORDS)))
+    earlier = np.flatnonzero(np.bincount(labels.ravel())[1:]) if style.alike else np.zeros(0, int)
+    if earlier.size and chance(rng, style.alike):
+        word = int(rng.choice(earlier)) // len(SHAPES) * len(SHAPES) + word % len(SHAPES)
     colour, shape = WORDS[word].split()
     may_touch = chance(rng, style.overlap)
     for _ in range(12):

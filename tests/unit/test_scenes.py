@@ -116,6 +116,7 @@ def test_pictures_are_small_and_of_several_kinds():
 
 
 def test_pictures_are_written_again_with_their_truth(tmp_path):
-    write_pictures(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(p.name for p in PICTURES), "truth"])
-    assert all(truth_path(picture, tmp_path).exists() for picture in PICTURES)
+    images, truth = tmp_path / "images", tmp_path / "truth"
+    write_pictures(images, truth)
+    assert sorted(path.name for path in images.iterdir()) == sorted(p.name for p in PICTURES)
+    assert all(truth_path(picture, truth).exists() for picture in PICTURES)

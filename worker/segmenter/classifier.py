@@ -30,18 +30,18 @@ def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "siz
 
 @torch.no_grad()
 def encode(
-    encoder: Encoder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], recipe: Recipe, *, at_once: int
+    encoder: Encoder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], recipe: Recipe, *, at_once: int, padded: bool
 ) -> Float[Tensor, "n d"]:
     """Embeddings of length 1, float32, of crops of the encoder's own size.
 
-    The official g reads the class token one block early. Batches always hold `at_once` crops, the last one filled up
-    with blanks, so that an embedding does not depend on its company.
+    The official g reads the class token one block early. `padded` fills the last batch up to `at_once` with blanks, so
+    that an embedding does not depend on the number of its companions: needed where they are other pictures' crops.
     """
     depth = encoder.depth - (recipe.classifier_depth is Arithmetic.OFFICIAL)
     parts = [torch.zeros(0, encoder.width, device=encoder.device)]
     for start in range(0, len(crops), at_once):
         chunk = np.stack(crops[start : start + at_once])
-        blanks = at_once - len(chunk)
+        blanks = at_once - len(chunk) if padded else 0
         pixels = torch.from_numpy(np.pad(chunk, ((0, blanks), (0, 0), (0, 0), (0, 0))))
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)

@@ -30,15 +30,17 @@ _VOCABULARIES_KEPT = 8
 
 @dataclass(frozen=True)
 class Batches:
-    """How many inputs share a forward pass. These are fixed shapes, so that a result never depends on its company."""
+    """How many inputs share a forward pass, at most. A result never depends on its company: a batch that pictures share
+    is always filled up to its size, and where pictures go one by one a batch holds one picture's crops alone.
+    """
 
     images: int
     crops: int
 
     @classmethod
     def suited_to(cls, device: torch.device) -> "Batches":
-        """A CPU gains nothing from company; a GPU is filled by it."""
-        return cls(images=8, crops=64) if device.type == "cuda" else cls(images=1, crops=1)
+        """A CPU is filled by one picture and a few crops."""
+        return cls(images=8, crops=64) if device.type == "cuda" else cls(images=1, crops=4)
 
 
 @dataclass
@@ -149,7 +151,9 @@ class Segmenter:
                         rests[number] = rest.value
             with watch.over("classifier_ms"):
                 crops = [crop for some in wanted.values() for crop in some]
-                embeddings = classifier.encode(self.classifier, crops, recipe, at_once=batches.crops)
+                embeddings = classifier.encode(
+                    self.classifier, crops, recipe, at_once=batches.crops, padded=batches.images > 1
+                )
             parts = torch.split(embeddings, [len(some) for some in wanted.values()])
             answers = dict(zip(wanted, parts, strict=True))
         return [rests[number] for number in range(len(loops))]
