@@ -61,7 +61,7 @@ class Plan:
 PLANS: Final = {
     "trunk": Plan(steps=4000, rate=1.3e-3),
     "proposal": Plan(steps=1200, rate=8e-4),
-    "classifier": Plan(steps=1800, rate=6e-4),
+    "classifier": Plan(steps=1500, rate=6e-4),
 }
 """What the shipped weights were trained with."""
 
