@@ -3,6 +3,7 @@
     python -m demo.train --stage trunk                              # colours and shapes, for both
     python -m demo.train --stage proposal --start out/trunk &       # these two side by side,
     python -m demo.train --stage classifier --start out/trunk       # one core each
+    python -m demo.train --stage rehearsal --start demo/weights/classifier
 
 The first writes to `--checkpoints`, the others to demo/weights. A stopped run goes on from its checkpoint.
 """
@@ -63,11 +64,11 @@ class Plan:
 
 PLANS: Final = {
     "trunk": Plan(steps=4000, rate=1.3e-3),
-    "proposal": Plan(steps=1200, rate=8e-4),
+    "proposal": Plan(steps=2400, rate=8e-4),
     "classifier": Plan(steps=1800, rate=6e-4),
-    "rehearsal": Plan(steps=600, rate=4e-4, warmup=50),
+    "rehearsal": Plan(steps=1500, rate=5e-4),
 }
-"""What the shipped weights were trained with."""
+"""About what the shipped weights were trained with; demo/MODEL_CARD.md says how they came about."""
 
 
 def learning_rate(plan: Plan, step: int) -> float:
