@@ -61,7 +61,8 @@ class SceneStyle:
     overlap: float = 0.35
     """Chance that an object is put where it may touch an earlier one."""
     alike: float = 0.0
-    """Chance that an object takes the colour of an earlier one, so that the shape alone tells them apart."""
+    """Chance that an object takes the colour of an earlier one, so that shape alone tells them apart. At 0 the objects
+    of a scene have colours of their own."""
 
 
 def generator(split: Split, seed: int) -> np.random.Generator:
@@ -107,9 +108,7 @@ def _add_object(
     height, width = labels.shape
     short = min(width, height)
     word = int(rng.integers(len(WORDS)))
-    earlier = np.flatnonzero(np.bincount(labels.ravel())[1:]) if style.alike else np.zeros(0, int)
-    if earlier.size and chance(rng, style.alike):
-        word = int(rng.choice(earlier)) // len(SHAPES) * len(SHAPES) + word % len(SHAPES)
+    word = _recoloured(rng, word, np.flatnonzero(np.bincount(labels.ravel())[1:]), style.alike)
     colour, shape = WORDS[word].split()
     may_touch = chance(rng, style.overlap)
     for _ in range(12):
@@ -122,6 +121,17 @@ def _add_object(
             fill(rng, canvas, colour, alpha, polygon)
             labels[inside] = word + 1
             return
+
+
+def _recoloured(rng: np.random.Generator, word: int, earlier: np.ndarray, alike: float) -> int:
+    """The word, or another colour of its shape: an earlier object's with chance `alike`, one that is free at 0."""
+    taken = np.unique(earlier // len(SHAPES))
+    colour, shape = divmod(word, len(SHAPES))
+    if taken.size and alike and chance(rng, alike):
+        colour = int(rng.choice(taken))
+    elif not alike and colour in taken:
+        colour = int(rng.choice([k for k in range(len(COLOURS)) if k not in taken]))
+    return colour * len(SHAPES) + shape
 
 
 def _place(rng: np.random.Generator, width: int, height: int, radius: float) -> tuple[float, float]:
