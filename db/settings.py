@@ -1,0 +1,78 @@
+"""Where rows, objects and doorbells are: the settings that every process of the service shares."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from db.errors import SettingsInvalid
+
+Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()/-]*$")]
+
+
+class EngineSettings(BaseSettings):
+    """Read from the environment, under the names people know. Every field says in its description what it is for."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(
+        alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host:5432/name"
+    )
+    celery_broker_url: SecretStr = Field(
+        alias="CELERY_BROKER_URL", description="Redis, as redis://:password@host:6379/0; it may forget everything"
+    )
+    s3_bucket: str = Field(alias="S3_BUCKET", min_length=3, description="bucket that masks are written to")
+    s3_prefix: Prefix = Field(default="car/", alias="S3_PREFIX", description="what keys of masks begin with")
+    aws_endpoint_url_s3: str | None = Field(
+        default=None, alias="AWS_ENDPOINT_URL_S3", description="S3 server other than AWS: SeaweedFS, MinIO, Ceph"
+    )
+    aws_access_key_id: str | None = Field(
+        default=None, alias="AWS_ACCESS_KEY_ID", description="without it: boto3's own search (instance role, profile)"
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        default=None, alias="AWS_SECRET_ACCESS_KEY", description="of the access key"
+    )
+    aws_session_token: SecretStr | None = Field(
+        default=None, alias="AWS_SESSION_TOKEN", description="of temporary credentials"
+    )
+    aws_region: str = Field(default="us-east-1", alias="AWS_REGION", description="region of the bucket")
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        alias="CAR_S3_ADDRESSING",
+        description="path: host/bucket/key; virtual: bucket.host/key; auto: path where an endpoint is set",
+    )
+    s3_public_endpoint: str | None = Field(
+        default=None,
+        alias="CAR_S3_PUBLIC_ENDPOINT",
+        description="S3 as browsers reach it, for presigned links, where it is not AWS_ENDPOINT_URL_S3",
+    )
+    database_pool: int = Field(
+        default=10, ge=1, le=200, alias="CAR_DATABASE_POOL", description="connections a process keeps at most"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", alias="LOG_LEVEL", description="least severity that is logged"
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("aws_endpoint_url_s3", "s3_public_endpoint", "aws_access_key_id", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings of this process.
+
+        Raises:
+            SettingsInvalid: what is missing or wrong, by the names of the variables; never their values.
+
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors()]
+            raise SettingsInvalid("the environment is not complete: " + "; ".join(lines)) from None

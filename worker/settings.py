@@ -1,0 +1,40 @@
+"""The settings of a worker process."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from db.settings import EngineSettings
+
+
+class WorkerSettings(EngineSettings):
+    """What a worker reads from the environment besides where its engines are."""
+
+    models: str = Field(default="demo", alias="CAR_MODELS", description="demo, openai, or a folder of models")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", alias="CAR_DEVICE", description="auto: CUDA where there is one"
+    )
+    batch: int = Field(
+        default=0, ge=0, le=256, alias="CAR_BATCH", description="pictures that are segmented together; 0: by device"
+    )
+    lease_seconds: float = Field(
+        default=30.0, ge=1, le=3600, alias="CAR_LEASE_SECONDS", description="a silent worker's pictures go on after it"
+    )
+    reap_seconds: float = Field(
+        default=10.0, ge=0.5, le=300, alias="CAR_REAP_SECONDS", description="between looks for what was lost"
+    )
+    slice_seconds: float = Field(
+        default=300.0, ge=1, le=1800, alias="CAR_SLICE_SECONDS", description="a task works so long at most, then rings"
+    )
+    fetch_threads: int = Field(
+        default=8, ge=1, le=64, alias="CAR_FETCH_THREADS", description="pictures fetched and decoded at a time"
+    )
+    finish_threads: int = Field(
+        default=2, ge=1, le=64, alias="CAR_FINISH_THREADS", description="pictures that get CRF, coding and S3 at a time"
+    )
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, alias="CAR_MAX_PIXELS", description="a picture of more is refused by its header"
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20, ge=1, alias="CAR_MAX_BYTES", description="a picture's file of more is not fetched"
+    )
