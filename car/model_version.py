@@ -16,5 +16,14 @@ def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabu
     `weights` maps a model's role (proposal, classifier, sam) to the sha256 of its safetensors. Equal strings mean equal
     masks; the string is what Label Studio compares before it asks again.
     """
-    models = hashlib.sha256("\n".join(f"{role} {weights[role]}" for role in sorted(weights)).encode()).hexdigest()
-    return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{vocabulary.digest[:8]}"
+    return f"car-{CODE_VERSION}+{_models(weights)[:8]}.{recipe.digest[:8]}.{vocabulary.digest[:8]}"
+
+
+def run_key(image_sha256: str, weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
+    """Sha256 (hex) over the picture's bytes and all that model_version names, uncut: equal keys mean equal masks."""
+    parts = (image_sha256, vocabulary.digest, recipe.digest, _models(weights), CODE_VERSION)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _models(weights: Mapping[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{role} {weights[role]}" for role in sorted(weights)).encode()).hexdigest()

@@ -76,3 +76,12 @@ class EngineSettings(BaseSettings):
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors()]
             raise SettingsInvalid("the environment is not complete: " + "; ".join(lines)) from None
+
+
+class _DatabaseAlone(BaseSettings):
+    database_url: str = Field(alias="DATABASE_URL")
+
+
+def database_url_alone() -> str:
+    """For tools that need no other engine, with the driver of this code base."""
+    return "postgresql+psycopg://" + _DatabaseAlone().database_url.split("://", 1)[-1]

@@ -1,0 +1,89 @@
+"""The tables' versions: bring a database up to this code's, and say whether it is there."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from db.errors import DatabaseError, SchemaOutdated
+from db.session import in_words
+
+_LOCK = 0x636172
+"""Advisory lock: two processes that migrate at once would trip over each other."""
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class MigrationBlocked(DatabaseError):  # noqa: N818 - the name is the sentence
+    code = "migration_blocked"
+    retryable = True
+
+
+def migrate(engine: Engine, revision: str = "head") -> tuple[str | None, str | None]:
+    """Upgrade to `revision`; the revisions before and after. Safe to run from several processes at once.
+
+    Raises:
+        DatabaseUnreachable: see db.session.
+        MigrationBlocked: a long transaction holds a table; nothing was changed.
+
+    """
+    return _move(engine, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(engine: Engine, revision: str) -> tuple[str | None, str | None]:
+    """Back to an older revision; what newer tables held is lost."""
+    return _move(engine, lambda config: command.downgrade(config, revision))
+
+
+def current(engine: Engine) -> str | None:
+    """The database's revision; none before the first migration."""
+    with in_words(engine), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+@cache
+def head() -> str:
+    """The revision of this code."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def require_current(engine: Engine) -> None:
+    """Raises: SchemaOutdated, with what to do."""
+    found = current(engine)
+    if found != head():
+        raise SchemaOutdated(
+            f"the database is at revision {found or 'none'} and this version needs {head()}; run `car migrate`"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("migrations")).replace("%", "%%"))
+    return config
+
+
+def _move(engine: Engine, move: Callable[[Config], None]) -> tuple[str | None, str | None]:
+    before = current(engine)
+    with in_words(engine), engine.connect() as guard, engine.connect() as connection:
+        guard.execution_options(isolation_level="AUTOCOMMIT").execute(text("SET statement_timeout = 0"))
+        guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        try:
+            connection.execute(text("SET statement_timeout = 0"))
+            connection.rollback()
+            config = _config()
+            config.attributes["connection"] = connection
+            move(config)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
+                raise MigrationBlocked(
+                    "another transaction holds a table that the migration needs; try again when it has ended"
+                ) from error
+            raise
+        finally:
+            guard.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+    return before, current(engine)

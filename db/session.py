@@ -1,0 +1,87 @@
+"""Connections and the one commit of this code base."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
+
+from db.errors import DatabaseUnreachable, SchemaOutdated, SettingsInvalid
+
+_CONNECT_SECONDS = 5
+_STATEMENT_MS = 60_000
+
+
+def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATEMENT_MS) -> Engine:
+    """Connections to a `postgresql://` address, made when first used; a stale one is replaced unseen.
+
+    Raises:
+        SettingsInvalid: the address is none of PostgreSQL.
+
+    """
+    try:
+        url = make_url(database_url)
+    except ArgumentError:
+        raise SettingsInvalid(
+            "DATABASE_URL is no address; it looks like postgresql://user:password@host:5432/name"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsInvalid(f"DATABASE_URL is of {url.get_backend_name()}, and only PostgreSQL will do")
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=pool,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_timeout=30,
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "application_name": "car",
+            "options": f"-c statement_timeout={statement_ms} -c timezone=UTC",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        },
+    )
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """One transaction: committed when the block ends, rolled back when it raises.
+
+    Raises:
+        DatabaseUnreachable: no server, no such database, a wrong password, or the connection broke.
+        SchemaOutdated: a table or column of this code is not there.
+
+    """
+    with in_words(engine), Session(engine, expire_on_commit=False) as session:
+        yield session
+        session.commit()
+
+
+@contextmanager
+def in_words(engine: Engine) -> Iterator[None]:
+    """Errors of the connection and of missing tables, as errors a user can act on."""
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnreachable(_unreachable(engine, error)) from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", "") in ("42P01", "42703"):
+            raise SchemaOutdated("the database has not the tables of this version; run `car migrate`") from error
+        raise
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnreachable(_unreachable(engine, error)) from error
+        raise
+
+
+def _unreachable(engine: Engine, error: DBAPIError) -> str:
+    url = engine.url
+    reason = str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else type(error.orig).__name__
+    hint = (
+        "check the name and password in DATABASE_URL"
+        if "password" in reason
+        else "check DATABASE_URL, and that it runs"
+    )
+    return f"PostgreSQL at {url.host}:{url.port or 5432}/{url.database} does not answer ({reason}); {hint}"
