@@ -3,6 +3,7 @@
 CarError                       root: code, retryable, the message says what is wrong and what to do
 ├── RecipeError                an unknown preset or key, a value out of range
 ├── VocabularyError            a label, prompt, template or background word that cannot be used
+├── SourceError                a bulk source that cannot be listed: an address, a glob or a manifest
 ├── RleError                   a mask that no run-length coding can hold, or counts that are no mask
 ├── worker.errors.ImageError   a picture that cannot be fetched or decoded
 └── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
@@ -32,6 +33,12 @@ class VocabularyError(CarError):
     """A word that cannot be asked for; the message names it."""
 
     code = "vocabulary_invalid"
+
+
+class SourceError(CarError):
+    """An address, a glob or a manifest that names no pictures."""
+
+    code = "source_invalid"
 
 
 class RleError(CarError):

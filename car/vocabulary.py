@@ -87,6 +87,20 @@ class Vocabulary:
             classifier_templates=CLASSIFIER_TEMPLATES if mode is Mode.SEMANTIC else (),
         )
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The vocabulary whose `to_json` this is."""
+        return cls(
+            labels=tuple(Label(one["name"], tuple(one["prompts"])) for one in document["labels"]),
+            background=tuple(document["background"]),
+            cam_template=document["cam_template"],
+            classifier_templates=tuple(document["classifier_templates"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, as plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return] # tuples become lists
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
 
 
@@ -69,7 +69,7 @@ def _one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
 
-class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
+class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
             "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -90,15 +90,15 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 def _id() -> Mapped[UUID]:
     """A UUIDv7, made here: known before the insert, and in the order of creation."""
-    return mapped_column(primary_key=True, default_factory=uuid7)
+    return mapped_column(primary_key=True, default=uuid7)
 
 
 def _number() -> Mapped[int]:
-    return mapped_column(BigInteger, Identity(), primary_key=True, init=False)
+    return mapped_column(BigInteger, Identity(), primary_key=True)
 
 
 def _now() -> Mapped[datetime]:
-    return mapped_column(server_default=func.now(), init=False)
+    return mapped_column(server_default=func.now())
 
 
 class Vocabulary(Base):
@@ -145,8 +145,8 @@ class Image(Base):
     """After EXIF orientation, as masks are."""
     height: Mapped[int]
     format: Mapped[str]
-    notes: Mapped[list[str]] = mapped_column(default_factory=list)
-    preview_key: Mapped[str | None] = mapped_column(default=None)
+    notes: Mapped[list[str]] = mapped_column(default=list)
+    preview_key: Mapped[str | None] = mapped_column()
     """Object of a small upright JPEG, on which overlays are drawn."""
     created_at: Mapped[datetime] = _now()
 
@@ -171,28 +171,28 @@ class Job(Base):
     """car.bulk_source.BulkSource.to_json(); for Label Studio its instance and project."""
     vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"), index=True)
     recipe_id: Mapped[UUID] = mapped_column(ForeignKey("recipe.id"), index=True)
-    name: Mapped[str | None] = mapped_column(default=None)
-    api_key_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_key.id"), default=None)
-    idempotency_key: Mapped[str | None] = mapped_column(default=None)
-    request_digest: Mapped[str | None] = mapped_column(default=None)
+    name: Mapped[str | None] = mapped_column()
+    api_key_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_key.id"))
+    idempotency_key: Mapped[str | None] = mapped_column()
+    request_digest: Mapped[str | None] = mapped_column()
     """Of the request that made it: one Idempotency-Key belongs to one request."""
-    cursor: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    cursor: Mapped[dict[str, Any] | None] = mapped_column()
     """Up to where the source has been listed."""
-    lister: Mapped[str | None] = mapped_column(default=None)
+    lister: Mapped[str | None] = mapped_column()
     """The worker that lists it now; fences its writes together with listing_attempt."""
     listing_attempt: Mapped[int] = mapped_column(default=0)
-    listing_until: Mapped[datetime | None] = mapped_column(default=None)
+    listing_until: Mapped[datetime | None] = mapped_column()
     """Lease of the listing; also the time before which a failed listing is not tried again."""
-    listed_at: Mapped[datetime | None] = mapped_column(default=None)
-    cancelled_at: Mapped[datetime | None] = mapped_column(default=None)
-    finished_at: Mapped[datetime | None] = mapped_column(default=None)
+    listed_at: Mapped[datetime | None] = mapped_column()
+    cancelled_at: Mapped[datetime | None] = mapped_column()
+    finished_at: Mapped[datetime | None] = mapped_column()
     """Set when nothing is left to be done; unset by a retry or a new listing."""
-    error_code: Mapped[str | None] = mapped_column(default=None)
-    error_detail: Mapped[str | None] = mapped_column(default=None)
+    error_code: Mapped[str | None] = mapped_column()
+    error_detail: Mapped[str | None] = mapped_column()
     created_at: Mapped[datetime] = _now()
 
-    vocabulary: Mapped[Vocabulary] = relationship(init=False, lazy="raise")
-    recipe: Mapped[Recipe] = relationship(init=False, lazy="raise")
+    vocabulary: Mapped[Vocabulary] = relationship(lazy="raise")
+    recipe: Mapped[Recipe] = relationship(lazy="raise")
 
 
 class Item(Base):
@@ -203,7 +203,7 @@ class Item(Base):
         _one_of("state", ItemState),
         # Re-listing a source adds only what is new: another key, or other content under a known key.
         UniqueConstraint("job_id", "uri", "etag"),
-        Index("item_queued_idx", "lane", "id", postgresql_where=text("state = 'queued'")),
+        Index("item_queued_idx", "lane", "not_before", "id", postgresql_where=text("state = 'queued'")),
         Index("item_running_idx", "leased_until", postgresql_where=text("state = 'running'")),
         Index("item_worker_idx", "worker", postgresql_where=text("state = 'running'")),
         Index("item_job_state_idx", "job_id", "state", "id"),
@@ -223,17 +223,20 @@ class Item(Base):
     """Claims so far, handed-back ones not counted. Together with `worker` it fences every write."""
     lost: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     """Attempts whose worker fell silent."""
+    failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    """Attempts that met an error which may pass by itself."""
     alone: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Suspected of killing workers: claimed without company."""
-    not_before: Mapped[datetime | None] = mapped_column(default=None)
-    leased_until: Mapped[datetime | None] = mapped_column(default=None)
-    worker: Mapped[str | None] = mapped_column(default=None)
-    result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"), default=None)
+    not_before: Mapped[datetime] = mapped_column(server_default=text("'epoch'"))
+    """Waits after a failure that may pass by itself."""
+    leased_until: Mapped[datetime | None] = mapped_column()
+    worker: Mapped[str | None] = mapped_column()
+    result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"))
     reused: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The result was there already."""
-    error_code: Mapped[str | None] = mapped_column(default=None)
-    error_detail: Mapped[str | None] = mapped_column(default=None)
-    finished_at: Mapped[datetime | None] = mapped_column(default=None)
+    error_code: Mapped[str | None] = mapped_column()
+    error_detail: Mapped[str | None] = mapped_column()
+    finished_at: Mapped[datetime | None] = mapped_column()
     created_at: Mapped[datetime] = _now()
 
 
@@ -270,8 +273,8 @@ class Result(Base):
     """Object of one indexed PNG: 0 is no label, k the k-th mask."""
     created_at: Mapped[datetime] = _now()
 
-    image: Mapped[Image] = relationship(init=False, lazy="raise")
-    masks: Mapped[list["Mask"]] = relationship(init=False, lazy="raise", order_by="Mask.position")
+    image: Mapped[Image] = relationship(lazy="raise")
+    masks: Mapped[list["Mask"]] = relationship(lazy="raise", order_by="Mask.position")
 
 
 class Reservation(Base):
@@ -353,12 +356,12 @@ class Prediction(Base):
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id"))
     state: Mapped[str] = mapped_column(default="pending", server_default="pending")
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    leased_until: Mapped[datetime | None] = mapped_column(default=None)
-    not_before: Mapped[datetime | None] = mapped_column(default=None)
-    prediction: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    leased_until: Mapped[datetime | None] = mapped_column()
+    not_before: Mapped[datetime | None] = mapped_column()
+    prediction: Mapped[int | None] = mapped_column(BigInteger)
     """Label Studio's id of it."""
-    error_code: Mapped[str | None] = mapped_column(default=None)
-    error_detail: Mapped[str | None] = mapped_column(default=None)
+    error_code: Mapped[str | None] = mapped_column()
+    error_detail: Mapped[str | None] = mapped_column()
     created_at: Mapped[datetime] = _now()
 
 
@@ -373,9 +376,9 @@ class ApiKey(Base):
     """The first characters of the key, by which it is found and shown."""
     sha256: Mapped[str]
     scopes: Mapped[list[str]]
-    expires_at: Mapped[datetime | None] = mapped_column(default=None)
-    revoked_at: Mapped[datetime | None] = mapped_column(default=None)
-    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+    expires_at: Mapped[datetime | None] = mapped_column()
+    revoked_at: Mapped[datetime | None] = mapped_column()
+    last_used_at: Mapped[datetime | None] = mapped_column()
     created_at: Mapped[datetime] = _now()
 
 
@@ -394,7 +397,7 @@ class Worker(Base):
     finished: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Items since it started."""
     started_at: Mapped[datetime] = _now()
-    seen_at: Mapped[datetime] = mapped_column(server_default=func.now(), init=False)
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 __all__ = [

@@ -1,0 +1,197 @@
+"""Where a bulk job's pictures are: a prefix, a glob or a manifest in S3, or addresses given one by one."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
+
+from car.errors import SourceError
+
+MAX_URI = 2_048
+MAX_GIVEN = 10_000
+"""Addresses in one request; a manifest holds any number."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+_MANIFESTS = (".txt", ".lst", ".csv", ".manifest", ".jsonl")
+_WILD = re.compile(r"[*?\[{]")
+_BUCKET = re.compile(r"^[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]$")
+
+
+class SourceKind(StrEnum):
+    PREFIX = "prefix"
+    """Keys that begin so and end like a picture."""
+    GLOB = "glob"
+    """Keys that match: * and ? within one folder, ** across folders, [abc], {a,b}."""
+    MANIFEST = "manifest"
+    """An object with one address a line."""
+    GIVEN = "given"
+    """Addresses in the request itself."""
+
+
+@dataclass(frozen=True)
+class BulkSource:
+    """A source that can be listed.
+
+    `bucket` and `key` are of the prefix, the glob's pattern or the manifest's object.
+    """
+
+    kind: SourceKind
+    bucket: str = ""
+    key: str = ""
+    given: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, source: object) -> Self:
+        """From a request: `s3://bucket/prefix/`, `s3://bucket/**/*.jpg`, `s3://bucket/list.txt` (a manifest by its
+        ending: .txt .lst .csv .manifest .jsonl), {"manifest": "s3://…"}, or a list of addresses.
+
+        Raises:
+            SourceError: none of these; says what it should look like.
+
+        """
+        if isinstance(source, Mapping):
+            if set(source) != {"manifest"} or not isinstance(source["manifest"], str):
+                raise SourceError(f'source {dict(source)!r} must look like {{"manifest": "s3://bucket/list.txt"}}')
+            return cls(SourceKind.MANIFEST, *split_s3(source["manifest"], needs_key=True))
+        if isinstance(source, str):
+            bucket, key = split_s3(source.strip(), needs_key=False)
+            if _WILD.search(key):
+                glob_pattern(key)
+                return cls(SourceKind.GLOB, bucket, key)
+            kind = SourceKind.MANIFEST if key.lower().endswith(_MANIFESTS) else SourceKind.PREFIX
+            return cls(kind, bucket, key)
+        if isinstance(source, Sequence) and source and all(isinstance(one, str) for one in source):
+            if len(source) > MAX_GIVEN:
+                raise SourceError(f"{len(source)} addresses are too many for one request; put them into a manifest")
+            return cls(SourceKind.GIVEN, given=tuple(source))
+        raise SourceError(
+            "source must be s3://bucket/prefix/, a glob such as s3://bucket/**/*.jpg, a manifest or a list"
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        given = tuple(document.get("given", ()))
+        return cls(SourceKind(document["kind"]), document.get("bucket", ""), document.get("key", ""), given)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.kind is SourceKind.GIVEN:
+            return {"kind": str(self.kind), "given": list(self.given)}
+        return {"kind": str(self.kind), "bucket": self.bucket, "key": self.key}
+
+    def __str__(self) -> str:
+        return f"{len(self.given)} addresses" if self.kind is SourceKind.GIVEN else f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with: all that a server can look for by itself."""
+        return _WILD.split(self.key, maxsplit=1)[0] if self.kind is SourceKind.GLOB else self.key
+
+    def takes(self, key: str) -> bool:
+        """Whether a listed key is one of the source's. A glob takes what it names; a prefix takes pictures alone."""
+        if self.kind is SourceKind.GLOB:
+            pictures = key.lower().endswith(SUFFIXES) or not self._names_everything
+            return pictures and self._pattern.fullmatch(key) is not None
+        return key.lower().endswith(SUFFIXES)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return glob_pattern(self.key)
+
+    @cached_property
+    def _names_everything(self) -> bool:
+        return self.key.endswith("*")
+
+
+def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
+    """Bucket and key of s3://bucket/key. The key is taken as it is: S3 knows no folders, escapes or dots.
+
+    Raises:
+        SourceError: another scheme, no bucket, or no key where one is needed.
+
+    """
+    shown = _shown(uri)
+    if not uri.startswith("s3://"):
+        raise SourceError(f"{shown} is no address of an object; it looks like s3://bucket/folder/picture.jpg")
+    if len(uri) > MAX_URI or "\0" in uri:
+        raise SourceError(f"{shown} is longer than {MAX_URI} characters or holds a NUL")
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not _BUCKET.match(bucket):
+        raise SourceError(f"{shown} names no bucket; it looks like s3://bucket/folder/picture.jpg")
+    if needs_key and (not key or key.endswith("/")):
+        raise SourceError(f"{shown} names no object; it looks like s3://bucket/folder/picture.jpg")
+    return bucket, key
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """The keys a glob names. `**/` is any number of folders, none too.
+
+    Raises:
+        SourceError: a bracket or brace that is not closed.
+
+    """
+    parts: list[str] = []
+    at, braces = 0, 0
+    while at < len(glob):
+        if glob.startswith("**/", at):
+            parts.append("(?:.*/)?")
+            at += 3
+        elif glob.startswith("**", at):
+            parts.append(".*")
+            at += 2
+        elif glob[at] == "[":
+            end = glob.find("]", at + 2)
+            if end < 0:
+                raise SourceError(f"the glob {_shown(glob)} opens a [ that it does not close")
+            inside = glob[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
+            parts.append(f"[^{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]")
+            at = end + 1
+        else:
+            letter = glob[at]
+            braces += (letter == "{") - (letter == "}" and braces > 0)
+            parts.append(_plain(letter, inside_braces=braces > 0 or letter == "}"))
+            at += 1
+    if braces:
+        raise SourceError(f"the glob {_shown(glob)} opens a {{ that it does not close")
+    try:
+        return re.compile("".join(parts), re.DOTALL)
+    except re.error as error:
+        raise SourceError(f"the glob {_shown(glob)} cannot be read: {error}") from None
+
+
+def _plain(letter: str, *, inside_braces: bool) -> str:
+    special = {"*": "[^/]*", "?": "[^/]"}
+    if inside_braces:
+        special |= {"{": "(?:", "}": ")", ",": "|"}
+    return special.get(letter) or re.escape(letter)
+
+
+def manifest_line(line: str) -> str | None:
+    """The address in a line of a manifest: the line itself, or the `uri` or `image` of its JSON; none
+    in an empty line or a comment.
+
+    Raises:
+        SourceError: the line holds no address of an object.
+
+    """
+    stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}").strip()
+    if not stripped or stripped.startswith("#"):
+        return None
+    if stripped.startswith("{"):
+        try:
+            document = json.loads(stripped)
+        except json.JSONDecodeError as error:
+            raise SourceError(f"{_shown(stripped)} is not valid JSON ({error.msg})") from None
+        uri = document.get("uri", document.get("image")) if isinstance(document, dict) else None
+        if not isinstance(uri, str):
+            raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/picture.jpg"}}')
+    else:
+        uri = stripped
+    split_s3(uri)
+    return uri
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line of a terminal
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut) or "an empty text"

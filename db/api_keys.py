@@ -1,0 +1,104 @@
+"""API keys: 32 random bytes that are shown once; only their sha256 is kept."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from car.errors import CarError
+from db.errors import NotFound
+from db.models import ApiKey
+
+_PREFIX = "car_"
+_SHOWN = 12
+
+
+class Scope(StrEnum):
+    """Each holds those before it."""
+
+    READ = "read"
+    """Jobs, results, masks."""
+    WRITE = "write"
+    """Create, cancel and retry jobs; vocabularies."""
+    ADMIN = "admin"
+    """Keys."""
+
+
+class KeyRefused(CarError):  # noqa: N818 - the name is the sentence
+    """Unknown, revoked, expired, or not of the scope that is needed."""
+
+    code = "key_refused"
+
+
+def create(
+    session: Session, name: str, scopes: Iterable[Scope], *, expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """The row and the key itself, which nothing can show again."""
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(
+        name=name,
+        prefix=secret[:_SHOWN],
+        sha256=_digest(secret),
+        scopes=sorted({str(scope) for scope in scopes}),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    return key, secret
+
+
+def check(session: Session, secret: str, needed: Scope) -> ApiKey:
+    """The key's row, if it is good for `needed`.
+
+    Raises:
+        KeyRefused: says which of its reasons holds only where the key itself is right.
+
+    """
+    key = session.scalars(select(ApiKey).where(ApiKey.prefix == secret[:_SHOWN])).one_or_none()
+    # The comparison takes equally long for an unknown key, so that prefixes cannot be found out by time.
+    right = hmac.compare_digest(key.sha256 if key else _digest(""), _digest(secret))
+    if key is None or not right:
+        raise KeyRefused("this API key is not known; make one with `car keys create`")
+    now = session.scalars(select(func.now())).one()
+    if key.revoked_at is not None:
+        raise KeyRefused(f"API key {key.prefix}… was revoked; make another with `car keys create`")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise KeyRefused(f"API key {key.prefix}… has expired; make another with `car keys create`")
+    if needed not in granted(key):
+        raise KeyRefused(f"API key {key.prefix}… may not do this: it needs the scope {needed}")
+    # Once a minute is exact enough, and costs no write for each request.
+    stale = (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < now - func.make_interval(0, 0, 0, 0, 0, 1))
+    session.execute(update(ApiKey).where(ApiKey.id == key.id, stale).values(last_used_at=now))
+    return key
+
+
+def granted(key: ApiKey) -> set[Scope]:
+    """Every scope that the key's own ones hold."""
+    order = list(Scope)
+    highest = max((order.index(Scope(scope)) for scope in key.scopes), default=-1)
+    return set(order[: highest + 1])
+
+
+def revoke(session: Session, key_id: UUID) -> ApiKey:
+    """Raises: NotFound."""
+    key = session.get(ApiKey, key_id)
+    if key is None:
+        raise NotFound(f"there is no API key {key_id}")
+    if key.revoked_at is None:
+        key.revoked_at = session.scalars(select(func.now())).one()
+    return key
+
+
+def every(session: Session) -> list[ApiKey]:
+    """All keys, newest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.id.desc())))
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

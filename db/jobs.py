@@ -1,0 +1,285 @@
+"""Jobs: made once per Idempotency-Key, counted from their items, cancelled, retried, closed."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from db.cursors import Cursor
+from db.errors import Conflict, NotFound
+from db.models import Item, ItemState, Job, JobKind, Lane
+
+_RATE_WINDOW = timedelta(seconds=60)
+
+
+class JobStatus(StrEnum):
+    LISTING = "listing"
+    """Its source is still being listed; items are worked on meanwhile."""
+    RUNNING = "running"
+    DONE = "done"
+    """Nothing is left to be done; its counts say whether any item failed."""
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    """Its source cannot be listed: `error`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """What a request asks for."""
+
+    kind: JobKind
+    lane: Lane
+    source: dict[str, Any]
+    vocabulary_id: UUID
+    recipe_id: UUID
+    name: str | None = None
+    api_key_id: UUID | None = None
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job and what became of its items so far."""
+
+    job: Job
+    status: JobStatus
+    counts: dict[ItemState, int]
+    reused: int
+    """Done items whose result was there already."""
+    rate: float
+    """Items that ended in a second, over the last minute or the job's life."""
+    eta_seconds: float | None
+    """At that rate; none where it is not known."""
+
+    @property
+    def progress(self) -> float:
+        """Share of known items that came to an end, 0..1."""
+        total = sum(self.counts.values())
+        ended = total - self.counts[ItemState.QUEUED] - self.counts[ItemState.RUNNING]
+        return ended / total if total else float(self.status not in (JobStatus.LISTING, JobStatus.RUNNING))
+
+
+@dataclass(frozen=True)
+class ItemView:
+    """An item as its job's owner sees it."""
+
+    id: int
+    uri: str
+    state: ItemState
+    attempt: int
+    error_code: str | None
+    error_detail: str | None
+    result_id: UUID | None
+    reused: bool
+    finished_at: datetime | None
+
+
+def create(session: Session, new: NewJob) -> tuple[Job, bool]:
+    """The job, and whether it is new: the same Idempotency-Key with the same request is the job it made before.
+
+    Raises:
+        Conflict: the key was used with another request.
+
+    """
+    values = {
+        "id": uuid7(),
+        "kind": str(new.kind),
+        "lane": str(new.lane),
+        "source": new.source,
+        "vocabulary_id": new.vocabulary_id,
+        "recipe_id": new.recipe_id,
+        "name": new.name,
+        "api_key_id": new.api_key_id,
+        "idempotency_key": new.idempotency_key,
+        "request_digest": new.request_digest,
+    }
+    statement = insert(Job).values(values).on_conflict_do_nothing(index_elements=["api_key_id", "idempotency_key"])
+    made = session.scalars(statement.returning(Job)).one_or_none()
+    if made is not None:
+        return made, True
+    before = session.scalars(
+        select(Job).where(Job.api_key_id == new.api_key_id, Job.idempotency_key == new.idempotency_key)
+    ).one()
+    if before.request_digest != new.request_digest:
+        raise Conflict(
+            f"Idempotency-Key {new.idempotency_key!r} was used with another request, for job {before.id}; use a new key"
+        )
+    return before, False
+
+
+def get(session: Session, job_id: UUID) -> Job:
+    """Raises: NotFound."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def progress(session: Session, job: Job) -> Progress:
+    """Counted now."""
+    rows = session.execute(
+        select(Item.state, func.count(), func.count().filter(Item.reused))
+        .where(Item.job_id == job.id)
+        .group_by(Item.state)
+    ).all()
+    counts = dict.fromkeys(ItemState, 0) | {ItemState(state): n for state, n, _ in rows}
+    rate = _rate(session, job)
+    left = counts[ItemState.QUEUED] + counts[ItemState.RUNNING]
+    status = _status(job, left=left > 0)
+    known = status is JobStatus.RUNNING and rate > 0
+    return Progress(job, status, counts, sum(row[2] for row in rows), rate, left / rate if known else None)
+
+
+def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Progress], str | None]:
+    """Jobs, newest first, with the cursor of the next page."""
+    at = Cursor("jobs")
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    if cursor:
+        query = query.where(Job.id < at.read_id(cursor))
+    jobs = session.scalars(query).all()
+    shown = [progress(session, job) for job in jobs[:limit]]
+    return shown, at.write(str(jobs[limit - 1].id)) if len(jobs) > limit else None
+
+
+def items(
+    session: Session, job_id: UUID, *, state: ItemState | None, cursor: str | None, limit: int
+) -> tuple[list[ItemView], str | None]:
+    """A job's items in the order of listing, with the cursor of the next page."""
+    at = Cursor(f"items {job_id} {state}")
+    query = select(Item).where(Item.job_id == job_id).order_by(Item.id).limit(limit + 1)
+    if state is not None:
+        query = query.where(Item.state == str(state))
+    if cursor:
+        query = query.where(Item.id > at.read_number(cursor))
+    rows = session.scalars(query).all()
+    shown = [
+        ItemView(
+            row.id,
+            row.uri,
+            ItemState(row.state),
+            row.attempt,
+            row.error_code,
+            row.error_detail,
+            row.result_id,
+            row.reused,
+            row.finished_at,
+        )
+        for row in rows[:limit]
+    ]
+    return shown, at.write(shown[-1].id) if len(rows) > limit else None
+
+
+def cancel(session: Session, job_id: UUID) -> Job:
+    """Nothing more of it is listed or claimed; what a worker computes right now is dropped when it comes in.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it has ended already.
+
+    """
+    job = _locked(session, job_id)
+    if job.cancelled_at is None:
+        if job.finished_at is not None or job.error_code is not None:
+            raise Conflict(f"job {job_id} has ended; there is nothing to cancel")
+        job.cancelled_at = job.finished_at = session.scalar(select(func.now()))
+        session.flush()
+    session.execute(
+        text(
+            "UPDATE item SET state = 'cancelled', finished_at = now(), leased_until = NULL, worker = NULL "
+            "WHERE job_id = :job AND state IN ('queued', 'running')"
+        ),
+        {"job": job_id},
+    )
+    return job
+
+
+def retry(session: Session, job_id: UUID) -> int:
+    """Failed, dead and cancelled items once more, from the beginning; how many. A source that could not be listed is
+    listed again.
+
+    Raises:
+        NotFound: no such job.
+
+    """
+    job = _locked(session, job_id)
+    again = session.execute(
+        text(
+            "UPDATE item SET state = 'queued', lost = 0, failures = 0, alone = (state = 'dead'), not_before = 'epoch', "
+            "error_code = NULL, error_detail = NULL, finished_at = NULL "
+            # A line that is no address will not become one.
+            "WHERE job_id = :job AND state IN ('failed', 'dead', 'cancelled') "
+            "AND coalesce(error_code, '') <> 'source_invalid' RETURNING 1"
+        ),
+        {"job": job_id},
+    ).all()
+    if again or job.error_code is not None or job.cancelled_at is not None:
+        job.cancelled_at = job.finished_at = job.error_code = job.error_detail = None
+        job.listing_until, job.listing_attempt = None, 0
+    return len(again)
+
+
+def relist(session: Session, job_id: UUID) -> Job:
+    """List the source again from its beginning; only what is new or has changed becomes an item.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it was cancelled.
+
+    """
+    job = _locked(session, job_id)
+    if job.cancelled_at is not None:
+        raise Conflict(f"job {job_id} was cancelled; make a new one, known pictures cost nothing")
+    job.cursor = job.listed_at = job.finished_at = job.listing_until = None
+    job.error_code = job.error_detail = None
+    return job
+
+
+def close(session: Session) -> int:
+    """Mark listed jobs without open items as finished; how many. Asked on every beat: whoever ends a job's last items
+    cannot know it, as another worker may end its own last ones in the same moment.
+    """
+    closed = session.execute(
+        text(
+            "UPDATE job SET finished_at = now() WHERE finished_at IS NULL AND listed_at IS NOT NULL AND NOT EXISTS "
+            "(SELECT 1 FROM item WHERE item.job_id = job.id AND item.state IN ('queued', 'running')) RETURNING 1"
+        )
+    )
+    return len(closed.all())
+
+
+def _locked(session: Session, job_id: UUID) -> Job:
+    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def _status(job: Job, *, left: bool) -> JobStatus:
+    if job.cancelled_at is not None:
+        return JobStatus.CANCELLED
+    if job.error_code is not None:
+        return JobStatus.FAILED
+    if job.listed_at is None:
+        return JobStatus.LISTING
+    return JobStatus.RUNNING if left else JobStatus.DONE
+
+
+def _rate(session: Session, job: Job) -> float:
+    """Over the last minute before now, or before the job's end."""
+    last = func.coalesce(job.finished_at, func.now())
+    seconds, ended = session.execute(
+        select(
+            func.extract("epoch", last - func.greatest(job.created_at, last - _RATE_WINDOW)),
+            select(func.count())
+            .where(Item.job_id == job.id, Item.finished_at > last - _RATE_WINDOW, Item.finished_at <= last)
+            .scalar_subquery(),
+        )
+    ).one()
+    return float(ended) / max(float(seconds), 1e-3) if ended else 0.0
