@@ -6,6 +6,7 @@ CarError
 │   ├── ImageUnsupported    not one of the formats we open
 │   ├── ImageTooLarge       the file, or the pixels its header promises, are more than allowed
 │   └── ImageCorrupt        truncated or damaged
+├── OutOfMemory              the device has too little memory for this many pictures, or for this one
 └── WeightsError
     ├── WeightsMissing      no such folder, file or hub model
     └── WeightsInvalid      not the checkpoint that was expected
@@ -32,6 +33,10 @@ class ImageTooLarge(ImageError):  # noqa: N818
 
 class ImageCorrupt(ImageError):  # noqa: N818
     code = "image_corrupt"
+
+
+class OutOfMemory(CarError):  # noqa: N818
+    code = "out_of_memory"
 
 
 class WeightsError(CarError):
