@@ -10,6 +10,7 @@ CarError
 │   ├── WeightsMissing      no such folder, file or hub model
 │   └── WeightsInvalid      not the checkpoint that was expected
 ├── FinisherLost            the process that finished a picture died with it in hand
+├── DeviceMissing           no such device here
 └── OutOfMemory             the device has too little memory for this many pictures, or for this one
 """
 
@@ -38,6 +39,10 @@ class ImageCorrupt(ImageError):  # noqa: N818
 
 class OutOfMemory(CarError):  # noqa: N818
     code = "out_of_memory"
+
+
+class DeviceMissing(CarError):  # noqa: N818
+    code = "device_missing"
 
 
 class WeightsError(CarError):

@@ -12,7 +12,7 @@ from car.bulk_source import MAX_URI, BulkSource, SourceKind, manifest_line
 from car.errors import CarError, SourceError
 from db import listings
 from db.listings import Found, Listing, Refused
-from db.objects import ObjectStore
+from db.objects import Listed, ObjectStore
 from db.session import transaction
 
 LEASE = timedelta(seconds=60)
@@ -25,7 +25,7 @@ Page = tuple[list[Found | Refused], dict[str, Any]]
 
 
 @dataclass
-class Listed:
+class Listings:
     """What one call did."""
 
     items: int = 0
@@ -43,12 +43,12 @@ def list_sources(
     *,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
-    found: Callable[[], None] = lambda: None,
-) -> Listed:
+    found: Callable[[], object] = lambda: None,
+) -> Listings:
     """List the sources that nobody lists, the oldest first, for about so long. `found` is called after each commit of
     new items.
     """
-    done = Listed()
+    done = Listings()
     deadline = time.monotonic() + seconds
 
     def ending() -> bool:
@@ -72,9 +72,9 @@ def _list(
     objects: ObjectStore,
     worker: str,
     listing: Listing,
-    done: Listed,
+    done: Listings,
     ending: Callable[[], bool],
-    found: Callable[[], None],
+    found: Callable[[], object],
 ) -> bool:
     """Whether the source came to its end, be it an error."""
     try:
@@ -114,9 +114,8 @@ def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> I
     read = 0
     while True:
         listed = objects.page(source.bucket, source.prefix, after=after)
-        for one in listed:
-            if one.size and source.takes(one.key):
-                some.append(_found(f"s3://{source.bucket}/{one.key}", one.etag))
+        # Folders that a console made are keys of no bytes.
+        some += [_found(source.bucket, one) for one in listed if one.size and source.takes(one.key)]
         read += 1
         if listed:
             after = listed[-1].key
@@ -163,7 +162,8 @@ def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
         yield some, {"index": start + _PAGE}
 
 
-def _found(uri: str, etag: str) -> Found | Refused:
+def _found(bucket: str, one: Listed) -> Found | Refused:
+    uri = f"s3://{bucket}/{one.key}"
     if len(uri) > MAX_URI:
         return Refused(uri[:MAX_URI], SourceError.code, f"the key is longer than {MAX_URI} characters")
-    return Found(uri, etag)
+    return Found(uri, one.etag)

@@ -9,12 +9,18 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 
 def shrunk(image: Image, max_side: int) -> Image:
     """The picture with its longer side at most `max_side`; 0 leaves it as it is."""
-    height, width = image.shape[:2]
+    height, width = shrunk_size(image.shape[0], image.shape[1], max_side)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def shrunk_size(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """(height, width) of such a picture."""
     share = max_side / max(height, width)
     if not max_side or share >= 1:
-        return image
-    to = (max(1, round(width * share)), max(1, round(height * share)))
-    return cv2.resize(image, to, interpolation=cv2.INTER_AREA)
+        return height, width
+    return max(1, round(height * share)), max(1, round(width * share))
 
 
 def enlarge(cam: Float[np.ndarray, "rows columns"], height: int, width: int) -> Float[np.ndarray, "h w"]:
