@@ -179,8 +179,9 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="queued", nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("lost", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("failures", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("alone", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("not_before", sa.DateTime(timezone=True), server_default=sa.text("'epoch'"), nullable=False),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.Text(), nullable=True),
         sa.Column("result_id", sa.Uuid(), nullable=True),
@@ -207,7 +208,11 @@ def upgrade() -> None:
     op.create_index("item_job_finished_idx", "item", ["job_id", "finished_at"], unique=False)
     op.create_index("item_job_state_idx", "item", ["job_id", "state", "id"], unique=False)
     op.create_index(
-        "item_queued_idx", "item", ["lane", "id"], unique=False, postgresql_where=sa.text("state = 'queued'")
+        "item_queued_idx",
+        "item",
+        ["lane", "not_before", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
         "item_result_idx",

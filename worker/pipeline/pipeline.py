@@ -99,6 +99,8 @@ class _Run:
                 self._hand_back()
         self._tally.seconds = time.monotonic() - begun
         self._tally.more = self._intake.more
+        if self._intake.broke is not None:
+            raise self._intake.broke
         return self._tally
 
     def _closing(self) -> bool:
