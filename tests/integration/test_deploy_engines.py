@@ -59,7 +59,7 @@ def listening(process):
     """Ports that a process listens on for other machines, by /proc."""
     inodes = set()
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        target = os.readlink(link)
+        target = str(link.readlink())
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     ports = set()

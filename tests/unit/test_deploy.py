@@ -6,6 +6,9 @@ No image is built here: that takes a Docker engine.
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import textwrap
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -24,19 +27,32 @@ DEPLOY = ROOT / "deploy"
 FILES = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose.*.yml"))]
 OURS = {"migrate", "api", "worker-gpu", "worker-io", "beat", "models"}
 ONE_SHOT = {"migrate", "models"}
+SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+DOCS = (ROOT / "docs" / "deploy.md").read_text()
 LATER = {"LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"}
 """Named in the design, read by nothing yet."""
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """Compose's own tags: !reset takes a value of an earlier file away."""
+    """Compose's own tags: !reset takes a value of an earlier file away, !override puts another in its place."""
 
 
 ComposeLoader.add_constructor("!reset", lambda *_: None)
+ComposeLoader.add_constructor("!override", lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+def parse(text):
+    return yaml.load(text, ComposeLoader)  # noqa: S506 - a SafeLoader
 
 
 def load(path):
-    return yaml.load(path.read_text(), ComposeLoader)  # noqa: S506 - a SafeLoader
+    return parse(path.read_text())
+
+
+def complaints(document):
+    """What the compose specification's schema, as check-jsonschema ships it, has against a file."""
+    schema = json.loads((resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    return [error.message for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(document)]
 
 
 COMPOSE = load(ROOT / "docker-compose.yml")
@@ -81,15 +97,38 @@ def environment(service, variables):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_compose_files_follow_the_compose_specification(path):
-    schema = json.loads((resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    assert [error.message for error in validator.iter_errors(load(path))] == []
+    assert complaints(load(path)) == []
 
 
 def test_the_schema_refuses_what_is_not_compose():
-    schema = json.loads((resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"services": {"api": {"imagee": "x"}}}, schema)
+    assert complaints({"services": {"api": {"imagee": "x"}}}) != []
+
+
+def test_compose_files_of_the_docs_follow_the_specification():
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
+    assert blocks
+    assert [complaints(parse(textwrap.dedent(block))) for block in blocks] == [[]] * len(blocks)
+
+
+def test_the_docs_name_variables_and_services_that_exist():
+    named = set(
+        re.findall(r"\b((?:CAR|COMPOSE|POSTGRES|REDIS|AWS|S3|HF)_[A-Z0-9_]+|DATABASE_URL|[A-Z]+_BROKER_URL)\b", DOCS)
+    )
+    assert named - set(example()) == {"CAR_API_URL", "CAR_API_KEY"}  # those are the client's
+    assert set(re.findall(r"docker compose exec (?:-T )?(\S+)", DOCS)) <= set(SERVICES)
+    assert set(re.findall(r"docker compose run --rm (?:-\S+ )*([a-z]\S*)", DOCS)) <= set(SERVICES)
+
+
+def test_the_first_step_of_the_docs_makes_every_secret(tmp_path):
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(DEPLOY / ".env.example", tmp_path / "deploy")
+    step = textwrap.dedent(re.search(r"```\n(.*?)```", DOCS, re.DOTALL)[1])
+    subprocess.run(["bash", "-euc", step], cwd=tmp_path, check=True, timeout=30)
+    made = tmp_path / ".env"
+    assert made.stat().st_mode & 0o077 == 0
+    given = dict(re.findall(r"^([A-Z][A-Z0-9_]*)=(.*)$", made.read_text(), re.MULTILINE))
+    assert all(given.values())
+    assert len({given[name] for name in SECRETS}) == len(SECRETS)
 
 
 @pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.name)
@@ -220,7 +259,7 @@ def test_a_filled_in_example_is_all_that_a_process_needs(kind, name, monkeypatch
         pytest.fail("api.settings is missing")
     text = (DEPLOY / ".env.example").read_text()
     variables = dict(re.findall(r"^([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE))
-    variables |= dict.fromkeys(("POSTGRES_PASSWORD", "REDIS_PASSWORD", "AWS_SECRET_ACCESS_KEY"), "5ec7e7")
+    variables |= dict.fromkeys(SECRETS, "5ec7e7")
     given = environment(name, variables)
     for variable in aliases(settings):
         monkeypatch.delenv(variable, raising=False)
