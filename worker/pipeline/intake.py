@@ -80,7 +80,7 @@ class Intake:
         held = len(self._hand)
         room = self._limits.claims(self._model.batch) - held
         # Claims are cheap by the dozen and dear one by one.
-        if room < min(self._model.batch, self._limits.claims(self._model.batch)) and held:
+        if held and (room < self._model.batch or self._hand.alone):
             return []
         try:
             with transaction(self._engine, durable=False) as session:
