@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future
 from datetime import timedelta
 from io import BytesIO
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def png(number, size=(24, 16)):
 class Painter:
     """A model that finds the left half of every picture to be the first label; it remembers what it was shown."""
 
-    weights = {"proposal": "f" * 64, "classifier": "9" * 64}
+    weights: ClassVar = {"proposal": "f" * 64, "classifier": "9" * 64}
     device = "painter"
 
     def __init__(self, batch=4, memory=99, breaks_on=(), wait=0.0):
@@ -277,8 +278,8 @@ def test_a_batch_that_outlasts_the_grace_is_handed_back_and_its_late_result_drop
 def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, pipeline_of, counts):
     for number in range(30):
         bucket.put(f"in/{number}.png", png(number))
-    job, model = job_over(), Painter(batch=2, wait=0.1)
-    drained = pipeline_of(model).drain(seconds=0.15)
+    job, model = job_over(), Painter(batch=2, wait=0.4)
+    drained = pipeline_of(model).drain(seconds=1.0)
     assert drained.more
     assert drained.handed_back == 0
     done = counts(job)["done"]
