@@ -54,6 +54,8 @@ def worker(
     choice = ModelChoice(settings.models)
     tasks.configure(tasks.Plan(settings, served, choice.places(preset(choice.default_preset))))
 
+    tasks.preload(served)
+
     parent = os.getpid()
 
     def begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
