@@ -47,7 +47,7 @@ def without_password(url):
 def test_a_taken_port_is_named(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"port {port} of 127.0.0.1 is taken" in refused({}, port)
+        assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in refused({}, port)
 
 
 def test_half_of_the_outside_engines_is_refused(refused):

@@ -36,7 +36,7 @@ def running(*arguments, environment, log):
         process.wait()
 
 
-def wait_for(condition, log, seconds=60):
+def wait_for(condition, log, seconds=180):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, log.read_text()
