@@ -6,7 +6,8 @@ CarError                       root: code, retryable, the message says what is w
 ├── SourceError                a bulk source that cannot be listed: an address, a glob or a manifest
 ├── RleError                   a mask that no run-length coding can hold, or counts that are no mask
 ├── worker.errors.ImageError   a picture that cannot be fetched or decoded
-└── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
+├── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
+└── worker.errors.FinisherLost a process that died with a picture in hand
 """
 
 from typing import ClassVar

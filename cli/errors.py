@@ -2,7 +2,13 @@
 
 CarError
 ├── WrongUse        options that cannot be followed: exit code 2, nothing was done
-└── OutputError     a result that could not be written: its file counts as failed
+├── OutputError     a result that could not be written: its file counts as failed
+└── EngineError     an embedded PostgreSQL, Redis or S3 server
+    ├── DataDirUnusable    its folder cannot be made, read or written
+    ├── DataDirInUse       another `car up` runs on this folder; retryable
+    ├── EngineMissing      the wheel that brings its program is not installed
+    ├── EngineFailed       it did not start or answer; the message holds its last words
+    └── EnginesNeverRan    there is nothing to tell about this folder yet
 """
 
 from car.errors import CarError
@@ -14,3 +20,28 @@ class WrongUse(CarError):  # noqa: N818 - the name is the sentence
 
 class OutputError(CarError):
     code = "output_error"
+
+
+class EngineError(CarError):
+    code = "engine_error"
+
+
+class DataDirUnusable(EngineError):  # noqa: N818
+    code = "data_dir_unusable"
+
+
+class DataDirInUse(EngineError):  # noqa: N818
+    code = "data_dir_in_use"
+    retryable = True
+
+
+class EngineMissing(EngineError):  # noqa: N818
+    code = "engine_missing"
+
+
+class EngineFailed(EngineError):  # noqa: N818
+    code = "engine_failed"
+
+
+class EnginesNeverRan(EngineError):  # noqa: N818
+    code = "engines_never_ran"

@@ -75,7 +75,7 @@ _CLAIM = text("""
     ), chosen AS (
         -- A suspect goes alone: as the first it goes without the others, further back it waits to be the first.
         SELECT id FROM placed
-        WHERE CASE WHEN (SELECT alone FROM placed WHERE place = 1) THEN place = 1 ELSE NOT alone END
+        WHERE CASE WHEN (SELECT alone FROM placed WHERE place = 1) THEN place = 1 AND NOT :company ELSE NOT alone END
     )
     UPDATE item
     SET state = 'running', attempt = attempt + 1, worker = :worker,
@@ -147,11 +147,13 @@ _REAP = text("""
 """)
 
 
-def claim(session: Session, worker: str, *, limit: int, lease: timedelta) -> list[Claimed]:
-    """Up to `limit` queued items, interactive ones first, now this worker's. An item that was there when a worker died
-    comes alone. The attempt is counted before the work, so that a killer counts itself.
+def claim(session: Session, worker: str, *, limit: int, lease: timedelta, company: bool = False) -> list[Claimed]:
+    """Up to `limit` queued items, interactive ones first, now this worker's. The attempt is counted before the work, so
+    that a killer counts itself. An item that was in hand when a worker died comes alone; to a worker that has others in
+    hand (`company`) nothing is given while such a one is the next, so that it comes to an empty hand soon.
     """
-    rows = session.execute(_CLAIM, {"limit": limit, "worker": worker, "lease": lease.total_seconds()})
+    given = {"limit": limit, "worker": worker, "lease": lease.total_seconds(), "company": company}
+    rows = session.execute(_CLAIM, given)
     return sorted((Claimed(*row) for row in rows), key=lambda item: item.id)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _DENIED = {"AccessDenied", "Forbidden", "403", "401", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _SERVER_ERROR = 500
+_LINE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +168,38 @@ class ObjectStore:
             raise StoreUnreachable(f"s3://{bucket}/{key} was cut off after {len(data):,} of {size:,} bytes")
         return data
 
-    def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
-        """An object's lines as text, each with the offset in bytes at which the next one begins, from the offset
-        `after`. Memory holds one piece of 256 KiB, whatever the object's size; what is no UTF-8 is replaced.
-        """
+    def stat(self, bucket: str, key: str) -> Listed:
+        """An object without its bytes."""
         with _in_words(self.client, bucket, key):
-            if after:
-                if after >= self.client.head_object(Bucket=bucket, Key=key)["ContentLength"]:
-                    return
-                answer = self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={after}-")
-            else:
-                answer = self.client.get_object(Bucket=bucket, Key=key)
-            offset = after
-            for line in answer["Body"].iter_lines(chunk_size=256 * 1024, keepends=True):
-                offset += len(line)
-                yield offset, line.decode("utf-8", "replace")
+            answer = self.client.head_object(Bucket=bucket, Key=key)
+        return Listed(key, answer["ETag"].strip('"'), answer["ContentLength"])
+
+    def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
+        """An object's lines as text from the offset `after`, each with the offset at which the next one begins.
+
+        Memory holds one piece of 256 KiB, whatever the object: of a line longer than 64 KiB only the beginning is
+        given. What is no UTF-8 is replaced.
+        """
+        if after and after >= self.stat(bucket, key).size:
+            return
+        with _in_words(self.client, bucket, key):
+            answer = (
+                self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={after}-")
+                if after
+                else (self.client.get_object(Bucket=bucket, Key=key))
+            )
+            offset, rest, skipped = after, b"", 0
+            for piece in answer["Body"].iter_chunks(256 * 1024):
+                *whole, rest_of_piece = (rest + piece).split(b"\n")
+                for line in whole:
+                    offset += len(line) + 1 + skipped
+                    skipped = 0
+                    yield offset, line.decode("utf-8", "replace")
+                kept = rest_of_piece[:_LINE]
+                skipped += len(rest_of_piece) - len(kept)
+                rest = kept
+            if rest:
+                yield offset + len(rest) + skipped, rest.decode("utf-8", "replace")
 
     def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]:
         """Up to 1,000 keys that begin with `prefix` and come after `after`, in the order of bytes."""

@@ -72,6 +72,11 @@ def release(session: Session, run_keys: Collection[str], worker: str) -> None:
     )
 
 
+def release_all(session: Session, worker: str) -> None:
+    """When a worker stops."""
+    session.execute(text("DELETE FROM reservation WHERE worker = :worker"), {"worker": worker})
+
+
 def expire(session: Session) -> int:
     """Reservations of silent workers; how many."""
     return len(session.execute(text("DELETE FROM reservation WHERE until < now() RETURNING 1")).all())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
@@ -46,8 +46,9 @@ def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATE
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
-    """One transaction: committed when the block ends, rolled back when it raises.
+def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
+    """One transaction: committed when the block ends, rolled back when it raises. One that is not `durable` does not
+    wait for the disk: a crash of the server may undo it, as it may a claim or a heartbeat without harm.
 
     Raises:
         DatabaseUnreachable: no server, no such database, a wrong password, or the connection broke.
@@ -55,6 +56,8 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
     """
     with in_words(engine), Session(engine, expire_on_commit=False) as session:
+        if not durable:
+            session.execute(text("SET LOCAL synchronous_commit = off"))
         yield session
         session.commit()
 

@@ -24,6 +24,7 @@ from demo.scenes import WORDS, Scene, Split, draw_scene, generator
 from demo.towers import CLASSIFIER, WEIGHTS
 from worker.segmenter import proposals
 from worker.segmenter.encoder import Encoder
+from worker.segmenter.sizes import enlarge
 
 SCENES: Final = 1800
 ABSENT_A_SCENE: Final = 4
@@ -68,7 +69,7 @@ class Proposer:
         shown = [*range(len(present)), *range(len(present), min(len(competing), len(present) + ABSENT_A_SCENE))]
         cams = self._cams(scene, self.raw[competing] if first else self.templated[competing])
         height, width = scene.labels.shape
-        return [proposals.enlarge(cams[k], height, width) > rng.uniform(*ETA) for k in shown]
+        return [enlarge(cams[k], height, width) > rng.uniform(*ETA) for k in shown]
 
     def _cams(self, scene: Scene, texts: Float[Tensor, "n d"]) -> Float[np.ndarray, "n rows columns"]:
         recipe = preset("demo")

@@ -23,6 +23,7 @@ from car.vocabulary import Vocabulary
 from evaluation.autograd_cams import AutogradBlock
 from worker.segmenter import classifier, proposals, visual_prompts
 from worker.segmenter.encoder import CONTEXT, Encoder
+from worker.segmenter.sizes import enlarge
 
 _AFFINITY_MAPS = 8
 
@@ -162,7 +163,7 @@ class OfficialScheme:
         for sheet in cams:
             with self._over(Unit.SHOW):
                 behind = visual_prompts.backdrop(self.image, self.recipe.visual_prompts, self.recipe)
-                cam = proposals.enlarge(sheet, *self.image.shape[:2])
+                cam = enlarge(sheet, *self.image.shape[:2])
                 mask: Bool[np.ndarray, "h w"] = cam > self.recipe.eta
                 shown = self.image if cam.sum() <= 1 else visual_prompts.show(behind, mask)
                 crops.append(classifier.crop(shown, self.classifier.image_size))

@@ -16,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 install_import_hook("worker.segmenter", "beartype.beartype").__enter__()
 
+pytest_plugins = ["tests.services"]
+
 CONTEXT = 77
 
 

@@ -1,4 +1,4 @@
-"""Errors of the worker's edges: pictures and checkpoints. The root is car.errors.CarError.
+"""Errors of the worker's edges: pictures, checkpoints and processes. The root is car.errors.CarError.
 
 CarError
 ├── ImageError
@@ -6,9 +6,12 @@ CarError
 │   ├── ImageUnsupported    not one of the formats we open
 │   ├── ImageTooLarge       the file, or the pixels its header promises, are more than allowed
 │   └── ImageCorrupt        truncated or damaged
-└── WeightsError
-    ├── WeightsMissing      no such folder, file or hub model
-    └── WeightsInvalid      not the checkpoint that was expected
+├── WeightsError
+│   ├── WeightsMissing      no such folder, file or hub model
+│   └── WeightsInvalid      not the checkpoint that was expected
+├── FinisherLost            the process that finished a picture died with it in hand
+├── DeviceMissing           no such device here
+└── OutOfMemory             the device has too little memory for this many pictures, or for this one
 """
 
 from car.errors import CarError
@@ -34,6 +37,14 @@ class ImageCorrupt(ImageError):  # noqa: N818
     code = "image_corrupt"
 
 
+class OutOfMemory(CarError):  # noqa: N818
+    code = "out_of_memory"
+
+
+class DeviceMissing(CarError):  # noqa: N818
+    code = "device_missing"
+
+
 class WeightsError(CarError):
     code = "weights_error"
 
@@ -44,3 +55,8 @@ class WeightsMissing(WeightsError):  # noqa: N818
 
 class WeightsInvalid(WeightsError):  # noqa: N818
     code = "weights_invalid"
+
+
+class FinisherLost(CarError):  # noqa: N818
+    code = "finisher_lost"
+    retryable = True

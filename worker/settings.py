@@ -1,5 +1,6 @@
 """The settings of a worker process."""
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -24,13 +25,20 @@ class WorkerSettings(EngineSettings):
         default=10.0, ge=0.5, le=300, alias="CAR_REAP_SECONDS", description="between looks for what was lost"
     )
     slice_seconds: float = Field(
-        default=300.0, ge=1, le=1800, alias="CAR_SLICE_SECONDS", description="a task works so long at most, then rings"
+        default=300.0, ge=1, le=1200, alias="CAR_SLICE_SECONDS", description="a task works so long at most, then rings"
     )
     fetch_threads: int = Field(
         default=8, ge=1, le=64, alias="CAR_FETCH_THREADS", description="pictures fetched and decoded at a time"
     )
-    finish_threads: int = Field(
-        default=2, ge=1, le=64, alias="CAR_FINISH_THREADS", description="pictures that get CRF, coding and S3 at a time"
+    finish_processes: int = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 2) - 1),
+        ge=0,
+        le=256,
+        alias="CAR_FINISH_PROCESSES",
+        description="processes beside the model that sharpen and code masks; by default one less than there are cores",
+    )
+    store_threads: int = Field(
+        default=8, ge=1, le=64, alias="CAR_STORE_THREADS", description="results that are written to S3 at a time"
     )
     max_pixels: int = Field(
         default=50_000_000, ge=1, alias="CAR_MAX_PIXELS", description="a picture of more is refused by its header"

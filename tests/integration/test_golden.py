@@ -16,9 +16,9 @@ from car.recipe import Recipe, VisualPrompt
 from car.rle import decode_coco
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
-from worker.segmenter import proposals
 from worker.segmenter.recurrence import Look
 from worker.segmenter.segmenter import Segmenter
+from worker.segmenter.sizes import enlarge
 from worker.weights import load_pair
 
 FOLDER = Path(os.environ.get("CAR_GOLDEN_DIR", Path(__file__).parents[2].parent / "shared" / "golden"))
@@ -77,7 +77,7 @@ def test_scores_agree_within_a_thousandth(golden: Golden) -> None:
 def test_cams_agree_within_five_thousandths_everywhere(golden: Golden) -> None:
     height, width = golden.image.shape[:2]
     for number, look in enumerate(golden.looks):
-        cams = np.stack([proposals.enlarge(cam, height, width) for cam in look.cams])
+        cams = np.stack([enlarge(cam, height, width) for cam in look.cams])
         np.testing.assert_allclose(cams, golden.arrays[f"step{number}_cams"].astype(np.float32), atol=5e-3, rtol=0)
 
 

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worker.errors import ImageCorrupt, ImageError, ImageTooLarge, ImageUnsupported
-from worker.images import ImageLimits, open_image
+from worker.images import ImageLimits, decode, open_image
 
 
 def saved(pixels, image_format):
@@ -188,3 +191,62 @@ def test_any_bytes_behind_a_known_beginning_open_or_are_refused(magic, tail):
     except ImageError:
         return
     assert picture.pixels.shape == (picture.height, picture.width, 3)
+
+
+ODD = png(8, 4, 8, 2, [bytes(24)] * 4, extra=chunk(b"acTL", struct.pack(">II", 0, 0)))
+"""A good PNG that claims to be an animation without frames, of which Pillow warns."""
+
+
+def fate(name):
+    """What becomes of a hostile file: its error's type and message."""
+    try:
+        open_image(HOSTILE[name][0])
+    except ImageError as error:
+        return type(error), str(error)
+    raise AssertionError(name)
+
+
+def test_eight_threads_refuse_hostile_files_as_one_does_and_leave_the_filters_alone():
+    alone, filters = {name: fate(name) for name in HOSTILE}, list(warnings.filters)
+    with ThreadPoolExecutor(8) as threads:
+        rounds = [threads.map(fate, HOSTILE) for _ in range(4)]
+        good = [threads.submit(open_image, data) for data in (ODD, JPEG, PNG) * 20]
+        assert all(dict(zip(HOSTILE, fates, strict=True)) == alone for fates in rounds)
+        assert all(one.result().width in (8, 64) for one in good)
+    assert warnings.filters == filters
+
+
+class MeetingFile(io.BytesIO):
+    """Bytes that nobody gets before another thread asks for theirs."""
+
+    meeting = threading.Barrier(2, timeout=20)
+    met = False
+
+    def read(self, size=-1):
+        if not self.met:
+            self.met = True
+            self.meeting.wait()
+        return super().read(size)
+
+
+def test_two_threads_decode_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(decode, "BytesIO", MeetingFile)
+    with ThreadPoolExecutor(2) as threads:
+        assert [picture.width for picture in threads.map(open_image, [PNG, JPEG])] == [64, 64]
+
+
+def test_a_thread_that_decodes_silences_no_other(monkeypatch):
+    monkeypatch.setattr(decode, "BytesIO", MeetingFile)
+    with ThreadPoolExecutor(1) as threads, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        decoding = threads.submit(open_image, ODD)
+        while not MeetingFile.meeting.n_waiting:
+            time.sleep(0.001)
+        with Image.open(io.BytesIO(ODD)) as odd:  # Pillow itself, as any library might use it
+            odd.load()
+        assert not decoding.done()
+        MeetingFile.meeting.wait()
+        assert decoding.result().width == 8
+    assert [(str(one.message).split(",")[0], one.filename.rpartition("/")[2]) for one in heard] == [
+        ("Invalid APNG", "PngImagePlugin.py")
+    ]

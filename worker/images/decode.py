@@ -4,8 +4,6 @@ The bytes may come from anyone. Whatever they make a decoder do, the caller sees
 """
 
 import hashlib
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +18,8 @@ from worker.errors import ImageCorrupt, ImageError, ImageTooLarge, ImageUnsuppor
 from worker.images.files import printable, read_file
 from worker.images.headers import MAX_FRAMES, count_frames, describe_foreign, excess, format_of
 from worker.images.pixels import rgb_of, upright
+from worker.images.quiet import quiet
 from worker.images.tags import orientation_of
-
-# Warning filters belong to the process, and two threads that swap them would leave them swapped,
-# so a process decodes one picture at a time. That is short beside segmenting it.
-_WARNINGS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -127,8 +122,7 @@ def _exif_of(image: Image.Image) -> bytes:
 def _failures_named(name: str) -> Iterator[None]:
     """Whatever a decoder raises or warns of becomes an ImageError that begins with the picture's name."""
     try:
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     except ImageError as error:
         raise type(error)(f"{name} cannot be used: {error}") from error

@@ -192,8 +192,3 @@ def boxes_mask(
         right, bottom = (x + w, y + h) if inclusive else (min(x + w, columns - 1), min(y + h, rows - 1))
         mask[y:bottom, x:right] = True
     return mask
-
-
-def enlarge(cam: Float[np.ndarray, "rows columns"], height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """A CAM at the picture's own size, bilinear (cv2.INTER_LINEAR), float32."""
-    return cv2.resize(cam, (width, height), interpolation=cv2.INTER_LINEAR)

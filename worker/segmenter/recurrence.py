@@ -19,6 +19,7 @@ from car.segmentation import Pass, QueryScore, Step, StopReason
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals, visual_prompts
 from worker.segmenter.proposals import Encoded
+from worker.segmenter.sizes import enlarge
 from worker.segmenter.texts import Texts
 
 Crops = list[UInt8[np.ndarray, "_ _ 3"]]
@@ -141,7 +142,7 @@ class _Loop:
         packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
         self._keys, self._areas, self._overlaps, self._awaited = [], [], [], []
         for i, sheet in zip(self.alive, self.cams, strict=True):
-            cam = proposals.enlarge(sheet, *self.subject.image.shape[:2])
+            cam = enlarge(sheet, *self.subject.image.shape[:2])
             mask = cam > self.subject.recipe.eta
             packed[i] = np.packbits(mask)  # an eighth of the memory, which a thousand words need
             self._areas.append(int(np.count_nonzero(mask)))

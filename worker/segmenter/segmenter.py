@@ -1,4 +1,4 @@
-"""CaR from pictures to masks: Segmenter.segment."""
+"""CaR from pictures to masks: Segmenter.segment; or Segmenter.recur, and the finishing wherever there is a CPU."""
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,13 +15,13 @@ from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
 from worker.segmenter.encoder import Encoder
-from worker.segmenter.picture import Image, Picture, shrunk
+from worker.segmenter.finishing import Clock, Unfinished
+from worker.segmenter.picture import Picture
 from worker.segmenter.plans import Plan, canonical, in_order_of, plans
 from worker.segmenter.recurrence import Crops, Look, Subject, Survivors, recur
+from worker.segmenter.sizes import Image, shrunk, shrunk_size
 from worker.segmenter.texts import Texts, embed
 
-Clock = Callable[[], float]
-"""Seconds from any fixed point, such as time.perf_counter."""
 Observe = Callable[[int, Look], None]
 """Called with a picture's index and each step of its recurrence."""
 
@@ -69,13 +69,34 @@ class Segmenter:
             VocabularyError: a text of more tokens than CLIP reads.
 
         """
+        return [one.finish(self.clock) for one in self.recur(images, vocabulary, recipe, observe=observe)]
+
+    def padded_size(self, height: int, width: int, recipe: Recipe) -> tuple[int, int]:
+        """Equal for pictures that f can see in one batch."""
+        return proposals.padded_size(*shrunk_size(height, width, recipe.max_side))
+
+    def recur(
+        self,
+        images: Sequence[Image],
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        *,
+        observe: Observe | None = None,
+    ) -> list[Unfinished]:
+        """What `segment` does with the models. The CRF and the coding of masks are left, in the order of the pictures:
+        a CPU finishes them in any thread or process while the models see the next pictures.
+
+        Raises:
+            VocabularyError: a text of more tokens than CLIP reads.
+
+        """
         for image in images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
                 raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
         working = [shrunk(image, recipe.max_side) for image in images]
         batches = self.batches or Batches.suited_to(self.proposal.device)
         look = observe and _in_order_of(vocabulary, observe)
-        done: dict[int, Segmentation] = {}
+        done: dict[int, Unfinished] = {}
         for group in _same_padded_size(working, batches.images):
             watch = _Stopwatch(self.clock, share=len(group))
             with watch.over("encode_ms"):
@@ -83,8 +104,10 @@ class Segmenter:
                 encoded = proposals.encode(self.proposal, some, recipe, at_once=batches.images)
             runs = [Picture(i, images[i].shape[:2], working[i], e) for i, e in zip(group, encoded, strict=True)]
             for plan in plans(canonical(vocabulary, recipe), recipe):
-                self._run(plan, runs, recipe, batches, watch, look)
-            done |= {run.index: run.result(vocabulary, watch.times) for run in runs}
+                rests = self._run(plan, runs, recipe, batches, watch, look)
+                for run, rest in zip(runs, rests, strict=True):
+                    run.rest(plan, rest, vocabulary)
+            done |= {run.index: run.unfinished(vocabulary, recipe, watch.times) for run in runs}
         return [done[index] for index in range(len(images))]
 
     def _run(
@@ -95,14 +118,11 @@ class Segmenter:
         batches: Batches,
         watch: "_Stopwatch",
         observe: Observe | None,
-    ) -> None:
+    ) -> list[Survivors]:
         with watch.over("text_ms"):
             texts = self._embedded(plan.vocabulary, recipe)
         loops = [recur(self._subject(plan, run, texts, recipe, observe)) for run in runs]
-        survivors = self._drive(loops, recipe, batches, watch)
-        with watch.over("crf_ms"):
-            for run, rest in zip(runs, survivors, strict=True):
-                run.finish(plan, rest, recipe)
+        return self._drive(loops, recipe, batches, watch)
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))

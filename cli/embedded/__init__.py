@@ -1,0 +1,8 @@
+"""The embedded engines: PostgreSQL, Redis and an S3 server from wheels, without root, Docker or set-up.
+
+They are the engines of production, so that there is one code path and one SQL dialect.
+"""
+
+from cli.embedded.engines import ALL, Engines, start_engines
+
+__all__ = ["ALL", "Engines", "start_engines"]

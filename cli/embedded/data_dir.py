@@ -1,0 +1,109 @@
+"""The folder of the embedded engines: its lock, and engines.json with their ports, passwords and keys."""
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from cli.errors import DataDirInUse, DataDirUnusable, EnginesNeverRan
+
+Notes = dict[str, Any]
+"""What engines.json holds: a mapping for each engine, and for the API."""
+
+
+class DataDir:
+    """A data folder that this process alone may use until `close`; made where it is not there.
+
+    Raises:
+        DataDirUnusable: it cannot be made or written.
+        DataDirInUse: another process has it.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in ("logs", "run"):
+                (self.path / name).mkdir(exist_ok=True)
+            self._lock = (self.path / "lock").open("a+", encoding="ascii")
+            (self.path / "run" / "writable").write_bytes(b"yes")  # a full disk says so here, not in an engine's log
+        except OSError as error:
+            raise DataDirUnusable(
+                f"the data folder {self.path} cannot be written ({error.strerror}); give another with --data-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataDirInUse(self._in_use()) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _in_use(self) -> str:
+        self._lock.seek(0)
+        holder = self._lock.read(20).strip()
+        self._lock.close()
+        return (
+            f"another `car` runs its engines in {self.path} (process {holder or 'unknown'}); stop that one, or give "
+            "another folder with --data-dir"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def notes(self) -> Notes:
+        """What was noted before; nothing in a new folder."""
+        try:
+            return read_notes(self.path)
+        except EnginesNeverRan:
+            return {}
+
+    def note(self, **changes: Any) -> None:  # noqa: ANN401 - JSON
+        """Add or replace entries; readers see the old file or the new one, whole."""
+        written = self.path / "engines.json.new"
+        written.unlink(missing_ok=True)
+        written.touch(mode=0o600)
+        written.write_text(json.dumps(self.notes() | changes, indent=2) + "\n", encoding="utf-8")
+        written.replace(self.path / "engines.json")
+
+
+def read_notes(path: Path) -> Notes:
+    """engines.json of a folder, which another process may hold.
+
+    Raises:
+        EnginesNeverRan: there is none.
+        DataDirUnusable: it cannot be read, or is damaged.
+
+    """
+    source = path.expanduser() / "engines.json"
+    try:
+        notes: Notes = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EnginesNeverRan(
+            f"no engines ever ran in {path.expanduser().resolve()}; start them with `car up`, or name their folder "
+            "with --data-dir"
+        ) from None
+    except OSError as error:
+        raise DataDirUnusable(f"{source} cannot be read ({error.strerror}); is it another user's?") from None
+    except ValueError:
+        raise DataDirUnusable(f"{source} is damaged; restore it, or begin with another folder by --data-dir") from None
+    return notes
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has the folder now."""
+    with suppress(OSError), (path.expanduser() / "lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

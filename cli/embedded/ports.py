@@ -1,0 +1,37 @@
+"""Free TCP ports on this machine."""
+
+import random
+import socket
+from collections.abc import Iterable
+
+_LOWEST, _HIGHEST = 18_000, 32_000
+"""Below the ports that systems give to outgoing connections, one of which could take a port before a server has it."""
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that rests is free
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(wanted: Iterable[str], before: dict[str, int]) -> dict[str, int]:
+    """A port for each name: that of `before` where it is free, else a random one; no two alike."""
+    names = list(wanted)
+    ports = {name: before[name] for name in names if name in before and is_free(before[name])}
+    for name in names:
+        while name not in ports:
+            port = random.randrange(_LOWEST, _HIGHEST)
+            if port not in ports.values() and is_free(port):
+                ports[name] = port
+    return ports
+
+
+def free_port(before: int = 0) -> int:
+    """`before` where it is free, else a random one."""
+    return free_ports(["port"], {"port": before} if before else {})["port"]

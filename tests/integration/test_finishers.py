@@ -1,0 +1,247 @@
+"""Pictures finished by other processes: the same bits, little to carry, and a death that costs one picture."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from car.presets import preset
+from car.recipe import Mode, Recipe, VisualPrompt
+from car.segmentation import Pass, Segmentation
+from car.vocabulary import Vocabulary, parse_labels_file
+from demo.towers import WEIGHTS
+from worker.errors import FinisherLost
+from worker.finishers import Finishers
+from worker.images import find_images, open_image
+from worker.segmenter.finishing import Unfinished
+from worker.segmenter.segmenter import Segmenter
+from worker.weights import load_pair
+
+DEMO = WEIGHTS.parent
+WORDS = [label.name for label in parse_labels_file((DEMO / "labels.txt").read_text())]
+RECIPE = preset("demo")
+STUFF = replace(RECIPE, stuff=tuple(WORDS[5:12]), stuff_visual_prompts=(VisualPrompt.GRAY,))
+REFER = replace(RECIPE, mode=Mode.REFER, theta=0.0)
+
+
+@pytest.fixture(scope="module")
+def car() -> Segmenter:
+    pair = load_pair(WEIGHTS / "proposal", WEIGHTS / "classifier", device=torch.device("cpu"))
+    return Segmenter(pair.proposal, pair.classifier)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return [open_image(path).pixels for path in find_images([DEMO / "images"])]
+
+
+def recurred(car: Segmenter, pictures: list[np.ndarray], recipe: Recipe, words: list[str]) -> list[Unfinished]:
+    return car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
+
+
+@pytest.fixture(scope="module")
+def one(car: Segmenter, pictures: list[np.ndarray]) -> Unfinished:
+    return recurred(car, pictures[:1], RECIPE, WORDS)[0]
+
+
+def slow(one: Unfinished) -> Unfinished:
+    """The same picture, larger and with so many CRF iterations that it takes more than a second."""
+    return replace(one, recipe=replace(one.recipe, crf_iterations=60), image=np.tile(one.image, (3, 3, 1)))
+
+
+def broken(one: Unfinished) -> Unfinished:
+    return replace(one, rests=(replace(one.rests[0], scores=()),))
+
+
+def running(finishers: Finishers, count: int) -> list[int]:
+    """Process ids of the finishers once `count` of them are up."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        processes = [finisher._process for finisher in finishers._finishers]
+        ids = [process.pid for process in processes if process is not None]
+        if len(ids) == count:
+            return ids
+        time.sleep(0.01)
+    raise AssertionError(f"not {count} finishers")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "crfs"),
+    [(RECIPE, WORDS, 1), (STUFF, WORDS[:15], 2), (REFER, WORDS[:4], 4)],
+    ids=["one pass", "things and stuff", "referring expressions"],
+)
+def test_another_process_finishes_the_demo_pictures_bit_for_bit(car, pictures, recipe, words, crfs) -> None:
+    here = car.segment(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
+    with Finishers(processes=2) as finishers:
+        futures = [finishers.submit(one) for one in recurred(car, pictures, recipe, words)]
+        assert [future.result(60) for future in futures] == here
+    assert any(result.masks for result in here)
+    passes = {step.within for result in here for step in result.steps}
+    assert passes == ({Pass.THINGS, Pass.STUFF} if recipe is STUFF else {Pass.THINGS})
+    assert max(result.work.crf_runs for result in here) == crfs
+
+
+def test_a_long_picture_is_carried_small_and_finished_at_its_own_size(car, pictures) -> None:
+    recipe = replace(RECIPE, max_side=96)
+    [one] = recurred(car, [pictures[0]], recipe, WORDS)
+    assert one.image.size < pictures[0].size / 2
+    with Finishers(processes=1) as finishers:
+        result = finishers.submit(one).result(60)
+    assert result == car.segment([pictures[0]], Vocabulary.of(WORDS), recipe)[0]
+    assert (result.height, result.width) == pictures[0].shape[:2]
+
+
+def test_what_is_carried_is_hardly_more_than_the_picture(car, pictures) -> None:
+    for one in recurred(car, pictures, RECIPE, WORDS):
+        cams = sum(rest.cams.nbytes for rest in one.rests)
+        words = sum(len(step.queries) for rest in one.rests for step in rest.steps)
+        assert cams < one.image.nbytes / 2
+        assert len(pickle.dumps(one)) < one.image.nbytes + cams + 100 * words + 4096
+
+
+def test_times_are_taken_where_the_recurrence_had_a_clock(car, pictures, one) -> None:
+    timed = replace(car, clock=time.perf_counter).recur(pictures[:1], Vocabulary.of(WORDS), RECIPE)[0]
+    with Finishers(processes=1) as finishers:
+        times = finishers.submit(timed).result(60).timings
+        assert finishers.submit(one).result(60).timings == {}
+    assert set(times) == {"encode_ms", "text_ms", "proposal_ms", "classifier_ms", "crf_ms"}
+    assert times.items() > timed.timings.items()
+
+
+def test_no_processes_mean_the_calling_thread(one, monkeypatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with Finishers(processes=0) as finishers:
+        assert finishers.submit(one).result(0) == one.finish()
+        failed = finishers.submit(broken(one))
+    assert isinstance(failed.exception(0), ValueError)
+
+
+def test_what_fails_in_another_process_says_why_and_costs_no_neighbour(one) -> None:
+    with Finishers(processes=1) as finishers:
+        with pytest.raises(RuntimeError, match=r"ValueError: zip\(\)") as failed:
+            finishers.submit(broken(one)).result(60)
+        assert "finishing.py" in failed.value.__notes__[0]
+        [process] = running(finishers, 1)
+        assert finishers.submit(one).result(60) == one.finish()
+        assert running(finishers, 1) == [process]
+
+
+def test_a_killed_process_costs_the_picture_in_its_hand_alone(one) -> None:
+    with Finishers(processes=2) as finishers:
+        first = finishers.submit(slow(one))
+        [victim] = running(finishers, 1)
+        second = finishers.submit(slow(one))
+        waiting = [finishers.submit(one) for _ in range(4)]
+        running(finishers, 2)
+        time.sleep(0.5)
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(FinisherLost, match="SIGKILL") as lost:
+            first.result(60)
+        assert lost.value.retryable
+        assert [future.result(60) for future in waiting] == [one.finish()] * 4
+        assert isinstance(second.result(60), Segmentation)
+
+
+def test_a_process_killed_while_idle_costs_nothing(one) -> None:
+    with Finishers(processes=1) as finishers:
+        expected = finishers.submit(one).result(60)
+        [victim] = running(finishers, 1)
+        os.kill(victim, signal.SIGKILL)
+        os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+        assert finishers.submit(one).result(60) == expected
+
+
+def test_signals_to_the_whole_group_leave_the_pictures_in_hand_alone(one) -> None:
+    with Finishers(processes=1) as finishers:
+        finishers.submit(one).result(60)
+        busy = finishers.submit(slow(one))
+        [process] = running(finishers, 1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process, number)
+        assert isinstance(busy.result(60), Segmentation)
+
+
+def test_closing_ends_the_processes_and_cancels_what_nobody_began(one) -> None:
+    finishers = Finishers(processes=1)
+    begun, waiting = finishers.submit(slow(one)), finishers.submit(one)
+    [process] = running(finishers, 1)
+    finishers.close()
+    assert isinstance(begun.result(0), Segmentation)
+    with pytest.raises(CancelledError):
+        waiting.result(0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_busy_finisher_leaves_the_interpreter_to_other_threads(one) -> None:
+    with Finishers(processes=1) as finishers:
+        finishers.submit(one).result(60)
+        busy, turns = finishers.submit(slow(one)), 0
+        longest, last = 0.0, time.perf_counter()
+        while not busy.done():
+            threading.Event().wait(0.001)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+            turns += 1
+    assert turns > 50
+    assert longest < 0.2  # one CRF in this process would stop the loop for its whole length
+
+
+def script(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_finishing_needs_no_torch(one, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(pickle.dumps(one))
+    seen = script(
+        "import pickle, sys, worker.finishers\n"
+        "print(len(pickle.load(open(sys.argv[1], 'rb')).finish().masks))\n"
+        "print({'torch', 'transformers', 'celery', 'sqlalchemy'} & {*sys.modules})",
+        tmp_path / "one",
+    )
+    assert seen.split("\n")[:2] == [str(len(one.finish().masks)), "set()"]
+
+
+def test_a_daemonic_child_of_celerys_pool_may_have_finishers(one, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(pickle.dumps(one))
+    code = (
+        "import pickle, sys\n"
+        "from billiard.context import ForkContext\n"
+        "from worker.finishers import Finishers\n"
+        "def child(path):\n"
+        "    one = pickle.load(open(path, 'rb'))\n"
+        "    with Finishers(processes=1) as finishers:\n"
+        "        print(finishers.submit(one).result() == one.finish(), flush=True)\n"
+        "process = ForkContext().Process(target=child, args=(sys.argv[1],), daemon=True)\n"
+        "process.start()\n"
+        "process.join()\n"
+    )
+    assert script(code, tmp_path / "one") == "True\n"
+
+
+def test_processes_end_when_their_owner_is_killed(one, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(pickle.dumps(one))
+    code = (
+        "import os, pickle, signal, sys\n"
+        "from worker.finishers import Finishers\n"
+        "finishers = Finishers(processes=1)\n"
+        "finishers.submit(pickle.load(open(sys.argv[1], 'rb'))).result()\n"
+        "print(finishers._finishers[0]._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # The finisher inherits the pipe, so reading it to its end waits for the finisher's end.
+    killed = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "one"], stdout=subprocess.PIPE, check=False, timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert int(killed.stdout) > 1

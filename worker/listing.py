@@ -1,0 +1,169 @@
+"""Bulk sources into items: page by page, resumed where it stopped, with the memory of one page."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Engine
+
+from car.bulk_source import MAX_URI, BulkSource, SourceKind, manifest_line
+from car.errors import CarError, SourceError
+from db import listings
+from db.listings import Found, Listing, Refused
+from db.objects import Listed, ObjectStore
+from db.session import transaction
+
+LEASE = timedelta(seconds=60)
+_PAGE = 1_000
+_PAGES_AT_ONCE = 4
+"""Pages of S3 in one transaction: a commit costs more than a page's rows."""
+
+Page = tuple[list[Found | Refused], dict[str, Any]]
+"""What a page holds, and the cursor after it."""
+
+
+@dataclass
+class Listings:
+    """What one call did."""
+
+    items: int = 0
+    """New ones."""
+    jobs: int = 0
+    """Sources that were listed to their end, or failed."""
+    more: bool = False
+    """It ended before its work did."""
+
+
+def list_sources(
+    engine: Engine,
+    objects: ObjectStore,
+    worker: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    seconds: float = float("inf"),
+    found: Callable[[], object] = lambda: None,
+) -> Listings:
+    """List the sources that nobody lists, the oldest first, for about so long. `found` is called after each commit of
+    new items.
+    """
+    done = Listings()
+    deadline = time.monotonic() + seconds
+
+    def ending() -> bool:
+        return stop() or time.monotonic() > deadline
+
+    while True:
+        with transaction(engine) as session:
+            listing = listings.claim(session, worker, LEASE)
+        if listing is None:
+            return done
+        if not _list(engine, objects, worker, listing, done, ending, found):
+            with transaction(engine) as session:
+                listings.hand_back(session, worker, listing)
+            done.more = True
+            return done
+        done.jobs += 1
+
+
+def _list(
+    engine: Engine,
+    objects: ObjectStore,
+    worker: str,
+    listing: Listing,
+    done: Listings,
+    ending: Callable[[], bool],
+    found: Callable[[], object],
+) -> bool:
+    """Whether the source came to its end, be it an error."""
+    try:
+        for page, cursor in pages(objects, BulkSource.from_json(listing.source), listing.cursor or {}):
+            with transaction(engine) as session:
+                added = listings.add(session, worker, listing, page, cursor=cursor, lease=LEASE)
+            if added is None:  # cancelled, or another worker's by now
+                return True
+            done.items += added
+            if added:
+                found()
+            if ending():
+                return False
+    except CarError as error:
+        if error.code == "database_unreachable":
+            raise
+        with transaction(engine) as session:
+            listings.fail(session, worker, listing, code=error.code, detail=str(error), retryable=error.retryable)
+        return True
+    with transaction(engine) as session:
+        listings.finish(session, worker, listing)
+    return True
+
+
+def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+    """The source's pictures after `cursor` ({}: from the beginning)."""
+    if source.kind is SourceKind.GIVEN:
+        return _given(source, cursor)
+    if source.kind is SourceKind.MANIFEST:
+        return _manifest(objects, source, cursor)
+    return _keys(objects, source, cursor)
+
+
+def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+    after = str(cursor.get("after", ""))
+    some: list[Found | Refused] = []
+    read = 0
+    while True:
+        listed = objects.page(source.bucket, source.prefix, after=after)
+        # Folders that a console made are keys of no bytes.
+        some += [_found(source.bucket, one) for one in listed if one.size and source.takes(one.key)]
+        read += 1
+        if listed:
+            after = listed[-1].key
+        if not listed or read % _PAGES_AT_ONCE == 0 or read == 1:
+            yield some, {"after": after}
+            some = []
+        if not listed:
+            return
+
+
+def _manifest(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+    etag = objects.stat(source.bucket, source.key).etag
+    # Offsets of a manifest that has been replaced since mean nothing; known pictures are not added twice.
+    offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)
+    some: list[Found | Refused] = []
+    for end, line in objects.lines(source.bucket, source.key, after=offset):
+        number += 1
+        offset = end
+        try:
+            uri = manifest_line(line)
+        except SourceError as error:
+            shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line.strip())
+            some.append(Refused(shown[:MAX_URI] or f"line {number}", error.code, f"line {number}: {error}"))
+        else:
+            if uri is not None:
+                some.append(Found(uri))
+        if len(some) >= _PAGE:
+            yield some, {"etag": etag, "offset": offset, "line": number}
+            some = []
+    yield some, {"etag": etag, "offset": offset, "line": number}
+
+
+def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+    for start in range(int(cursor.get("index", 0)), len(source.given), _PAGE):
+        some: list[Found | Refused] = []
+        for number, line in enumerate(source.given[start : start + _PAGE], start=start + 1):
+            try:
+                uri = manifest_line(line)
+            except SourceError as error:
+                some.append(Refused(line[:MAX_URI], error.code, f"address {number}: {error}"))
+            else:
+                if uri is not None:
+                    some.append(Found(uri))
+        yield some, {"index": start + _PAGE}
+
+
+def _found(bucket: str, one: Listed) -> Found | Refused:
+    uri = f"s3://{bucket}/{one.key}"
+    if len(uri) > MAX_URI:
+        return Refused(uri[:MAX_URI], SourceError.code, f"the key is longer than {MAX_URI} characters")
+    return Found(uri, one.etag)

@@ -1,0 +1,170 @@
+"""Claim, fetch, decode, look up: what is known already never reaches the model."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from car.bulk_source import split_s3
+from car.errors import CarError
+from car.model_version import model_version, run_key
+from db import items, results, vocabularies
+from db.errors import DatabaseUnreachable
+from db.items import Claimed, Ended, Failed
+from db.objects import ObjectStore
+from db.session import transaction
+from worker.images import open_image
+from worker.pipeline.buckets import Buckets
+from worker.pipeline.hand import Hand
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.work import Fetched, Limits, Model, Wish
+
+_LOOKUP_AT_ONCE = 64
+_ELSEWHERE = timedelta(seconds=2)
+"""A picture that another worker computes right now is looked at again after it."""
+_POLL_SECONDS = 0.2
+
+
+class Intake:
+    """Runs on two threads and a pool of fetchers until nothing is left to claim, or it is told to stop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        objects: ObjectStore,
+        worker: str,
+        model: Model,
+        limits: Limits,
+        *,
+        hand: Hand,
+        buckets: Buckets,
+        ledger: Ledger,
+    ) -> None:
+        self._engine, self._objects, self._worker, self._model, self._limits = engine, objects, worker, model, limits
+        self._hand, self._buckets, self._ledger = hand, buckets, ledger
+        self._wishes: dict[tuple[UUID, UUID], Wish] = {}
+        self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
+        self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
+        self._lookup = threading.Thread(target=self._look_up_all, name="lookup", daemon=True)
+        self.more = False
+        """Whether it was told to stop while there may have been something to claim."""
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Claims until there is nothing, and nothing in hand. Closes the buckets at its end."""
+        self._lookup.start()
+        try:
+            while not stopped():
+                claimed = self._claim()
+                if not claimed and not len(self._hand):
+                    return
+                if not claimed:
+                    self._hand.wait(_POLL_SECONDS)
+            self.more = True
+        finally:
+            # What has not begun to be fetched stays in hand, to be handed back.
+            self._fetchers.shutdown(cancel_futures=stopped())
+            self._fetched.put(None)
+            self._lookup.join()
+            self._buckets.close()
+
+    def _claim(self) -> list[Claimed]:
+        held = len(self._hand)
+        room = self._limits.claims(self._model.batch) - held
+        # Claims are cheap by the dozen and dear one by one.
+        if room < min(self._model.batch, self._limits.claims(self._model.batch)) and held:
+            return []
+        try:
+            with transaction(self._engine, durable=False) as session:
+                claimed = items.claim(session, self._worker, limit=room, lease=self._limits.lease, company=held > 0)
+                for item in claimed:
+                    self._learn(session, item)
+        except DatabaseUnreachable as error:
+            structlog.get_logger().warning("claim_failed", reason=str(error))
+            self._hand.wait(1.0)
+            return []
+        self._hand.take(claimed)
+        self._buckets.expect(len(claimed))
+        for item in claimed:
+            self._fetchers.submit(self._fetch, item)
+        return claimed
+
+    def _learn(self, session: Session, item: Claimed) -> None:
+        """The item's vocabulary and recipe; a worker keeps those it met."""
+        key = (item.vocabulary_id, item.recipe_id)
+        if key not in self._wishes:
+            vocabulary = vocabularies.get(session, item.vocabulary_id).vocabulary
+            recipe = vocabularies.recipe(session, item.recipe_id).recipe
+            version = model_version(self._model.weights, recipe, vocabulary)
+            self._wishes[key] = Wish(*key, vocabulary, recipe, version)
+
+    def _fetch(self, item: Claimed) -> None:
+        """On a fetcher's thread: to the lookup, or to the ledger as failed."""
+        if not self._hand.holds(item):
+            self._forget(item)
+            return
+        wish = self._wishes[item.vocabulary_id, item.recipe_id]
+        try:
+            bucket, key = split_s3(item.uri)
+            data = self._objects.read(bucket, key, max_bytes=self._limits.images.max_bytes)
+            picture = open_image(data, self._limits.images, name=item.uri)
+        except CarError as error:
+            self._fail(Failed(item, error.code, str(error), error.retryable))
+        except Exception as error:  # noqa: BLE001 - the edge: one bad picture never ends its neighbours
+            structlog.get_logger().exception("fetch_broke", uri=item.uri)
+            self._fail(Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
+        else:
+            key = run_key(picture.sha256, self._model.weights, wish.recipe, wish.vocabulary)
+            self._fetched.put(Fetched(item, wish, picture, key))
+
+    def _look_up_all(self) -> None:
+        while True:
+            first = self._fetched.get()
+            if first is None:
+                return
+            some = [first]
+            while len(some) < _LOOKUP_AT_ONCE and not self._fetched.empty():
+                one = self._fetched.get()
+                if one is None:
+                    self._look_up(some)
+                    return
+                some.append(one)
+            self._look_up(some)
+
+    def _look_up(self, some: list[Fetched]) -> None:
+        """Known ones to the ledger, those in another worker's hand back to the queue, the rest to the buckets."""
+        keys = {one.run_key for one in some}
+        try:
+            with transaction(self._engine, durable=False) as session:
+                known = results.known(session, keys)
+                ours = results.reserve(session, self._worker, keys - set(known), self._limits.lease)
+                elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
+                items.hand_back(session, self._worker, elsewhere, wait=_ELSEWHERE)
+        except DatabaseUnreachable as error:
+            for one in some:
+                self._fail(Failed(one.item, error.code, str(error), retryable=True))
+            return
+        for item in elsewhere:
+            self._forget(item)
+        for one in some:
+            if one.run_key in known:
+                self._ledger.ended(Ended(one.item, known[one.run_key], reused=True))
+                self._buckets.expect(-1)
+            elif one.run_key in ours:
+                # The second of two equal pictures waits for the first.
+                if self._ledger.computes(one.run_key, one.item):
+                    self._buckets.put(one)
+                self._buckets.expect(-1)
+
+    def _fail(self, failed: Failed) -> None:
+        self._ledger.failed(failed)
+        self._buckets.expect(-1)
+
+    def _forget(self, item: Claimed) -> None:
+        self._hand.drop([item])
+        self._buckets.expect(-1)

@@ -1,0 +1,240 @@
+"""The worker's flow, put together: the model's thread only ever computes."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Engine
+
+from car.errors import CarError
+from car.model_version import CODE_VERSION
+from car.segmentation import Segmentation
+from db import items, results, workers
+from db.errors import DatabaseUnreachable
+from db.items import Claimed, Failed
+from db.objects import ObjectStore
+from db.results import NewResult
+from db.session import transaction
+from worker.errors import OutOfMemory
+from worker.pipeline.buckets import Buckets
+from worker.pipeline.hand import Hand, Heartbeat
+from worker.pipeline.intake import Intake
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.objects import store_objects
+from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model
+
+Stop = Callable[[], bool]
+
+
+@dataclass
+class Pipeline:
+    """Claims, computes and stores until nothing is left. It knows no Celery and no command line."""
+
+    engine: Engine
+    objects: ObjectStore
+    model: Model
+    finish: Finish
+    name: str
+    """Of this worker process; never used twice."""
+    queue: str = "gpu"
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def presence(self) -> workers.Presence:
+        """What this worker says of itself."""
+        return workers.Presence(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
+
+    def drain(self, *, stop: Stop = lambda: False, seconds: float = float("inf")) -> Drained:
+        """Work for about `seconds`, or until there is none, or `stop` says to: then what the model has begun is brought
+        to its end and everything else handed back, at no cost of an attempt.
+        """
+        run = _Run(self, stop, time.monotonic() + seconds)
+        return run.drain()
+
+
+class _Run:
+    """One call of `drain`."""
+
+    def __init__(self, pipeline: Pipeline, stop: Stop, deadline: float) -> None:
+        self._p, self._stop, self._deadline = pipeline, stop, deadline
+        limits, model = pipeline.limits, pipeline.model
+        self._tally = Drained()
+        self._hand = Hand()
+        self._buckets = Buckets(self._bucket_of, model.batch)
+        self._heartbeat = Heartbeat(pipeline.engine, pipeline.presence, self._hand, limits.lease)
+        self._ledger = Ledger(pipeline.engine, pipeline.name, self._hand, self._tally, self._heartbeat.count)
+        self._intake = Intake(
+            pipeline.engine,
+            pipeline.objects,
+            pipeline.name,
+            model,
+            limits,
+            hand=self._hand,
+            buckets=self._buckets,
+            ledger=self._ledger,
+        )
+        self._storing = ThreadPoolExecutor(limits.store_threads, thread_name_prefix="store")
+        self._unfinished = threading.Semaphore(limits.ahead * model.batch + limits.store_threads)
+        self._ended = threading.Event()
+
+    def drain(self) -> Drained:
+        begun = time.monotonic()
+        intake = threading.Thread(target=self._intake.run, args=(self._closing,), name="intake", daemon=True)
+        grace = threading.Thread(target=self._watch, name="grace", daemon=True)
+        with self._heartbeat:
+            self._ledger.start()
+            intake.start()
+            grace.start()
+            try:
+                self._compute(begun)
+            finally:
+                intake.join()
+                self._finish_all()
+                self._ended.set()
+                grace.join()
+                self._hand_back()
+        self._tally.seconds = time.monotonic() - begun
+        self._tally.more = self._intake.more
+        return self._tally
+
+    def _closing(self) -> bool:
+        return self._stop() or time.monotonic() > self._deadline
+
+    def _bucket_of(self, one: Fetched) -> Hashable:
+        wish = one.wish
+        return wish.vocabulary_id, wish.recipe_id, self._p.model.bucket(one.picture, wish.recipe)
+
+    # The model's thread
+
+    def _compute(self, begun: float) -> None:
+        while not self._stop():
+            batch = self._buckets.take()
+            if batch is None:
+                return
+            if self._tally.first_batch_seconds is None:
+                self._tally.first_batch_seconds = time.monotonic() - begun
+            self._segment([one for one in batch if self._wanted(one)])
+
+    def _wanted(self, one: Fetched) -> bool:
+        """Whether anyone still waits for it: cancelled and reaped items are dropped here."""
+        if any(self._hand.holds(item) for item in (one.item, *self._ledger.followers(one.run_key))):
+            return True
+        self._ledger.spoilt(one.run_key, Failed(one.item, "cancelled", "nobody waits for it any more", retryable=True))
+        return False
+
+    def _segment(self, batch: list[Fetched]) -> None:
+        """Half a batch at a time where memory is short; one by one where something in it breaks the model."""
+        if not batch:
+            return
+        wish = batch[0].wish
+        begun = time.monotonic()
+        try:
+            unfinished = self._p.model.begin([one.picture.pixels for one in batch], wish.vocabulary, wish.recipe)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever breaks, the neighbours go on
+            self._tally.busy_seconds += time.monotonic() - begun
+            self._divide(batch, error)
+            return
+        self._tally.busy_seconds += time.monotonic() - begun
+        self._tally.batches += 1
+        for one, rest in zip(batch, unfinished, strict=True):
+            self._unfinished.acquire()
+            self._p.finish.submit(rest).add_done_callback(self._storer(one))
+
+    def _divide(self, batch: list[Fetched], error: Exception) -> None:
+        log = structlog.get_logger()
+        if len(batch) > 1:
+            log.warning("batch_divided", pictures=len(batch), reason=str(error))
+            middle = len(batch) // 2
+            self._segment(batch[:middle])
+            self._segment(batch[middle:])
+            return
+        if not isinstance(error, CarError):
+            log.error("segment_broke", uri=batch[0].item.uri, exc_info=error)
+        self._ledger.spoilt(batch[0].run_key, _failure(batch[0], error))
+
+    # Other threads
+
+    def _storer(self, one: Fetched) -> Callable[[Future[Segmentation]], None]:
+        def store(done: Future[Segmentation]) -> None:
+            try:
+                self._storing.submit(self._store, one, done)
+            except RuntimeError:  # the pool has been closed: what is in hand is handed back
+                self._unfinished.release()
+
+        return store
+
+    def _store(self, one: Fetched, done: Future[Segmentation]) -> None:
+        try:
+            found = done.result()
+            keys = store_objects(self._p.objects, one.run_key, one.picture, found, one.wish.model_version)
+            self._ledger.computed(one.item, self._result(one, found, *keys))
+        except Exception as error:  # noqa: BLE001 - the edge
+            if not isinstance(error, CarError):
+                structlog.get_logger().error("finish_broke", uri=one.item.uri, exc_info=error)
+            self._ledger.spoilt(one.run_key, _failure(one, error))
+        finally:
+            self._unfinished.release()
+
+    def _result(self, one: Fetched, found: Segmentation, masks: str, labelmap: str, shown: str) -> NewResult:
+        return NewResult(
+            run_key=one.run_key,
+            sha256=one.picture.sha256,
+            format=one.picture.format,
+            notes=one.picture.notes,
+            segmentation=found,
+            vocabulary_id=one.wish.vocabulary_id,
+            recipe_id=one.wish.recipe_id,
+            model_version=one.wish.model_version,
+            weights=dict(self._p.model.weights),
+            code_version=CODE_VERSION,
+            device=self._p.model.device,
+            masks_key=masks,
+            labelmap_key=labelmap,
+            preview_key=shown,
+        )
+
+    def _finish_all(self) -> None:
+        """Everything begun comes to its end, and into the database."""
+        for _ in range(self._p.limits.ahead * self._p.model.batch + self._p.limits.store_threads):
+            self._unfinished.acquire()
+        self._storing.shutdown()
+        self._ledger.close()
+
+    def _watch(self) -> None:
+        """What does not come to an end within the grace is handed back too; should it come later, it is dropped."""
+        while not self._ended.wait(0.1):
+            if self._stop():
+                if not self._ended.wait(self._p.limits.grace_seconds):
+                    self._hand_back()
+                return
+
+    def _hand_back(self) -> None:
+        rest = self._hand.everything()
+        with _tried("hand_back"), transaction(self._p.engine) as session:
+            back = items.hand_back(session, self._p.name, rest)
+            results.release_all(session, self._p.name)
+            self._tally.handed_back += len(back)
+        self._hand.lose(rest)
+
+
+def _failure(one: Fetched, error: Exception) -> Failed:
+    item: Claimed = one.item
+    if isinstance(error, OutOfMemory):
+        size = f"{one.picture.width} x {one.picture.height}"
+        return Failed(item, error.code, f"{size} pixels need more memory than the device has; scale it down", False)
+    if isinstance(error, CarError):
+        return Failed(item, error.code, str(error), error.retryable)
+    return Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False)
+
+
+@contextmanager
+def _tried(what: str) -> Iterator[None]:
+    """A database that is away makes no difference: leases run out by themselves."""
+    try:
+        yield
+    except DatabaseUnreachable as error:
+        structlog.get_logger().warning(f"{what}_failed", reason=str(error))

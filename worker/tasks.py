@@ -1,0 +1,164 @@
+"""Celery's entry points: each looks into the database for what there is to do. Models are loaded in the child process.
+
+`configure` is called in the parent before it forks; nothing here touches a device, a database or the environment before
+`worker_process_init`.
+"""
+
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Event
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import current_app, shared_task
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from sqlalchemy import Engine
+
+from car.errors import CarError
+from car.model_version import CODE_VERSION
+from db import workers
+from db.objects import ObjectStore
+from db.schema import require_current
+from db.session import make_engine, transaction
+from worker.listing import list_sources
+from worker.queue import Queue, Task, ring
+from worker.reaping import reap as reap_once
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from worker.pipeline.pipeline import Pipeline
+
+_LISTING_SECONDS = 60.0
+_GPU_LIMIT = 1800
+"""Seconds: above CAR_SLICE_SECONDS by what a hanging batch may take. The child is killed and its leases run out."""
+_IO_LIMIT = 600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parent decided before it forked."""
+
+    settings: WorkerSettings
+    queues: tuple[Queue, ...]
+    models: tuple[str | Path, str | Path]
+    """Folders or hub ids of f and g."""
+
+
+@dataclass
+class Process:
+    """What a child process keeps between tasks."""
+
+    plan: Plan
+    name: str
+    engine: Engine
+    objects: ObjectStore
+    pipeline: "Pipeline | None" = None
+
+
+_stopping = Event()
+"""Set in the parent, seen by its children: they begin nothing more."""
+_plan: list[Plan] = []
+_process: list[Process] = []
+
+
+def configure(plan: Plan) -> None:
+    """For the processes that are forked from here on."""
+    _plan[:] = [plan]
+
+
+def here() -> Process:
+    """What this child keeps; made when it began."""
+    return _process[0]
+
+
+@shared_task(name=str(Task.SEGMENT), acks_late=True, ignore_result=True, time_limit=_GPU_LIMIT)
+def segment() -> None:
+    """Segment what is queued, for a slice of time."""
+    process = here()
+    if process.pipeline is None or _stopping.is_set():
+        return
+    ring(current_app, Task.SEGMENT)  # for a neighbour: where there is no more work it sees so at once
+    drained = process.pipeline.drain(stop=_stopping.is_set, seconds=process.plan.settings.slice_seconds)
+    structlog.get_logger().info("drained", **vars(drained))
+    if drained.more and not _stopping.is_set():
+        ring(current_app, Task.SEGMENT)
+
+
+@shared_task(name=str(Task.LIST), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def list_() -> None:
+    """List the sources of new jobs, for a while."""
+    process = here()
+    bell = partial(ring, current_app, Task.SEGMENT)
+    listed = list_sources(
+        process.engine, process.objects, process.name, stop=_stopping.is_set, seconds=_LISTING_SECONDS, found=bell
+    )
+    if listed.more:
+        ring(current_app, Task.LIST)
+
+
+@shared_task(name=str(Task.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def reap() -> None:
+    """Bring back what silent workers held, and ring for whatever waits."""
+    process = here()
+    seen = reap_once(process.engine)
+    with transaction(process.engine, durable=False) as session:
+        workers.seen(session, _presence(process))
+    if seen.requeued or seen.dead:
+        structlog.get_logger().warning("reaped", requeued=seen.requeued, dead=seen.dead)
+    for wanted, task in ((seen.items_wait, Task.SEGMENT), (seen.sources_wait, Task.LIST)):
+        if wanted:
+            ring(current_app, task)
+
+
+@worker_process_init.connect
+def _begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
+    """In the child, right after the fork. A child that cannot begin ends its parent, which says why."""
+    plan = _plan[0]
+    try:
+        _process[:] = [_made(plan)]
+    except CarError as error:
+        structlog.get_logger().critical("worker_cannot_start", code=error.code, reason=str(error))
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:  # noqa: ANN401
+    _stopping.set()
+
+
+@worker_process_shutdown.connect
+def _end(**_: Any) -> None:  # noqa: ANN401
+    for process in _process:
+        try:
+            with transaction(process.engine) as session:
+                workers.gone(session, process.name)
+        except CarError as error:
+            structlog.get_logger().warning("farewell_failed", reason=str(error))
+        process.engine.dispose()
+
+
+def _made(plan: Plan) -> Process:
+    settings = plan.settings
+    engine = make_engine(settings.database_url.get_secret_value(), pool=settings.database_pool)
+    require_current(engine)
+    objects = ObjectStore.of(settings, connections=settings.fetch_threads + settings.store_threads)
+    name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
+    process = Process(plan, name, engine, objects)
+    if Queue.GPU in plan.queues:
+        from worker.start import make_pipeline  # noqa: PLC0415 - torch, in the child alone
+
+        process.pipeline = make_pipeline(settings, plan.models, engine, objects, name)
+    with transaction(engine) as session:
+        workers.seen(session, _presence(process))
+    return process
+
+
+def _presence(process: Process) -> workers.Presence:
+    if process.pipeline is not None:
+        return process.pipeline.presence
+    return workers.Presence(process.name, str(Queue.IO), "none", {}, CODE_VERSION)
