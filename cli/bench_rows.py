@@ -1,10 +1,11 @@
-"""Synthetic rows for `car bench results`: many results, their masks, their history and the items of jobs of all sizes."""
+"""Synthetic rows for `car bench results`: many results, their masks and history, and the items of jobs of all sizes."""
 
 import json
 import math
 from collections.abc import Iterator
 
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from car.presets import PRESETS
 from car.vocabulary import Vocabulary
@@ -60,7 +61,8 @@ _STEPS = (
         """
         INSERT INTO mask (result_id, position, label, score, x, y, width, height, area, source)
         SELECT id, position, label, score, 10, 20, 200, 150, 21000, 'crf'
-        FROM bench_drawn CROSS JOIN LATERAL (VALUES (1, l1, s1), (2, l2, s2), (3, l3, s3)) AS mask(position, label, score)
+        FROM bench_drawn
+        CROSS JOIN LATERAL (VALUES (1, l1, s1), (2, l2, s2), (3, l3, s3)) AS mask(position, label, score)
         WHERE (position = 1 OR label <> l1) AND (position < 3 OR label <> l2)
         ORDER BY n, position
         """,
@@ -128,7 +130,7 @@ def fill(engine: Engine, results: int) -> Iterator[str]:
         connection.execute(text(f"VACUUM ANALYZE {', '.join(_TABLES)}, job, vocabulary"))
 
 
-def _wishes(session: sessions.Session) -> None:
+def _wishes(session: Session) -> None:
     """Vocabularies, a recipe and the jobs."""
     for place in range(3):
         words = Vocabulary.of([f"label {n}" for n in range(1, LABELS + 1)] + [f"only in {place}"])
