@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: help install demo test test-slow check format lock clean
+.PHONY: help install demo test test-slow check format lock lock-images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -45,10 +45,19 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## make lock       resolve pyproject.toml into requirements.lock anew
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+IMAGE := $(COMPILE) --constraint requirements.lock
+
+## make lock       resolve pyproject.toml into requirements.lock anew, and what each image installs out of it
 lock: $(INSTALLED)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--all-extras --group dev --upgrade pyproject.toml --output-file requirements.lock
+	$(COMPILE) --all-extras --group dev --upgrade pyproject.toml --output-file requirements.lock
+	$(MAKE) lock-images
+
+## make lock-images  only what each image installs, at the versions of requirements.lock
+lock-images:
+	$(IMAGE) --extra api --extra cli pyproject.toml --output-file deploy/requirements-api.lock
+	$(IMAGE) --extra worker --extra cli pyproject.toml --output-file deploy/requirements-worker.lock
+	$(IMAGE) --group build --output-file deploy/requirements-build.lock
 
 clean:
 	rm -rf $(VENV) .car out

@@ -3,6 +3,8 @@
 CarError
 ├── WrongUse        options that cannot be followed: exit code 2, nothing was done
 ├── OutputError     a result that could not be written: its file counts as failed
+├── BrokerUnreachable   no Redis where CELERY_BROKER_URL says, or a wrong password; retryable
+├── ProcessFailed   a process of `car up` dies again and again; the message holds its last words
 └── EngineError     an embedded PostgreSQL, Redis or S3 server
     ├── DataDirUnusable    its folder cannot be made, read or written
     ├── DataDirInUse       another `car up` runs on this folder; retryable
@@ -20,6 +22,15 @@ class WrongUse(CarError):  # noqa: N818 - the name is the sentence
 
 class OutputError(CarError):
     code = "output_error"
+
+
+class BrokerUnreachable(CarError):  # noqa: N818
+    code = "broker_unreachable"
+    retryable = True
+
+
+class ProcessFailed(CarError):  # noqa: N818
+    code = "process_failed"
 
 
 class EngineError(CarError):

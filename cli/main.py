@@ -12,7 +12,10 @@ from typer.core import TyperGroup
 from car.errors import CarError
 from cli import evaluate, models, recipes
 from cli.bench import bench
+from cli.env import env
 from cli.segment import segment
+from cli.up import up
+from cli.worker import beat, migrate, worker
 
 
 class _Commands(TyperGroup):
@@ -59,3 +62,12 @@ app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench, name="bench")
+app.command()(up)
+app.command()(env)
+app.command()(worker)
+app.command()(beat)
+app.command()(migrate)
+
+
+if __name__ == "__main__":
+    app()

@@ -106,7 +106,8 @@ _FAIL = text("""
     SET failures = failures + CAST(mine.retryable AS int),
         state = CASE WHEN mine.retryable AND failures + 1 < :max_failures THEN 'queued' ELSE 'failed' END,
         -- Doubling waits; the spread keeps a thousand items from coming back in one second.
-        not_before = now() + least(:longest, :first * power(2, failures)) * (0.75 + 0.5 * random()),
+        not_before = CASE WHEN mine.retryable
+            THEN now() + least(:longest, :first * power(2, failures)) * (0.75 + 0.5 * random()) ELSE not_before END,
         finished_at = CASE WHEN mine.retryable AND failures + 1 < :max_failures THEN NULL ELSE now() END,
         error_code = mine.code, error_detail = mine.detail, leased_until = NULL, worker = NULL
     FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:codes AS text[]), CAST(:details AS text[]),

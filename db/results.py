@@ -38,7 +38,7 @@ class NewResult:
 def known(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
     """The results there are, by run key."""
     rows = session.execute(select(Result.run_key, Result.id).where(Result.run_key.in_(run_keys)))
-    return dict(rows.tuples())
+    return dict(rows.tuples().all())
 
 
 def reserve(session: Session, worker: str, run_keys: Collection[str], lease: timedelta) -> set[str]:
@@ -117,7 +117,7 @@ def _images(session: Session, new: Sequence[NewResult]) -> dict[str, int]:
         for one in sorted(new, key=lambda one: one.sha256)
     }
     session.execute(upsert(Image).values(list(rows.values())).on_conflict_do_nothing(index_elements=["sha256"]))
-    return dict(session.execute(select(Image.sha256, Image.id).where(Image.sha256.in_(rows))).tuples())
+    return dict(session.execute(select(Image.sha256, Image.id).where(Image.sha256.in_(rows))).tuples().all())
 
 
 def _result(one: NewResult, image_id: int, worker: str) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def forget(session: Session) -> None:
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - _FORGOTTEN))
 
 
-def on_host(session: Session, host: str, queue: str) -> bool:
-    """Whether a worker of this host and queue lives: a container's health check."""
+def on_host(session: Session, host: str) -> bool:
+    """Whether a worker of this host lives: a container's health check."""
     query = select(Worker.name).where(
-        Worker.name.startswith(f"{host}:", autoescape=True), Worker.queue == queue, Worker.seen_at > func.now() - _LIVE
+        Worker.name.startswith(f"{host}:", autoescape=True), Worker.seen_at > func.now() - _LIVE
     )
     return session.scalars(query.limit(1)).one_or_none() is not None

@@ -7,6 +7,7 @@
 import os
 import signal
 import socket
+import threading
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Event
@@ -37,6 +38,7 @@ _LISTING_SECONDS = 60.0
 _GPU_LIMIT = 1800
 """Seconds: above CAR_SLICE_SECONDS by what a hanging batch may take. The child is killed and its leases run out."""
 _IO_LIMIT = 600
+_PRESENCE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,6 @@ def reap() -> None:
     """Bring back what silent workers held, and ring for whatever waits."""
     process = here()
     seen = reap_once(process.engine)
-    with transaction(process.engine, durable=False) as session:
-        workers.seen(session, _presence(process))
     if seen.requeued or seen.dead:
         structlog.get_logger().warning("reaped", requeued=seen.requeued, dead=seen.dead)
     for wanted, task in ((seen.items_wait, Task.SEGMENT), (seen.sources_wait, Task.LIST)):
@@ -121,9 +121,20 @@ def _begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
     plan = _plan[0]
     try:
         _process[:] = [_made(plan)]
+        threading.Thread(target=_say_so, args=(_process[0],), name="presence", daemon=True).start()
     except CarError as error:
         structlog.get_logger().critical("worker_cannot_start", code=error.code, reason=str(error))
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _say_so(process: Process) -> None:
+    """Keep the worker's row fresh, busy or idle."""
+    while not _stopping.wait(_PRESENCE_SECONDS):
+        try:
+            with transaction(process.engine, durable=False) as session:
+                workers.seen(session, _presence(process))
+        except CarError as error:
+            structlog.get_logger().warning("presence_failed", reason=str(error))
 
 
 @worker_shutting_down.connect

@@ -73,7 +73,8 @@ def start_engines(data_dir: Path, *, durable: bool = True, which: Collection[str
         engines = Engines(held, _made(held, durable=durable, which=which))
         try:
             _start(engines._engines)  # noqa: SLF001 - its maker
-            _note(held, engines._engines)  # noqa: SLF001
+            made = {engine.server.name: engine.notes for engine in engines._engines}  # noqa: SLF001
+            held.note(**made, environment=engines.environment)
         except BaseException as error:
             for engine in engines._engines:  # noqa: SLF001
                 engine.stop()
@@ -102,7 +103,3 @@ def _start(engines: list[Engine]) -> None:
         engine.start()
     for engine in engines:
         engine.wait()
-
-
-def _note(held: DataDir, engines: list[Engine]) -> None:
-    held.note(**{engine.server.name: engine.notes for engine in engines})

@@ -46,6 +46,12 @@ class Hand:
         with self.changed:
             return self._items.get(item.id) == item and (item.id, item.attempt) not in self._lost
 
+    @property
+    def alone(self) -> bool:
+        """A suspect is in hand: nothing may come beside it."""
+        with self.changed:
+            return any(item.alone for item in self._items.values())
+
     def everything(self) -> list[Claimed]:
         with self.changed:
             return [item for item in self._items.values() if (item.id, item.attempt) not in self._lost]

@@ -52,6 +52,7 @@ class Intake:
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
         self._lookup = threading.Thread(target=self._look_up_all, name="lookup", daemon=True)
+        self.broke: Exception | None = None
         self.more = False
         """Whether it was told to stop while there may have been something to claim."""
 
@@ -66,6 +67,8 @@ class Intake:
                 if not claimed:
                     self._hand.wait(_POLL_SECONDS)
             self.more = True
+        except Exception as error:  # noqa: BLE001 - told by whoever waits for this thread
+            self.broke = error
         finally:
             # What has not begun to be fetched stays in hand, to be handed back.
             self._fetchers.shutdown(cancel_futures=stopped())
@@ -77,7 +80,7 @@ class Intake:
         held = len(self._hand)
         room = self._limits.claims(self._model.batch) - held
         # Claims are cheap by the dozen and dear one by one.
-        if room < min(self._model.batch, self._limits.claims(self._model.batch)) and held:
+        if held and (room < self._model.batch or self._hand.alone):
             return []
         try:
             with transaction(self._engine, durable=False) as session:
@@ -145,9 +148,12 @@ class Intake:
                 ours = results.reserve(session, self._worker, keys - set(known), self._limits.lease)
                 elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
                 items.hand_back(session, self._worker, elsewhere, wait=_ELSEWHERE)
-        except DatabaseUnreachable as error:
+        except Exception as error:  # noqa: BLE001 - the edge: this thread must go on, or the worker would hang
+            if not isinstance(error, CarError):
+                structlog.get_logger().exception("lookup_broke")
+            code = error.code if isinstance(error, CarError) else "internal_error"
             for one in some:
-                self._fail(Failed(one.item, error.code, str(error), retryable=True))
+                self._fail(Failed(one.item, code, str(error), retryable=True))
             return
         for item in elsewhere:
             self._forget(item)

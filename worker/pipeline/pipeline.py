@@ -99,6 +99,8 @@ class _Run:
                 self._hand_back()
         self._tally.seconds = time.monotonic() - begun
         self._tally.more = self._intake.more
+        if self._intake.broke is not None:
+            raise self._intake.broke
         return self._tally
 
     def _closing(self) -> bool:
@@ -142,7 +144,11 @@ class _Run:
         self._tally.batches += 1
         for one, rest in zip(batch, unfinished, strict=True):
             self._unfinished.acquire()
-            self._p.finish.submit(rest).add_done_callback(self._storer(one))
+            try:
+                self._p.finish.submit(rest).add_done_callback(self._storer(one))
+            except Exception as error:  # noqa: BLE001 - the edge
+                self._unfinished.release()
+                self._ledger.spoilt(one.run_key, _failure(one, error))
 
     def _divide(self, batch: list[Fetched], error: Exception) -> None:
         log = structlog.get_logger()

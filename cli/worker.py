@@ -1,0 +1,117 @@
+"""`car worker`, `car beat`, `car migrate`: the processes of an installation, each in the foreground."""
+
+import os
+import signal
+import sys
+from enum import StrEnum
+from secrets import token_hex
+from typing import Annotated, Any
+
+import typer
+
+from cli.errors import WrongUse
+from cli.options import Device
+
+_CHILD_SECONDS = 120
+"""A child may take so long to load its models before Celery takes it for dead; its own 4 s are for code alone."""
+
+
+class Queues(StrEnum):
+    GPU = "gpu"
+    IO = "io"
+    ALL = "all"
+
+
+def worker(
+    *,
+    queues: Annotated[
+        Queues, typer.Option("--queues", help="gpu segments; io lists buckets and brings back what was lost.")
+    ] = Queues.ALL,
+    device: Annotated[
+        Device | None,
+        typer.Option("--device", help="Where to compute; by itself as CAR_DEVICE says."),
+    ] = None,
+) -> None:
+    """Work on what is queued, until SIGTERM: then finish or hand back what was begun, within 30 s.
+
+    Where the engines are is read from the environment: DATABASE_URL, CELERY_BROKER_URL, S3_BUCKET and AWS_…; see
+    `car env`.
+    """
+    from celery.signals import setup_logging, worker_process_init
+
+    from car.presets import preset
+    from cli.launcher import end_with_parent
+    from cli.logs import configure_logs
+    from cli.model_choice import ModelChoice
+    from worker import tasks
+    from worker.queue import Queue, celery_app
+    from worker.settings import WorkerSettings
+
+    settings = WorkerSettings.from_environment()
+    if device:
+        settings = settings.model_copy(update={"device": device.value})
+    served = tuple(Queue) if queues is Queues.ALL else (Queue(queues),)
+    choice = ModelChoice(settings.models)
+    tasks.configure(tasks.Plan(settings, served, choice.places(preset(choice.default_preset))))
+
+    parent = os.getpid()
+
+    def begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
+        end_with_parent(parent, signal.SIGKILL)  # a child without a parent would hold its device
+
+    def log(**_: Any) -> None:  # noqa: ANN401 - connected, it keeps Celery from doing it
+        configure_logs(settings.log_level)
+
+    worker_process_init.connect(begin, weak=False)
+    setup_logging.connect(log, weak=False)
+    app = celery_app(settings.celery_broker_url.get_secret_value(), reap_seconds=settings.reap_seconds)
+    app.conf.update(worker_proc_alive_timeout=_CHILD_SECONDS, worker_redirect_stdouts=False)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            "--concurrency=1",  # a device holds one process; more of them are more workers
+            f"--queues={','.join(served)}",
+            f"--hostname={queues}-{token_hex(3)}@%h",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )
+
+
+def beat() -> None:
+    """Ring for the reaper, again and again. One is enough; two do no harm."""
+    from celery.signals import setup_logging
+
+    from cli.logs import configure_logs
+    from worker.queue import celery_app
+    from worker.settings import WorkerSettings
+
+    settings = WorkerSettings.from_environment()
+
+    def log(**_: Any) -> None:  # noqa: ANN401 - connected, it keeps Celery from doing it
+        configure_logs(settings.log_level)
+
+    setup_logging.connect(log, weak=False)
+    app = celery_app(settings.celery_broker_url.get_secret_value(), reap_seconds=settings.reap_seconds)
+    # This scheduler keeps no file: what is due every few seconds needs no memory of the last run.
+    app.Beat(scheduler="celery.beat:Scheduler", quiet=True, redirect_stdouts=False).run()
+    sys.exit(0)
+
+
+def migrate() -> None:
+    """Bring the tables of DATABASE_URL to this version. Safe to run again, and from several machines at once."""
+    from db.schema import migrate as upgrade
+    from db.session import make_engine
+
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        raise WrongUse(
+            "DATABASE_URL is not set; it says where PostgreSQL is: postgresql://user:password@host:5432/name"
+        )
+    engine = make_engine(url)
+    try:
+        before, after = upgrade(engine)
+    finally:
+        engine.dispose()
+    typer.echo(f"the tables are at {after}" + ("" if before == after else f", before at {before or 'none'}"))
