@@ -50,7 +50,7 @@ class Observed:
 
         async def send_seen(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer.started, answer.status = True, message["status"]
+                answer.started, answer.status = True, int(message["status"])
                 _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
             await send(message)
 
