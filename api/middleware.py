@@ -68,8 +68,7 @@ class Observed:
             self._note(scope, answer)
 
     def _note(self, scope: Scope, answer: _Answer) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.seen(scope["method"], route, answer.status, answer.seconds)
+        self._metrics.seen(scope["method"], _template(scope), answer.status, answer.seconds)
         if scope["path"] not in _QUIET:
             log.info(
                 "request",
@@ -108,6 +107,14 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_some, send)
+
+
+def _template(scope: Scope) -> str:
+    """The route's address with names in place of values. FastAPI keeps it with the routers' prefixes in a place of its
+    own, for its route knows only its own part.
+    """
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    return str(getattr(route, "path", "unmatched"))
 
 
 def _request_id(headers: Headers) -> str:

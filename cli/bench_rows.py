@@ -21,6 +21,7 @@ _LABEL = f"'label ' || floor(exp(random() * {math.log(LABELS + 1)}))::int"
 _STEPS = (
     (
         "words and scores",
+        # No part of these queries is the user's.
         f"""
         CREATE UNLOGGED TABLE bench_drawn AS
         SELECT n, {_LABEL} AS l1, {_LABEL} AS l2, {_LABEL} AS l3,

@@ -4,14 +4,23 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from api.dependencies import Text
 from api.schemas.common import RequestModel, ResponseModel
 from api.schemas.jobs import LabelRequest
 from car.recipe import Mode
 
-VocabularyName = Annotated[str, StringConstraints(pattern=r"^[^\W_][\w .-]{0,99}$")]
+
+def _no_id(name: str) -> str:
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    raise ValueError("looks like an id, by which vocabularies are found too; give a word")
+
+
+VocabularyName = Annotated[str, StringConstraints(pattern=r"^[^\W_][\w .-]{0,99}$"), AfterValidator(_no_id)]
 
 
 class VocabularyRequest(RequestModel):

@@ -1,7 +1,6 @@
 """Who may do what; what happens where a part is away; what never leaves the process."""
 
 import json
-import logging
 import os
 import re
 import socket
@@ -13,27 +12,14 @@ from contextlib import closing
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
 from api.app import create_app
-from api.security import Needs
-from db import api_keys
 from db.session import transaction
 from tests.api_client import bearer
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
-
-
-def scope_of(operation):
-    """The scope that a route's dependencies ask for."""
-    return next(one for one in _needs(operation))
-
-
-def _needs(dependant):
-    for one in dependant.dependencies:
-        if isinstance(one.call, Needs):
-            yield one.call.scope
-        yield from _needs(one)
 
 
 def routes(app):
@@ -134,12 +120,14 @@ def test_problems_are_problems_for_unknown_addresses_and_methods(client):
         assert answer.headers["x-request-id"]
 
 
-def test_a_bug_is_logged_and_told_without_details(client, app, monkeypatch, caplog):
+def test_a_bug_is_logged_and_told_without_details(client, monkeypatch):
     def broken(*_):
         raise RuntimeError("the secret word")
 
     monkeypatch.setattr("db.workers.living", broken)
-    answer = client.get("/api/v1/workers", headers={"X-Request-Id": "mine"})
+    with capture_logs() as logged:
+        answer = client.get("/api/v1/workers", headers={"X-Request-Id": "mine"})
+    assert [line["path"] for line in logged if line["event"] == "unexpected error"] == ["/api/v1/workers"]
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["x-request-id"] == "mine"
     assert "secret" not in answer.text
@@ -246,7 +234,9 @@ def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_o
 
 
 def test_the_process_needs_no_torch():
-    program = "import sys, api.app, api.__main__; print(sorted({'torch', 'transformers', 'cv2', 'scipy'} & set(sys.modules)))"
+    program = (
+        "import sys, api.app, api.__main__; print(sorted({'torch', 'transformers', 'cv2', 'scipy'} & set(sys.modules)))"
+    )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.strip() == "[]"
 

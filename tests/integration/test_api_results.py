@@ -105,20 +105,20 @@ def test_a_cursor_of_another_filter_or_of_nobody_is_refused(client, rows):
 
 
 BAD = (
-        {"min_score": "nan"},
-        {"min_score": 2},
-        {"limit": 501},
-        {"limit": 0},
-        {"job": "1"},
-        {"image": "x"},
-        {"dropped_at": 0},
-        {"dropped_at": 10**9},
-        {"lable": "cat"},
-        {"label": "a\0b"},
-        {"dropped": "a\0b"},
-        {"model_version": "a\0b"},
-        {"vocabulary": "a\0b"},
-        {"cursor": "\0"},
+    {"min_score": "nan"},
+    {"min_score": 2},
+    {"limit": 501},
+    {"limit": 0},
+    {"job": "1"},
+    {"image": "x"},
+    {"dropped_at": 0},
+    {"dropped_at": 10**9},
+    {"lable": "cat"},
+    {"label": "a\0b"},
+    {"dropped": "a\0b"},
+    {"model_version": "a\0b"},
+    {"vocabulary": "a\0b"},
+    {"cursor": "\0"},
 )
 
 
