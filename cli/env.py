@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-DataDirOption = Annotated[
-    Path, typer.Option("--data-dir", help="Where the embedded engines keep their data.", envvar="CAR_DATA_DIR")
-]
+DataDirOption = Annotated[Path, typer.Option("--data-dir", help="Where the embedded engines keep their data.")]
 
 
 def env(data_dir: DataDirOption = Path(".car")) -> None:

@@ -41,5 +41,5 @@ def configure_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("botocore", "boto3", "urllib3", "httpx", "httpcore"):
+    for chatty in ("alembic", "botocore", "boto3", "urllib3", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -15,7 +15,7 @@ from cli.errors import ProcessFailed
 from cli.launcher import launched
 
 _DEATHS, _WITHIN_SECONDS = 5, 60.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
+_LONGEST_DELAY = 8.0
 _LAST_LINES = 12
 _ROTATE_BYTES = 32 * 2**20
 _SERIOUS = re.compile(
@@ -44,8 +44,11 @@ class Processes:
     that Ctrl-C reaches this process alone, which then asks them to stop.
     """
 
-    def __init__(self, logs: Path, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, logs: Path, environment: Mapping[str, str], say: Callable[[str], None], *, first_delay: float = 0.5
+    ) -> None:
         self._logs = logs
+        self._first_delay = first_delay
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
         self._say = say
         self._children: dict[str, Child] = {}
@@ -120,7 +123,7 @@ class Processes:
                 f"{child.name} died {_DEATHS} times within a minute ({ending}). Its last words in {child.log}:\n"
                 + self._last_words(child)
             )
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (len(lately) - 1))
+        delay = min(_LONGEST_DELAY, self._first_delay * 2 ** (len(lately) - 1))
         child.again_at = now + delay
         self._say(f"{child.name} died ({ending}); it starts again in {delay:g} s. Its log: {child.log}")
 

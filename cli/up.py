@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cli.embedded import Engines, start_engines
 from cli.embedded.data_dir import DataDir
-from cli.embedded.ports import is_free
+from cli.embedded.ports import obstacle
 from cli.env import DataDirOption
 from cli.errors import ProcessFailed, WrongUse
 from cli.options import Device
@@ -42,8 +42,10 @@ def up(
 
     console = Console(stderr=True, soft_wrap=True)
     with _ended_by_signals(), ExitStack() as stack:
-        if not is_free(port, host):
-            raise WrongUse(f"port {port} of {host} is taken; stop what listens there, or give another with --port")
+        if reason := obstacle(port, host):
+            raise WrongUse(
+                f"the API cannot listen on port {port} of {host} ({reason}); give another with --port or --host"
+            )
         outside = uses_outside_engines(os.environ)
         engines = None
         with console.status("starting the engines"):
@@ -56,7 +58,8 @@ def up(
                 os.environ.update(engines.environment)
         with console.status("preparing tables and bucket"):
             api = _keys(held, f"http://{_reachable(host)}:{port}")
-        processes = Processes(held.path / "logs", {**os.environ, **api}, lambda line: console.print(line, markup=False))
+        environment = os.environ | {name: value for name, value in api.items() if name.startswith("BASIC_AUTH_")}
+        processes = Processes(held.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)
         with console.status("starting the API and the workers"):

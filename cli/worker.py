@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from enum import StrEnum
+from pathlib import Path
 from secrets import token_hex
 from typing import Annotated, Any
 
@@ -54,6 +55,8 @@ def worker(
     choice = ModelChoice(settings.models)
     tasks.configure(tasks.Plan(settings, served, choice.places(preset(choice.default_preset))))
 
+    tasks.preload(served)
+
     parent = os.getpid()
 
     def begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
@@ -79,7 +82,13 @@ def worker(
     )
 
 
-def beat() -> None:
+def beat(
+    *,
+    schedule: Annotated[
+        Path | None,
+        typer.Option("--schedule", metavar="FILE", help="Written every three minutes, for health checks to look at."),
+    ] = None,
+) -> None:
     """Ring for the reaper, again and again. One is enough; two do no harm."""
     from celery.signals import setup_logging
 
@@ -94,15 +103,20 @@ def beat() -> None:
 
     setup_logging.connect(log, weak=False)
     app = celery_app(settings.celery_broker_url.get_secret_value(), reap_seconds=settings.reap_seconds)
-    # This scheduler keeps no file: what is due every few seconds needs no memory of the last run.
-    app.Beat(scheduler="celery.beat:Scheduler", quiet=True, redirect_stdouts=False).run()
+    # What is due every few seconds needs no memory of the last run, so by itself no file is kept.
+    kind = "celery.beat:PersistentScheduler" if schedule else "celery.beat:Scheduler"
+    app.Beat(scheduler=kind, schedule=str(schedule), quiet=True, redirect_stdouts=False).run()
     sys.exit(0)
 
 
 def migrate() -> None:
-    """Bring the tables of DATABASE_URL to this version. Safe to run again, and from several machines at once."""
+    """Bring the tables of DATABASE_URL to this version, and make S3_BUCKET where it is set and missing. Safe to run
+    again, and from several machines at once.
+    """
+    from db.objects import ObjectStore
     from db.schema import migrate as upgrade
     from db.session import make_engine
+    from db.settings import EngineSettings
 
     url = os.environ.get("DATABASE_URL")
     if not url:
@@ -115,3 +129,7 @@ def migrate() -> None:
     finally:
         engine.dispose()
     typer.echo(f"the tables are at {after}" + ("" if before == after else f", before at {before or 'none'}"))
+    if os.environ.get("S3_BUCKET"):
+        settings = EngineSettings.from_environment()
+        made = ObjectStore.of(settings).ensure_bucket()
+        typer.echo(f"the bucket {settings.s3_bucket} {'was made' if made else 'is there'}")

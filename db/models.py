@@ -207,9 +207,11 @@ class Item(Base):
         Index("item_running_idx", "leased_until", postgresql_where=text("state = 'running'")),
         Index("item_worker_idx", "worker", postgresql_where=text("state = 'running'")),
         Index("item_job_state_idx", "job_id", "state", "id"),
-        Index("item_job_done_idx", "job_id", text("id DESC"), "result_id", postgresql_where=text("state = 'done'")),
+        Index(
+            "item_job_done_idx", "job_id", text("id DESC"), "result_id", postgresql_where=text("result_id IS NOT NULL")
+        ),
         Index("item_job_finished_idx", "job_id", "finished_at"),
-        Index("item_result_idx", "result_id", "job_id", postgresql_where=text("result_id IS NOT NULL")),
+        Index("item_result_idx", "result_id", "job_id", "id", postgresql_where=text("result_id IS NOT NULL")),
     )
 
     id: Mapped[int] = _number()

@@ -95,7 +95,7 @@ def steps(session: Session, result_id: UUID) -> tuple[Step, ...]:
 def places(session: Session, result_id: UUID, *, limit: int = PLACES) -> tuple[Place, ...]:
     """Some of the places, those of the oldest jobs first."""
     query = text("""
-        SELECT job_id, uri, reused FROM item WHERE result_id = :result AND state = 'done' ORDER BY job_id LIMIT :limit
+        SELECT job_id, uri, reused FROM item WHERE result_id = :result ORDER BY job_id LIMIT :limit
     """)
     values: dict[str, Any] = {"result": result_id, "limit": limit}
     return tuple(Place(*row) for row in session.execute(query, values))

@@ -69,10 +69,15 @@ class ResultView:
     masks: tuple[MaskView, ...]
 
 
+_PLANNING = text("""
+    SELECT set_config('plan_cache_mode', 'force_custom_plan', true),  -- a plan for any label is right for few of them
+        set_config('random_page_cost', '1.1', true),  -- the indexes that are asked are in memory, or on flash
+        set_config('max_parallel_workers_per_gather', '0', true)  -- starting one takes longer than a page should
+""")
 _ITEM_OF_JOB = "JOIN item ON item.id = page.item_id"
 # Any of its items will do: the index gives one of the oldest job.
 _ITEM_OF_RESULT = """LEFT JOIN LATERAL (
-    SELECT id, job_id, uri, reused FROM item WHERE item.result_id = page.result_id AND item.state = 'done'
+    SELECT id, job_id, uri, reused FROM item WHERE item.result_id = page.result_id
     ORDER BY item.job_id LIMIT 1
 ) AS item ON true"""
 _ROWS = """
@@ -94,14 +99,18 @@ def page(
     if cursor:
         after = at.read_id(cursor) if wanted.job is None else at.read_number(cursor)
     sql, values = statement(wanted, after=after, limit=limit + 1)
-    # A plan for any label would be right for few of them.
-    session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+    plan_for_pages(session)
     rows = session.execute(text(sql), values).mappings().all()
     shown = views(session, rows[:limit])
     if len(rows) <= limit:
         return shown, None
     last = shown[-1]
     return shown, at.write(str(last.id) if wanted.job is None or last.item_id is None else last.item_id)
+
+
+def plan_for_pages(session: Session) -> None:
+    """How this transaction's queries are planned from here on."""
+    session.execute(_PLANNING)
 
 
 def statement(wanted: ResultFilter, *, after: UUID | int | None, limit: int) -> tuple[str, dict[str, Any]]:
@@ -134,7 +143,7 @@ def _tables(wanted: ResultFilter) -> tuple[str, str, str]:
 def _conditions(wanted: ResultFilter, key: str) -> list[str]:
     found = []
     if wanted.job is not None:
-        found.append("item.job_id = :job AND item.state = 'done'")
+        found.append("item.job_id = :job AND item.result_id IS NOT NULL")
     if wanted.label is not None:
         found.append("mask.label = :label")
     if wanted.min_score is not None:

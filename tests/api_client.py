@@ -178,7 +178,7 @@ def segmentation(masks, dropped, size):
     words = [label for label, *_ in masks] + [label for label, _ in dropped]
     last = max([2, *(step for _, step in dropped)])
     fell = dict(dropped)
-    scores = {label: score for label, score in masks}
+    scores = dict(masks)
     steps = tuple(
         Step(
             number,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from celery import Celery
+from kombu import Exchange
 from kombu import Queue as Binding
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -53,7 +54,7 @@ def celery_app(broker_url: str, *, reap_seconds: float = 10.0) -> Celery:
         event_serializer="json",
         result_backend=None,
         task_ignore_result=True,
-        task_queues=[Binding(name) for name in Queue],
+        task_queues=[Binding(name, Exchange(name), routing_key=name) for name in Queue],
         task_default_queue=Queue.IO.value,
         task_routes={str(task): {"queue": str(queue)} for task, queue in QUEUE_OF.items()},
         # The lease in Postgres brings work back. A message that came back by itself would only double the bell.

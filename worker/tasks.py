@@ -4,10 +4,12 @@
 `worker_process_init`.
 """
 
+import importlib
 import os
 import signal
 import socket
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Event
@@ -73,6 +75,16 @@ def configure(plan: Plan) -> None:
     _plan[:] = [plan]
 
 
+def preload(queues: Collection[Queue]) -> None:
+    """Import the models' code in the parent, so that a child that takes a dead one's place has it at once. Nothing of
+    it asks for a device: CUDA that was begun before a fork is lost to the child.
+    """
+    if Queue.GPU in queues:
+        # torch then asks the driver's NVML whether there is CUDA, which begins nothing.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        importlib.import_module("worker.start")
+
+
 def here() -> Process:
     """What this child keeps; made when it began."""
     return _process[0]
@@ -84,8 +96,11 @@ def segment() -> None:
     process = here()
     if process.pipeline is None or _stopping.is_set():
         return
-    ring(current_app, Task.SEGMENT)  # for a neighbour: where there is no more work it sees so at once
-    drained = process.pipeline.drain(stop=_stopping.is_set, seconds=process.plan.settings.slice_seconds)
+    drained = process.pipeline.drain(
+        stop=_stopping.is_set,
+        seconds=process.plan.settings.slice_seconds,
+        plenty=partial(ring, current_app, Task.SEGMENT),  # for a neighbour that sleeps
+    )
     structlog.get_logger().info("drained", **vars(drained))
     if drained.more and not _stopping.is_set():
         ring(current_app, Task.SEGMENT)

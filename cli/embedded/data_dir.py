@@ -25,9 +25,10 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for name in ("logs", "run"):
-                (self.path / name).mkdir(exist_ok=True)
+            # Others may pass, for PostgreSQL may have to run as another user, and see nothing.
+            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for name in ("logs", "run", "redis", "s3"):
+                (self.path / name).mkdir(mode=0o700, exist_ok=True)
             self._lock = (self.path / "lock").open("a+", encoding="ascii")
             (self.path / "run" / "writable").write_bytes(b"yes")  # a full disk says so here, not in an engine's log
         except OSError as error:

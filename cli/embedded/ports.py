@@ -8,16 +8,20 @@ _LOWEST, _HIGHEST = 18_000, 32_000
 """Below the ports that systems give to outgoing connections, one of which could take a port before a server has it."""
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+def obstacle(port: int, host: str = "127.0.0.1") -> str | None:
+    """Why no server could listen there now; none where one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that rests is free
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def is_free(port: int) -> bool:
+    return obstacle(port) is None
 
 
 def free_ports(wanted: Iterable[str], before: dict[str, int]) -> dict[str, int]:

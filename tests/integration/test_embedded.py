@@ -69,7 +69,9 @@ def test_data_passwords_and_ports_last_over_a_restart(tmp_path):
         client = client_of(first)
         assert len(client.get_object(Bucket=first["S3_BUCKET"], Key="a/b")["Body"].read()) == 100_000
         client.close()
-    assert (folder / "engines.json").stat().st_mode & 0o777 == 0o600
+    assert (folder / "engines.json").stat().st_mode & 0o077 == 0
+    for name in ("postgres", "redis", "s3", "logs"):
+        assert (folder / name).stat().st_mode & 0o077 == 0
 
 
 def test_objects_are_found_when_every_port_has_changed(tmp_path):
@@ -143,7 +145,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
 
 
 def test_an_engine_that_cannot_start_is_quoted_and_leaves_nothing_behind(tmp_path):
-    (tmp_path / "redis").mkdir()
+    DataDir(tmp_path).close()
     (tmp_path / "redis" / "appendonly.aof").write_bytes(b"not what Redis wrote")
     with pytest.raises(EngineFailed, match=r"redis ended at its start .*Bad file format"):
         start_engines(tmp_path, which=["redis"])

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -29,6 +30,7 @@ _LOOKUP_AT_ONCE = 64
 _ELSEWHERE = timedelta(seconds=2)
 """A picture that another worker computes right now is looked at again after it."""
 _POLL_SECONDS = 0.2
+_PLENTY_SECONDS = 5.0
 
 
 class Intake:
@@ -45,9 +47,11 @@ class Intake:
         hand: Hand,
         buckets: Buckets,
         ledger: Ledger,
+        plenty: Callable[[], object],
     ) -> None:
         self._engine, self._objects, self._worker, self._model, self._limits = engine, objects, worker, model, limits
-        self._hand, self._buckets, self._ledger = hand, buckets, ledger
+        self._hand, self._buckets, self._ledger, self._plenty = hand, buckets, ledger, plenty
+        self._said_plenty = 0.0
         self._wishes: dict[tuple[UUID, UUID], Wish] = {}
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
@@ -91,6 +95,9 @@ class Intake:
             structlog.get_logger().warning("claim_failed", reason=str(error))
             self._hand.wait(1.0)
             return []
+        if len(claimed) == room and time.monotonic() - self._said_plenty > _PLENTY_SECONDS:
+            self._said_plenty = time.monotonic()
+            self._plenty()
         self._hand.take(claimed)
         self._buckets.expect(len(claimed))
         for item in claimed:

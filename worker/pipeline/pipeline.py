@@ -48,18 +48,24 @@ class Pipeline:
         """What this worker says of itself."""
         return workers.Presence(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
 
-    def drain(self, *, stop: Stop = lambda: False, seconds: float = float("inf")) -> Drained:
+    def drain(
+        self,
+        *,
+        stop: Stop = lambda: False,
+        seconds: float = float("inf"),
+        plenty: Callable[[], object] = lambda: None,
+    ) -> Drained:
         """Work for about `seconds`, or until there is none, or `stop` says to: then what the model has begun is brought
-        to its end and everything else handed back, at no cost of an attempt.
+        to its end and everything else handed back, at no cost of an attempt. `plenty` is called, now and then, while
+        there is more than this worker can take.
         """
-        run = _Run(self, stop, time.monotonic() + seconds)
-        return run.drain()
+        return _Run(self, stop, time.monotonic() + seconds, plenty).drain()
 
 
 class _Run:
     """One call of `drain`."""
 
-    def __init__(self, pipeline: Pipeline, stop: Stop, deadline: float) -> None:
+    def __init__(self, pipeline: Pipeline, stop: Stop, deadline: float, plenty: Callable[[], object]) -> None:
         self._p, self._stop, self._deadline = pipeline, stop, deadline
         limits, model = pipeline.limits, pipeline.model
         self._tally = Drained()
@@ -76,6 +82,7 @@ class _Run:
             hand=self._hand,
             buckets=self._buckets,
             ledger=self._ledger,
+            plenty=plenty,
         )
         self._storing = ThreadPoolExecutor(limits.store_threads, thread_name_prefix="store")
         self._unfinished = threading.Semaphore(limits.ahead * model.batch + limits.store_threads)

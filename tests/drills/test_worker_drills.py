@@ -1,0 +1,239 @@
+"""Workers as they run, real and on their own: killed, stopped, robbed of Redis; nothing is lost and nothing doubled."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from io import BytesIO
+
+import pytest
+import redis
+from PIL import Image
+from sqlalchemy import text
+
+from car.bulk_source import BulkSource
+from car.presets import preset
+from car.vocabulary import Vocabulary, parse_labels_file
+from cli.model_choice import demo_folder
+from db import jobs, vocabularies
+from db.models import JobKind, Lane
+from db.session import make_engine, transaction
+from demo.scenes import held_out_scenes
+from worker.queue import Task, celery_app, ring
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+LEASE, REAP = 4.0, 1.0
+
+
+class Service:
+    """A gpu worker, an io worker and beat on this test's engines."""
+
+    def __init__(self, environment, folder, bucket):
+        self.environment = environment | {"CAR_LEASE_SECONDS": str(LEASE), "CAR_REAP_SECONDS": str(REAP)}
+        self.folder, self.bucket = folder, bucket
+        self.engine = make_engine(environment["DATABASE_URL"])
+        self.processes = {}
+
+    def start(self, name, *arguments):
+        command = [sys.executable, "-m", "cli.main", *arguments]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def start_all(self):
+        self.start("gpu", "worker", "--queues", "gpu")
+        self.start("io", "worker", "--queues", "io")
+        self.start("beat", "beat")
+
+    def stop(self):
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.engine.dispose()
+
+    def job(self, prefix):
+        with transaction(self.engine) as session:
+            labels = parse_labels_file((demo_folder() / "labels.txt").read_text())
+            job, _ = jobs.create(
+                session,
+                jobs.NewJob(
+                    kind=JobKind.BULK,
+                    lane=Lane.BULK,
+                    source=BulkSource.parse(f"s3://{self.bucket.name}/{prefix}").to_json(),
+                    vocabulary_id=vocabularies.keep(session, Vocabulary.of(labels)),
+                    recipe_id=vocabularies.keep_recipe(session, preset("demo")),
+                ),
+            )
+        ring(celery_app(self.environment["CELERY_BROKER_URL"]), Task.LIST)
+        return job.id
+
+    def rows(self, sql, **values):
+        with transaction(self.engine) as session:
+            return session.execute(text(sql), values).all()
+
+    def counts(self):
+        return dict(self.rows("SELECT state, count(*) FROM item GROUP BY state"))
+
+    def until(self, what, seconds=240):
+        """What `what` returns once it is true."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := what():
+                return found
+            time.sleep(0.05)
+        logs = "\n".join(
+            f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-15:]) for log in self.folder.glob("*.log")
+        )
+        pytest.fail(f"not within {seconds} s; counts are {self.counts()}\n{logs}")
+
+    def ended(self, total):
+        counts = self.counts()
+        return sum(counts.values()) == total and not counts.get("queued") and not counts.get("running")
+
+    def busy_child(self, where="true"):
+        """Process id of the child that has items in hand."""
+        found = self.rows(f"SELECT DISTINCT worker FROM item WHERE state = 'running' AND {where}")  # noqa: S608
+        return int(found[0][0].split(":")[1]) if found else None
+
+
+@pytest.fixture
+def service(engine_environment, tmp_path, bucket):
+    service = Service(engine_environment, tmp_path, bucket)
+    yield service
+    service.stop()
+
+
+def scene(number):
+    out = BytesIO()
+    Image.fromarray(SCENES[number].image).save(out, format="PNG")
+    return out.getvalue()
+
+
+SCENES = held_out_scenes(14, seed=5)
+
+
+def upload(service, count, prefix="in/"):
+    for number in range(count):
+        service.bucket.put(f"{prefix}{number:03}.png", scene(number))
+
+
+def exactly_once(service, done):
+    """Every item has one result, every result its objects, and the history is whole."""
+    assert service.rows("SELECT count(*) FROM item WHERE state = 'done' AND result_id IS NULL") == [(0,)]
+    assert service.rows("SELECT count(*), count(DISTINCT run_key) FROM result") == [(done, done)]
+    assert service.rows("SELECT count(*) FROM reservation") == [(0,)]
+    keys = set(service.bucket.keys("car/results/"))
+    for masks, labelmap, steps, told in service.rows(
+        "SELECT masks_key, labelmap_key, steps, "
+        "(SELECT count(DISTINCT step) FROM query_step WHERE result_id = result.id) FROM result"
+    ):
+        assert {masks, labelmap} <= keys
+        assert steps == told
+
+
+def test_a_worker_killed_in_mid_batch_twice_loses_and_doubles_nothing(service):
+    upload(service, 14)
+    service.start_all()
+    service.job("in/")
+    for _ in range(2):
+        victim = service.until(service.busy_child)
+        ids = [row[0] for row in service.rows("SELECT id FROM item WHERE state = 'running'")]
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        service.until(
+            lambda ids=ids, victim=victim: (
+                not service.rows(
+                    "SELECT 1 FROM item WHERE id = ANY(:ids) AND state = 'running' AND worker LIKE :old",
+                    ids=ids,
+                    old=f"%:{victim}:%",
+                )
+                and service.busy_child()
+            )
+        )
+        assert time.monotonic() - killed < LEASE + 10
+    service.until(lambda: service.ended(14))
+    assert service.counts() == {"done": 14}
+    exactly_once(service, 14)
+    assert service.rows("SELECT max(lost) FROM item")[0][0] >= 1
+
+
+def test_flushing_redis_in_mid_job_costs_no_work(service):
+    upload(service, 16)
+    service.start_all()
+    service.job("in/")
+    service.until(service.busy_child)
+    with redis.Redis.from_url(service.environment["CELERY_BROKER_URL"]) as client:
+        client.flushdb()
+    os.kill(service.busy_child() or service.until(service.busy_child), signal.SIGKILL)  # now nobody holds a bell
+    service.until(lambda: service.ended(16))
+    assert service.counts() == {"done": 16}
+    exactly_once(service, 16)
+
+
+def test_sigterm_hands_back_within_thirty_seconds_at_no_cost_of_an_attempt(service):
+    upload(service, 14)
+    service.start_all()
+    service.job("in/")
+    service.until(lambda: service.counts().get("done"))
+    begun = time.monotonic()
+    service.processes["gpu"].send_signal(signal.SIGTERM)
+    assert service.processes["gpu"].wait(35) == 0
+    assert time.monotonic() - begun < 30
+    counts = service.counts()
+    assert counts.get("running") is None
+    assert counts["queued"] > 0
+    assert service.rows("SELECT max(attempt), max(lost) FROM item WHERE state = 'queued'") == [(0, 0)]
+    service.start("gpu", "worker", "--queues", "gpu")
+    service.until(lambda: service.ended(14))
+    assert service.rows("SELECT DISTINCT attempt FROM item") == [(1,)]
+    exactly_once(service, 14)
+
+
+def test_a_picture_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(service):
+    upload(service, 8)
+    service.start_all()
+    service.job("in/")
+    poison = f"s3://{service.bucket.name}/in/003.png"
+    kills = 0
+    while not service.ended(8) or not service.counts():
+        with suppress(ProcessLookupError):
+            victim = service.busy_child(f"uri = '{poison}'")
+            if victim:
+                os.kill(victim, signal.SIGKILL)
+                kills += 1
+                service.until(
+                    lambda: not service.rows("SELECT 1 FROM item WHERE uri = :uri AND state = 'running'", uri=poison)
+                )
+        time.sleep(0.02)
+    assert kills == 3
+    assert service.counts() == {"done": 7, "dead": 1}
+    assert service.rows("SELECT attempt, lost, error_code FROM item WHERE uri = :uri", uri=poison) == [
+        (3, 3, "lost_worker")
+    ]
+    assert service.rows("SELECT max(lost) FROM item WHERE uri <> :uri", uri=poison)[0][0] <= 1
+    exactly_once(service, 7)
+
+
+def test_a_sleeping_worker_that_wakes_after_its_lease_writes_nothing(service):
+    upload(service, 12)
+    service.start_all()
+    service.job("in/")
+    sleeper = service.until(service.busy_child)
+    os.kill(sleeper, signal.SIGSTOP)
+    try:
+        service.start("gpu2", "worker", "--queues", "gpu")
+        service.until(lambda: service.ended(12))
+        before = service.rows("SELECT id, worker, attempt, result_id FROM item ORDER BY id")
+    finally:
+        os.kill(sleeper, signal.SIGCONT)
+    time.sleep(3)
+    assert service.rows("SELECT id, worker, attempt, result_id FROM item ORDER BY id") == before
+    assert service.counts() == {"done": 12}
+    exactly_once(service, 12)

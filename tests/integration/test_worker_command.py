@@ -1,0 +1,136 @@
+"""`car worker`, `car beat` and `car migrate` as processes on the real engines."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from cli.main import app
+from db import workers
+from db.session import make_engine, transaction
+from worker.queue import Task, celery_app, ring
+
+
+@contextmanager
+def running(*arguments, environment, log):
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition, log, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    return found
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def living(database_url):
+    """Who says that it works."""
+    engine = make_engine(database_url)
+
+    def look():
+        with transaction(engine) as session:
+            return workers.living(session)
+
+    yield look
+    engine.dispose()
+
+
+@pytest.mark.parametrize("queues", ["gpu", "io"])
+def test_a_worker_begins_answers_bells_and_leaves_at_sigterm(queues, engine_environment, living, tmp_path):
+    log = tmp_path / "log"
+    broker = engine_environment["CELERY_BROKER_URL"]
+    with running("worker", "--queues", queues, environment=engine_environment, log=log) as process:
+        assert wait_for(living, log)[0].queue == queues
+        assert ring(celery_app(broker), Task.SEGMENT if queues == "gpu" else Task.LIST)
+        with redis.Redis.from_url(broker) as client:
+            wait_for(lambda: not client.llen(queues) and not client.hlen("unacked"), log)
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
+    assert not living()
+    assert '"level": "error"' not in log.read_text()
+    assert broker.split(":")[2].split("@")[0] not in log.read_text()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems tell no child that its parent died")
+def test_no_child_of_a_killed_worker_keeps_its_device(engine_environment, living, tmp_path):
+    log = tmp_path / "log"
+    with running("worker", "--queues", "io", environment=engine_environment, log=log) as process:
+        wait_for(living, log)
+        pool = children(process.pid)
+        assert pool
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pool), log)
+
+
+def test_the_parent_of_a_worker_imports_no_torch():
+    code = "import cli.main, cli.worker, worker.tasks, worker.queue, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_beat_rings_for_the_reaper(engine_environment, tmp_path):
+    log = tmp_path / "log"
+    environment = engine_environment | {"CAR_REAP_SECONDS": "0.5"}
+    with (
+        redis.Redis.from_url(environment["CELERY_BROKER_URL"]) as client,
+        running("beat", environment=environment, log=log) as process,
+    ):
+        wait_for(lambda: client.llen("io") >= 2, log)
+        assert str(Task.REAP).encode() in client.lindex("io", 0)
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
+
+
+def test_a_worker_without_settings_says_which_are_missing():
+    result = CliRunner().invoke(
+        app, ["worker"], env={"DATABASE_URL": None, "CELERY_BROKER_URL": None, "S3_BUCKET": None}
+    )
+    assert result.exit_code == 2
+    assert "DATABASE_URL" in result.output
+
+
+def test_migrate_brings_an_empty_database_up_and_is_repeatable(empty_database_url):
+    environment = {"DATABASE_URL": empty_database_url}
+    first = CliRunner().invoke(app, ["migrate"], env=environment)
+    assert first.exit_code == 0
+    assert "before at none" in first.output
+    second = CliRunner().invoke(app, ["migrate"], env=environment)
+    assert second.exit_code == 0
+    assert "before" not in second.output
+
+
+def test_migrate_says_that_the_password_is_wrong(empty_database_url):
+    password = empty_database_url.split(":")[2].split("@")[0]
+    wrong = CliRunner().invoke(app, ["migrate"], env={"DATABASE_URL": empty_database_url.replace(password, "wrong")})
+    assert wrong.exit_code == 2
+    assert "check the name and password in DATABASE_URL" in wrong.output
+    assert "wrong@" not in wrong.output
+    missing = CliRunner().invoke(app, ["migrate"], env={"DATABASE_URL": None})
+    assert missing.exit_code == 2
+    assert "postgresql://user:password@host:5432/name" in missing.output
