@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 bench = typer.Typer(help="Measure the parts on this machine.", no_args_is_help=True)
 
 
-@bench.callback()
-def _group() -> None:
-    """Keep `segmenter` a command of its own while it is the only one."""
-
-
 @bench.command()
 def segmenter(
     *,
@@ -56,6 +51,24 @@ def segmenter(
             json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
         except OSError as error:
             raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
+
+
+@bench.command()
+def results(
+    *,
+    database_url: Annotated[
+        str, typer.Option(help="An empty PostgreSQL database that may be thrown away; it is filled.")
+    ],
+    count: Annotated[int, typer.Option("--results", min=1_000, help="How many to fill in.")] = 1_000_000,
+    filled: Annotated[bool, typer.Option("--filled", help="This command has filled the database before.")] = False,
+    questions: Annotated[int, typer.Option(min=10, help="Pages asked for of each kind.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the values asked for.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+) -> None:
+    """Measure pages of GET /results among a million results: every filter, and filters together."""
+    from cli.bench_results import run
+
+    run(database_url, count, filled=filled, questions=questions, seed=seed, json_file=json_file)
 
 
 def _parse_size(size: str) -> tuple[int, int]:

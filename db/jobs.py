@@ -104,14 +104,30 @@ def create(session: Session, new: NewJob) -> tuple[Job, bool]:
     made = session.scalars(statement.returning(Job)).one_or_none()
     if made is not None:
         return made, True
-    before = session.scalars(
-        select(Job).where(Job.api_key_id == new.api_key_id, Job.idempotency_key == new.idempotency_key)
-    ).one()
-    if before.request_digest != new.request_digest:
-        raise Conflict(
-            f"Idempotency-Key {new.idempotency_key!r} was used with another request, for job {before.id}; use a new key"
-        )
+    before = made_before(session, new.api_key_id, new.idempotency_key, new.request_digest)
+    if before is None:
+        raise Conflict("another request made and deleted this job in the same moment; send it again")
     return before, False
+
+
+def made_before(
+    session: Session, api_key_id: UUID | None, idempotency_key: str | None, request_digest: str | None
+) -> Job | None:
+    """The job that an equal request with this Idempotency-Key made: to be found before anything else is looked at, for
+    the source may have changed since.
+
+    Raises:
+        Conflict: the key was used with another request.
+
+    """
+    before = session.scalars(
+        select(Job).where(Job.api_key_id == api_key_id, Job.idempotency_key == idempotency_key)
+    ).one_or_none()
+    if before is not None and before.request_digest != request_digest:
+        raise Conflict(
+            f"Idempotency-Key {idempotency_key!r} was used with another request, for job {before.id}; use a new key"
+        )
+    return before
 
 
 def get(session: Session, job_id: UUID) -> Job:

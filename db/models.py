@@ -207,9 +207,11 @@ class Item(Base):
         Index("item_running_idx", "leased_until", postgresql_where=text("state = 'running'")),
         Index("item_worker_idx", "worker", postgresql_where=text("state = 'running'")),
         Index("item_job_state_idx", "job_id", "state", "id"),
-        Index("item_job_done_idx", "job_id", text("id DESC"), "result_id", postgresql_where=text("state = 'done'")),
+        Index(
+            "item_job_done_idx", "job_id", text("id DESC"), "result_id", postgresql_where=text("result_id IS NOT NULL")
+        ),
         Index("item_job_finished_idx", "job_id", "finished_at"),
-        Index("item_result_idx", "result_id", "job_id", postgresql_where=text("result_id IS NOT NULL")),
+        Index("item_result_idx", "result_id", "job_id", "id", postgresql_where=text("result_id IS NOT NULL")),
     )
 
     id: Mapped[int] = _number()
@@ -247,14 +249,15 @@ class Result(Base):
     __table_args__ = (
         Index(None, "image_id"),
         Index("result_model_version_idx", "model_version", text("id DESC")),
-        Index("result_top_score_idx", "top_score"),
+        Index("result_vocabulary_idx", "vocabulary_id", text("id DESC")),
+        Index("result_top_score_idx", "top_score", "id"),
     )
 
     id: Mapped[UUID] = _id()
     run_key: Mapped[str] = mapped_column(unique=True)
     """car.model_version.run_key: sha256 over all that decides the masks."""
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
-    vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"), index=True)
+    vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"))
     recipe_id: Mapped[UUID] = mapped_column(ForeignKey("recipe.id"), index=True)
     model_version: Mapped[str]
     weights: Mapped[dict[str, Any]]
@@ -293,8 +296,9 @@ class Mask(Base):
 
     __tablename__ = "mask"
     __table_args__ = (
-        Index("mask_label_idx", "label", text("result_id DESC"), "score"),
-        Index("mask_label_score_idx", "label", "score"),
+        # A result has one mask of a label at most, so that a join by label doubles no row.
+        Index("mask_label_idx", "label", text("result_id DESC"), unique=True, postgresql_include=["score"]),
+        Index("mask_label_score_idx", "label", "score", "result_id"),
     )
 
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), primary_key=True)

@@ -1,6 +1,6 @@
 """Vocabularies and recipes: each kept once, found by its digest; vocabularies may have names and versions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -109,17 +109,14 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Kept
     if cursor:
         query = query.where(models.Vocabulary.id < at.read_id(cursor))
     rows = session.scalars(query).all()
-    ids = [row.id for row in rows]
-    names = {
-        one.vocabulary_id: one
-        for one in session.scalars(
-            select(models.VocabularyVersion)
-            .where(models.VocabularyVersion.vocabulary_id.in_(ids))
-            .order_by(models.VocabularyVersion.created_at)
-        )
-    }
-    kept = [_kept(row, names.get(row.id)) for row in rows[:limit]]
+    kept = _named(session, rows[:limit])
     return kept, at.write(str(kept[-1].id)) if len(rows) > limit else None
+
+
+def several(session: Session, ids: Collection[UUID]) -> dict[UUID, Kept]:
+    """Those of these ids, in two queries."""
+    rows = session.scalars(select(models.Vocabulary).where(models.Vocabulary.id.in_(ids))).all()
+    return {one.id: one for one in _named(session, rows)}
 
 
 def recipe(session: Session, recipe_id: UUID) -> KeptRecipe:
@@ -127,7 +124,7 @@ def recipe(session: Session, recipe_id: UUID) -> KeptRecipe:
     row = session.get(models.Recipe, recipe_id)
     if row is None:
         raise NotFound(f"there is no recipe {recipe_id}")
-    return KeptRecipe(row.id, row.digest, Recipe.from_json(row.document), row.created_at)
+    return _kept_recipe(row)
 
 
 def recipes(session: Session, *, cursor: str | None, limit: int) -> tuple[list[KeptRecipe], str | None]:
@@ -137,8 +134,14 @@ def recipes(session: Session, *, cursor: str | None, limit: int) -> tuple[list[K
     if cursor:
         query = query.where(models.Recipe.id < at.read_id(cursor))
     rows: Sequence[models.Recipe] = session.scalars(query).all()
-    kept = [KeptRecipe(row.id, row.digest, Recipe.from_json(row.document), row.created_at) for row in rows[:limit]]
+    kept = [_kept_recipe(row) for row in rows[:limit]]
     return kept, at.write(str(kept[-1].id)) if len(rows) > limit else None
+
+
+def several_recipes(session: Session, ids: Collection[UUID]) -> dict[UUID, KeptRecipe]:
+    """Those of these ids, in one query."""
+    rows = session.scalars(select(models.Recipe).where(models.Recipe.id.in_(ids)))
+    return {row.id: _kept_recipe(row) for row in rows}
 
 
 def _intern(
@@ -153,6 +156,22 @@ def _intern(
         .on_conflict_do_nothing(index_elements=["digest"])
     )
     return session.scalars(select(table.id).where(table.digest == digest)).one()
+
+
+def _named(session: Session, rows: Sequence[models.Vocabulary]) -> list[Kept]:
+    """With the newest name of each."""
+    versions = models.VocabularyVersion
+    names = {
+        one.vocabulary_id: one
+        for one in session.scalars(
+            select(versions).where(versions.vocabulary_id.in_([row.id for row in rows])).order_by(versions.created_at)
+        )
+    }
+    return [_kept(row, names.get(row.id)) for row in rows]
+
+
+def _kept_recipe(row: models.Recipe) -> KeptRecipe:
+    return KeptRecipe(row.id, row.digest, Recipe.from_json(row.document), row.created_at)
 
 
 def _kept(row: models.Vocabulary, version: models.VocabularyVersion | None) -> Kept:

@@ -153,8 +153,8 @@ def upgrade() -> None:
     op.create_index(op.f("result_image_id_idx"), "result", ["image_id"], unique=False)
     op.create_index("result_model_version_idx", "result", ["model_version", sa.literal_column("id DESC")], unique=False)
     op.create_index(op.f("result_recipe_id_idx"), "result", ["recipe_id"], unique=False)
-    op.create_index("result_top_score_idx", "result", ["top_score"], unique=False)
-    op.create_index(op.f("result_vocabulary_id_idx"), "result", ["vocabulary_id"], unique=False)
+    op.create_index("result_top_score_idx", "result", ["top_score", "id"], unique=False)
+    op.create_index("result_vocabulary_idx", "result", ["vocabulary_id", sa.literal_column("id DESC")], unique=False)
     op.create_table(
         "vocabulary_version",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -203,7 +203,7 @@ def upgrade() -> None:
         "item",
         ["job_id", sa.literal_column("id DESC"), "result_id"],
         unique=False,
-        postgresql_where=sa.text("state = 'done'"),
+        postgresql_where=sa.text("result_id IS NOT NULL"),
     )
     op.create_index("item_job_finished_idx", "item", ["job_id", "finished_at"], unique=False)
     op.create_index("item_job_state_idx", "item", ["job_id", "state", "id"], unique=False)
@@ -217,7 +217,7 @@ def upgrade() -> None:
     op.create_index(
         "item_result_idx",
         "item",
-        ["result_id", "job_id"],
+        ["result_id", "job_id", "id"],
         unique=False,
         postgresql_where=sa.text("result_id IS NOT NULL"),
     )
@@ -240,8 +240,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("mask_result_id_fkey"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("result_id", "position", name=op.f("mask_pkey")),
     )
-    op.create_index("mask_label_idx", "mask", ["label", sa.literal_column("result_id DESC"), "score"], unique=False)
-    op.create_index("mask_label_score_idx", "mask", ["label", "score"], unique=False)
+    op.create_index(
+        "mask_label_idx",
+        "mask",
+        ["label", sa.literal_column("result_id DESC")],
+        unique=True,
+        postgresql_include=["score"],
+    )
+    op.create_index("mask_label_score_idx", "mask", ["label", "score", "result_id"], unique=False)
     op.create_table(
         "query_step",
         sa.Column("result_id", sa.Uuid(), nullable=False),
@@ -318,6 +324,10 @@ def upgrade() -> None:
         "ALTER TABLE item SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, "
         "autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.02)"
     )
+    # How common a label or a job is decides how its results are looked for; the usual hundred values are too few.
+    op.execute("ALTER TABLE mask ALTER label SET STATISTICS 2000")
+    op.execute("ALTER TABLE query_step ALTER label SET STATISTICS 2000")
+    op.execute("ALTER TABLE item ALTER job_id SET STATISTICS 1000")
 
 
 def downgrade() -> None:
@@ -338,11 +348,11 @@ def downgrade() -> None:
     op.drop_index("item_queued_idx", table_name="item", postgresql_where=sa.text("state = 'queued'"))
     op.drop_index("item_job_state_idx", table_name="item")
     op.drop_index("item_job_finished_idx", table_name="item")
-    op.drop_index("item_job_done_idx", table_name="item", postgresql_where=sa.text("state = 'done'"))
+    op.drop_index("item_job_done_idx", table_name="item", postgresql_where=sa.text("result_id IS NOT NULL"))
     op.drop_table("item")
     op.drop_index(op.f("vocabulary_version_vocabulary_id_idx"), table_name="vocabulary_version")
     op.drop_table("vocabulary_version")
-    op.drop_index(op.f("result_vocabulary_id_idx"), table_name="result")
+    op.drop_index("result_vocabulary_idx", table_name="result")
     op.drop_index("result_top_score_idx", table_name="result")
     op.drop_index(op.f("result_recipe_id_idx"), table_name="result")
     op.drop_index("result_model_version_idx", table_name="result")

@@ -1,0 +1,66 @@
+"""The web process, put together. It needs no torch, and answers with every worker dead."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from api import errors, health, jobs, keys, metrics, recipes, results, vocabularies
+from api.dependencies import Engines
+from api.health import broker_probe, objects_probe
+from api.metrics import QueueMetrics, RequestMetrics
+from api.middleware import BodyLimit, Observed
+from api.schemas import Problem
+from api.settings import ApiSettings
+
+_ABOUT = """
+Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.
+
+Send an API key as `Authorization: Bearer car_…` (`car keys create`). Lists are `{"items": […], "next": cursor}`;
+errors are `application/problem+json` with a stable `code`.
+"""
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    """An app whose engines are connected to when they are first used.
+
+    Raises:
+        SettingsInvalid: the environment is not complete.
+
+    """
+    engines = Engines.of(settings or ApiSettings.from_environment())
+    registry = CollectorRegistry()
+    app = FastAPI(
+        title="CaR Labeler",
+        description=_ABOUT,
+        version=metadata.version("car-labeler"),
+        redoc_url=None,
+        lifespan=_closing,
+        responses={"default": {"model": Problem, "content": {errors.PROBLEM: {}}, "description": "what went wrong"}},
+    )
+    app.state.engines = engines
+    app.state.registry = registry
+    app.state.broker = broker_probe(engines)
+    app.state.objects = objects_probe(engines)
+    registry.register(QueueMetrics(engines.probes))
+    errors.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, most=engines.settings.max_body)
+    app.add_middleware(Observed, metrics=RequestMetrics(registry))
+    versioned = APIRouter(prefix="/api/v1")
+    for part in (jobs, results, vocabularies, recipes, keys):
+        versioned.include_router(part.router)
+    app.include_router(versioned)
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    return app
+
+
+@asynccontextmanager
+async def _closing(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.broker.close()
+    app.state.objects.close()
+    app.state.engines.close()

@@ -1,0 +1,137 @@
+"""Errors as answers: application/problem+json (RFC 9457). The root is car.errors.CarError.
+
+CarError
+├── KeyMissing            no bearer key
+├── ScopeMissing          a good key that may not do this
+├── TextInvalid           a path or header that no row can hold
+├── SourceEmpty           a source in which no picture was found
+└── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from car.errors import CarError, SourceError
+
+PROBLEM = "application/problem+json"
+_RETRY_SECONDS = "5"
+
+
+class KeyMissing(CarError):  # noqa: N818 - the name is the sentence
+    code = "key_missing"
+
+
+class ScopeMissing(CarError):  # noqa: N818
+    code = "scope_missing"
+
+
+class TextInvalid(CarError):  # noqa: N818
+    code = "request_invalid"
+
+
+class SourceEmpty(SourceError):  # noqa: N818
+    code = "source_empty"
+
+
+class ObjectsUnavailable(CarError):  # noqa: N818
+    code = "objects_unavailable"
+    retryable = True
+
+
+STATUS: dict[str, HTTPStatus] = {
+    "key_missing": HTTPStatus.UNAUTHORIZED,
+    "key_refused": HTTPStatus.UNAUTHORIZED,
+    "scope_missing": HTTPStatus.FORBIDDEN,
+    "not_found": HTTPStatus.NOT_FOUND,
+    "conflict": HTTPStatus.CONFLICT,
+    "request_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "cursor_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "recipe_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "vocabulary_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "source_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "source_empty": HTTPStatus.UNPROCESSABLE_ENTITY,
+    # Of a job's source, which the client named; those of our own bucket become ObjectsUnavailable.
+    "bucket_missing": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "access_denied": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "object_missing": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "object_store_error": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "uri_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "database_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "schema_outdated": HTTPStatus.SERVICE_UNAVAILABLE,
+    "store_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "objects_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""Every code a client may see. Another one is a fault of ours: 500, logged, without its message."""
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+log = structlog.get_logger("api")
+
+
+def problem(
+    status: int, code: str, detail: str, *, errors: Sequence[dict[str, str]] = (), headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The body of every answer that is not a success."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = list(errors)
+    extra = dict(headers or {})
+    if status == HTTPStatus.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = "Bearer"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        extra["Retry-After"] = _RETRY_SECONDS
+    return JSONResponse(body, status, extra, media_type=PROBLEM)
+
+
+def fault() -> JSONResponse:
+    """A bug: the log has it, the client gets no details."""
+    return problem(500, "internal_error", "something went wrong here; the log names it under this request's id")
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of a handler become a problem."""
+    app.add_exception_handler(CarError, _car_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(PoolTimeout, _busy)
+
+
+def _car_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, CarError) or error.code not in STATUS:
+        log.error("unexpected error", code=getattr(error, "code", ""), exc_info=error)
+        return fault()
+    return problem(STATUS[error.code], error.code, str(error))
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Fields by name, and what is wrong with each; never the values, which may be secrets."""
+    if not isinstance(error, RequestValidationError):
+        return fault()
+    errors = [{"field": ".".join(map(str, one["loc"])), "problem": str(one["msg"])} for one in error.errors()]
+    detail = "; ".join(f"{one['field']}: {one['problem']}" for one in errors[:5])
+    return problem(422, "request_invalid", detail, errors=errors)
+
+
+def _http(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        return fault()
+    code = _CODES.get(error.status_code, "request_invalid")
+    return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+
+
+def _busy(_: Request, __: Exception) -> JSONResponse:
+    return problem(503, "busy", "every connection to the database is in use; try again, or raise CAR_DATABASE_POOL")

@@ -1,0 +1,174 @@
+"""/api/v1/results: what came out, how it came about, and its masks as pictures."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy.orm import Session
+
+from api import pictures, vocabularies
+from api.dependencies import Engines, EnginesDep, SessionDep, Text
+from api.schemas import HistoryView, Page, ResultDetailView, ResultSummary, RleView
+from api.schemas.results import ImageView, Links, MaskEntry, PlaceView, ResultQuery, StepView
+from api.security import Reader
+from car.segmentation import Step
+from db import result_details, result_pages
+from db.models import Image
+from db.objects import ObjectStore
+from db.result_details import Stored
+from db.result_pages import ResultFilter, ResultView
+
+router = APIRouter(prefix="/results", tags=["results"])
+
+_PNG = "image/png"
+_AS_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {_PNG: {}}, "description": "a picture"}}
+# A result never changes; a link to one that was retried is another link.
+_KEPT = "private, max-age=86400"
+
+LabelInPath = Annotated[
+    Text, Path(max_length=200, description="any text; write / as %2F and so on", examples=["pepsi can"])
+]
+
+
+@router.get("", summary="Results, newest first")
+def page(session: SessionDep, _: Reader, query: Annotated[ResultQuery, Query()]) -> Page[ResultSummary]:
+    """Filters combine; each narrows. With `job` one picture under three keys is three entries that share a result."""
+    filters = query.model_dump(exclude={"cursor", "limit", "vocabulary"})
+    words = vocabularies.find(session, query.vocabulary).id if query.vocabulary is not None else None
+    wanted = ResultFilter(**filters, vocabulary=words)
+    found, after = result_pages.page(session, wanted, cursor=query.cursor, limit=query.limit)
+    return Page(items=[_summary(one) for one in found], next=after)
+
+
+@router.get("/{result_id}", summary="One result with everything about it")
+def get(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> ResultDetailView:
+    found = result_details.get(session, result_id)
+    row, places = found.stored.row, found.places
+    return ResultDetailView.model_validate(
+        {
+            "id": row.id,
+            "job": places[0].job if places else None,
+            "uri": places[0].uri if places else None,
+            "image": _image(found.stored.image),
+            "model_version": row.model_version,
+            "stop_reason": row.stop_reason,
+            "reused": bool(places and places[0].reused),
+            "created_at": row.created_at,
+            "step_count": row.steps,
+            "steps": _steps(found.steps),
+            "masks": pictures.masks(engines.objects, found.stored),
+            "uris": [PlaceView(job=one.job, uri=one.uri) for one in places],
+            "run_key": row.run_key,
+            "weights": row.weights,
+            "device": row.device,
+            "code_version": row.code_version,
+            "worker": row.worker,
+            "timings": row.timings,
+            "work": row.work,
+            "recipe": found.recipe.to_json(),
+            "vocabulary": vocabularies.view(found.vocabulary),
+            "notes": found.stored.image.notes,
+            "links": _links(engines, found.stored),
+        }
+    )
+
+
+@router.get("/{result_id}/history", summary="The query history: what each step made of each word")
+def history(result_id: UUID, session: SessionDep, _: Reader) -> HistoryView:
+    reason, steps = result_details.history(session, result_id)
+    return HistoryView(result=result_id, stop_reason=str(reason), steps=_steps(steps))
+
+
+@router.get("/{result_id}/overlay.png", summary="The masks on their picture", responses=_AS_PNG)
+def overlay_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+    """Drawn at the size of the preview. `X-Car-Picture: none` where there is no preview, and gray instead of it."""
+    return _drawn(session, result_id, engines, "overlay")
+
+
+@router.get("/{result_id}/history.png", summary="The query history as a picture", responses=_AS_PNG)
+def history_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+    return _drawn(session, result_id, engines, "history")
+
+
+@router.get("/{result_id}/labelmap.png", summary="All masks in one indexed picture", responses=_AS_PNG)
+def labelmap_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+    """0 is no label, k the k-th mask; 16 bits where there are more than 255."""
+    stored = result_details.stored(session, result_id)
+    return _picture(pictures.own(engines.objects, stored.row.labelmap_key), f"{result_id}-labels.png")
+
+
+@router.get("/{result_id}/masks/{label:path}.png", summary="One mask, 255 on 0, at full size", responses=_AS_PNG)
+def mask_png(result_id: UUID, label: LabelInPath, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+    stored = result_details.stored(session, result_id)
+    with engines.drawing:
+        data = pictures.mask_png(pictures.mask_named(engines.objects, stored, label))
+    return _picture(data, f"{label}.png")
+
+
+@router.get("/{result_id}/masks/{label:path}.rle", summary="One mask as COCO RLE")
+def mask_rle(result_id: UUID, label: LabelInPath, session: SessionDep, _: Reader, engines: EnginesDep) -> RleView:
+    rle = pictures.mask_named(engines.objects, result_details.stored(session, result_id), label)
+    height, width = rle["size"]
+    return RleView(size=(height, width), counts=rle["counts"])
+
+
+def _drawn(session: Session, result_id: UUID, engines: Engines, what: str) -> Response:
+    stored, steps = result_details.stored(session, result_id), result_details.steps(session, result_id)
+    with engines.drawing:
+        scene = pictures.scene(engines.objects, stored, steps)
+        data = pictures.overlay_png(scene) if what == "overlay" else pictures.history_png(scene)
+    answer = _picture(data, f"{result_id}-{what}.png")
+    if not scene.has_picture:
+        answer.headers["X-Car-Picture"] = "none"
+    return answer
+
+
+def _picture(data: bytes, name: str) -> Response:
+    """Shown in place, and saved under `name`, which may be any text."""
+    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_. ") else "_" for letter in name)
+    disposition = f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(data, media_type=_PNG, headers={"Content-Disposition": disposition, "Cache-Control": _KEPT})
+
+
+def _links(engines: Engines, stored: Stored) -> Links:
+    store, seconds, ours = engines.objects, engines.settings.presign_seconds, f"/api/v1/results/{stored.row.id}"
+    return Links(
+        masks=_presigned(store, stored.row.masks_key, seconds, f"{stored.row.id}.json"),
+        labelmap=_presigned(store, stored.row.labelmap_key, seconds, f"{stored.row.id}.png"),
+        overlay=f"{ours}/overlay.png",
+        history=f"{ours}/history",
+    )
+
+
+def _presigned(store: ObjectStore, key: str, seconds: int, name: str) -> str:
+    return store.presign(key, seconds=seconds, download=name)
+
+
+def _summary(found: ResultView) -> ResultSummary:
+    return ResultSummary(
+        id=found.id,
+        job=found.job,
+        uri=found.uri,
+        image=ImageView(sha256=found.sha256, width=found.width, height=found.height, format=found.format),
+        model_version=found.model_version,
+        stop_reason=found.stop_reason,
+        reused=found.reused,
+        created_at=found.created_at,
+        steps=found.steps,
+        masks=[MaskEntry.model_validate(mask) for mask in found.masks],
+    )
+
+
+def _image(image: Image) -> ImageView:
+    return ImageView(sha256=image.sha256, width=image.width, height=image.height, format=image.format)
+
+
+def _steps(steps: tuple[Step, ...]) -> list[StepView]:
+    return [
+        StepView.model_validate(
+            {"step": one.step, "pass": str(one.within), "queries": [asdict(q) for q in one.queries]}
+        )
+        for one in steps
+    ]

@@ -1,0 +1,49 @@
+"""Shapes that every part of the API shares."""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Entry = TypeVar("Entry")
+
+
+class RequestModel(BaseModel):
+    """A body: an unknown field is refused, for it is a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ResponseModel(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Page(ResponseModel, Generic[Entry]):
+    """A part of a list."""
+
+    items: list[Entry]
+    next: str | None = Field(description="cursor of the next page; null on the last one")
+
+
+class FieldProblem(ResponseModel):
+    field: str
+    problem: str
+
+
+class Problem(ResponseModel):
+    """application/problem+json (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    detail: str = Field(description="what is wrong and what to do", examples=["unknown preset 'vok'; known presets: …"])
+    code: str = Field(description="stable; for programs", examples=["recipe_invalid"])
+    errors: list[FieldProblem] | None = Field(default=None, description="of requests with invalid fields")
+
+
+class Alive(ResponseModel):
+    status: Literal["ok"]
+
+
+class Ready(ResponseModel):
+    status: Literal["ready"]
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "broker": "ok", "objects": "ok"}])

@@ -1,0 +1,134 @@
+"""Results, masks and the query history."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from api.dependencies import Text
+from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.vocabularies import VocabularyView
+
+_SMALLINT = 32_767
+_Word = Annotated[Text, Field(max_length=200)]
+
+
+class ResultQuery(RequestModel):
+    """Filters of GET /results; an unknown one is refused, for without it the list would be another one."""
+
+    label: _Word | None = Field(default=None, description="it has a mask of this label")
+    min_score: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, description="of the label's mask; without a label, of the best"
+    )
+    job: UUID | None = Field(default=None, description="one entry for each done picture of the job")
+    image: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="sha256 of the picture's bytes")
+    model_version: _Word | None = None
+    dropped: _Word | None = Field(default=None, description="a label that the recurrence let fall")
+    dropped_at: int | None = Field(
+        default=None, ge=1, le=_SMALLINT, description="the step in which that label, or any, fell"
+    )
+    vocabulary: _Word | None = Field(default=None, description="id, name or name@version")
+    cursor: Annotated[Text, Field(max_length=1000)] | None = Field(
+        default=None, description="`next` of the page before; leave it out for the first page"
+    )
+    limit: int = Field(default=50, ge=1, le=500, description="entries on a page, at most")
+
+
+class ImageView(ResponseModel):
+    sha256: str = Field(description="of the file's bytes")
+    width: int = Field(description="after EXIF orientation")
+    height: int
+    format: str = Field(examples=["JPEG"])
+
+
+class MaskEntry(ResponseModel):
+    label: str
+    score: float = Field(description="of its last step, 0 to 1")
+    area: int = Field(description="pixels")
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
+    source: str = Field(examples=["crf"])
+
+
+class RleView(ResponseModel):
+    """COCO's compressed run lengths."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: str
+
+
+class MaskDetail(MaskEntry):
+    rle: RleView
+
+
+class QueryView(ResponseModel):
+    """What one step made of one label."""
+
+    label: str
+    text: str = Field(description="as CLIP read it")
+    score: float
+    kept: bool
+    area: int = Field(description="pixels of the proposal that the classifier was shown")
+    iou_previous: float | None
+    rival: str | None = Field(description="the label that fits the picture of this one better, if any")
+    rival_score: float | None
+
+
+class StepView(ResponseModel):
+    step: int
+    within: str = Field(alias="pass", description="things or stuff")
+    queries: list[QueryView]
+
+
+class _Entry(ResponseModel):
+    id: UUID
+    job: UUID | None
+    uri: str | None = Field(description="where the picture lies; one of its places")
+    image: ImageView
+    model_version: str
+    stop_reason: str
+    reused: bool = Field(description="the picture's result was there already")
+    created_at: datetime
+
+
+class ResultSummary(_Entry):
+    steps: int
+    masks: list[MaskEntry]
+
+
+class PlaceView(ResponseModel):
+    job: UUID
+    uri: str
+
+
+class Links(ResponseModel):
+    masks: str = Field(description="all masks as COCO RLE; a link that works without a key, for minutes")
+    labelmap: str = Field(description="indexed PNG: 0 is no label, k the k-th mask; for minutes too")
+    overlay: str
+    history: str
+
+
+class ResultDetailView(_Entry):
+    """All there is about a result; holds what `car segment --json` writes."""
+
+    step_count: int
+    steps: list[StepView]
+    masks: list[MaskDetail]
+    uris: list[PlaceView] = Field(description="up to 20 places that hold this picture")
+    run_key: str
+    weights: dict[str, str]
+    device: str
+    code_version: str
+    worker: str
+    timings: dict[str, float]
+    work: dict[str, int]
+    recipe: dict[str, Any]
+    vocabulary: VocabularyView
+    notes: list[str]
+    links: Links
+
+
+class HistoryView(ResponseModel):
+    result: UUID
+    stop_reason: str
+    steps: list[StepView]

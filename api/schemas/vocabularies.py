@@ -1,0 +1,65 @@
+"""Vocabularies, recipes and presets."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+
+from api.dependencies import Text
+from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.jobs import LabelRequest
+from car.recipe import Mode
+
+
+def _no_id(name: str) -> str:
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    raise ValueError("looks like an id, by which vocabularies are found too; give a word")
+
+
+VocabularyName = Annotated[str, StringConstraints(pattern=r"^[^\W_][\w .-]{0,99}$"), AfterValidator(_no_id)]
+
+
+class VocabularyRequest(RequestModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "defects", "labels": ["rust", {"name": "crack", "prompts": ["a crack"]}]}]
+        }
+    )
+
+    labels: list[Text | LabelRequest]
+    name: VocabularyName | None = Field(default=None, description="under which it gets the next version number")
+    background: Text | list[Text] = Field(default="shipped", description="words that compete and never become masks")
+    mode: Mode = Field(default=Mode.SEMANTIC, description="decides the text templates: that of the recipe it is for")
+
+
+class LabelView(ResponseModel):
+    name: str
+    prompts: list[str]
+
+
+class VocabularyView(ResponseModel):
+    id: UUID
+    digest: str
+    name: str | None
+    version: int | None
+    labels: list[LabelView]
+    background: list[str]
+    created_at: datetime
+
+
+class RecipeView(ResponseModel):
+    id: UUID
+    digest: str
+    preset: str
+    recipe: dict[str, Any]
+    created_at: datetime
+
+
+class PresetView(ResponseModel):
+    name: str
+    digest: str
+    recipe: dict[str, Any]

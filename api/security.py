@@ -1,0 +1,45 @@
+"""Bearer keys: each route says which scope it needs."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.dependencies import SessionDep
+from api.errors import KeyMissing, ScopeMissing
+from db import api_keys
+from db.api_keys import KeyRefused, Scope
+from db.models import ApiKey
+
+_LONGEST_KEY = 200
+
+_bearer = HTTPBearer(auto_error=False, description="A key made by `car keys create` or POST /api/v1/keys.")
+Given = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+class Needs:
+    """The key of this request, if it is good for `scope`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    def __call__(self, request: Request, session: SessionDep, given: Given) -> ApiKey:
+        if given is None or not given.credentials:
+            raise KeyMissing("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
+        secret = given.credentials
+        if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
+            raise KeyRefused("this API key is not known; make one with `car keys create`")
+        # Every good key may read: so that an unknown key (401) differs from a good one of too small a scope (403).
+        key = api_keys.check(session, secret, Scope.READ)
+        request.state.key = key.prefix
+        if self.scope not in api_keys.granted(key):
+            raise ScopeMissing(
+                f"API key {key.prefix}… may not do this: it needs the scope {self.scope}; "
+                f"make one with `car keys create --scope {self.scope}`"
+            )
+        return key
+
+
+Reader = Annotated[ApiKey, Depends(Needs(Scope.READ))]
+Writer = Annotated[ApiKey, Depends(Needs(Scope.WRITE))]
+Admin = Annotated[ApiKey, Depends(Needs(Scope.ADMIN))]

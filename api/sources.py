@@ -1,0 +1,65 @@
+"""A look at a job's source before the job is taken: what cannot work is refused while somebody listens."""
+
+from itertools import islice
+
+from api.errors import SourceEmpty
+from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
+from car.errors import SourceError
+from db.objects import ObjectStore
+
+_PAGES = 5
+"""Of a listing: a source whose first picture comes later is believed."""
+_LINES = 100_000
+
+
+def look(objects: ObjectStore, source: BulkSource) -> None:
+    """Raises: SourceError, SourceEmpty, BucketMissing, AccessDenied, ObjectMissing, StoreUnreachable."""
+    if source.kind is SourceKind.GIVEN:
+        _look_at_addresses(objects, source)
+    elif source.kind is SourceKind.MANIFEST:
+        _look_at_manifest(objects, source)
+    else:
+        _look_at_keys(objects, source)
+
+
+def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
+    after = ""
+    for _ in range(_PAGES):
+        listed = objects.page(source.bucket, source.prefix, after=after)
+        if any(one.size and source.takes(one.key) for one in listed):
+            return
+        if not listed:
+            what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like a picture (.jpg, …)"
+            raise SourceEmpty(f"{source} holds no picture: no key {what}; check the address")
+        after = listed[-1].key
+
+
+def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
+    """Bad lines are for the listing to report, one by one; a manifest of nothing else is none."""
+    first_fault = ""
+    lines = 0
+    for _, line in islice(objects.lines(source.bucket, source.key), _LINES):
+        lines += 1
+        try:
+            if manifest_line(line) is not None:
+                return
+        except SourceError as error:
+            first_fault = first_fault or f" (line {lines}: {error})"
+    if lines < _LINES:
+        raise SourceEmpty(f"the manifest {source} holds no address of a picture{first_fault}")
+
+
+def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
+    buckets: set[str] = set()
+    fault: SourceError | None = None
+    for line in source.given:
+        try:
+            address = manifest_line(line)
+        except SourceError as error:
+            fault = fault or error
+        else:
+            buckets |= {split_s3(address)[0]} if address is not None else set()
+    if not buckets:
+        raise fault or SourceEmpty("the list of addresses holds none; give s3://bucket/folder/picture.jpg")
+    if len(buckets) == 1:  # of several, each picture's own failure says which are missing
+        objects.look(buckets.pop())

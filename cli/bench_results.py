@@ -1,0 +1,185 @@
+"""`car bench results`: how long pages of GET /results take among a million results, filter by filter."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from cli.bench_rows import LABELS, fill
+from cli.errors import OutputError
+from db import result_pages
+from db.result_pages import ResultFilter
+from db.schema import migrate
+from db.session import make_engine, transaction
+
+GOAL_MS = 50.0
+_PAGE = 50
+_DEPTH = 3
+"""Every so many questions, the page so far behind the first is asked for: cursors must not be slower."""
+LARGE = frozenset({"result", "mask", "query_step", "item", "image"})
+
+
+@dataclass
+class Timing:
+    """One kind of question and what it took."""
+
+    name: str
+    milliseconds: list[float] = field(default_factory=list)
+    worst: ResultFilter = field(default_factory=ResultFilter)
+    scans: set[str] = field(default_factory=set)
+    """Large tables that a plan read from end to end."""
+
+    def quantile(self, share: float) -> float:
+        ordered = sorted(self.milliseconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def run(database_url: str, count: int, *, filled: bool, questions: int, seed: int, json_file: Path | None) -> None:
+    """Fill the database, ask, and print what it took."""
+    console = Console(stderr=True)
+    engine = make_engine(database_url)
+    migrate(engine)
+    if not filled:
+        begun = time.monotonic()
+        with console.status("filling") as status:
+            for step in fill(engine, count):
+                status.update(f"filling {count:,} results: {step}")
+        console.print(f"{count:,} results filled in, in {time.monotonic() - begun:.0f} s")
+    timings = measure(engine, questions, random.Random(seed), console)
+    Console().print(_table(timings))
+    if json_file is not None:
+        _write(json_file, timings)
+    engine.dispose()
+
+
+def measure(engine: Engine, questions: int, rng: random.Random, console: Console) -> list[Timing]:
+    """Each kind of question so often, with other values each time."""
+    with transaction(engine) as session:
+        asked = kinds(session, rng)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    timings = []
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("asking", total=len(asked) * questions)
+        for name, draw in asked.items():
+            timing = Timing(name)
+            progress.update(task, description=name)
+            for number in range(questions):
+                _ask(engine, timing, draw(), depth=_DEPTH if number % _DEPTH == 0 else 1)
+                progress.advance(task)
+            timings.append(timing)
+    return timings
+
+
+def _ask(engine: Engine, timing: Timing, wanted: ResultFilter, *, depth: int) -> None:
+    cursor = None
+    for _ in range(depth):
+        with transaction(engine) as session:
+            begun = time.perf_counter()
+            _, cursor = result_pages.page(session, wanted, cursor=cursor, limit=_PAGE)
+            took = 1000 * (time.perf_counter() - begun)
+        if took >= max(timing.milliseconds, default=0.0):
+            timing.worst = wanted
+        timing.milliseconds.append(took)
+        if cursor is None:
+            break
+    if len(timing.milliseconds) % 10 == 1:
+        timing.scans |= scans(engine, wanted)
+
+
+def scans(engine: Engine, wanted: ResultFilter) -> set[str]:
+    """Large tables that the plan of this question reads from end to end."""
+    sql, values = result_pages.statement(wanted, after=None, limit=_PAGE + 1)
+    with transaction(engine) as session:
+        result_pages.plan_for_pages(session)
+        plan = session.scalar(text(f"EXPLAIN (FORMAT JSON) {sql}"), values)
+    return {node["Relation Name"] for node in _nodes(plan[0]["Plan"]) if node["Node Type"] == "Seq Scan"} & LARGE
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def kinds(session: Session, rng: random.Random) -> dict[str, Callable[[], ResultFilter]]:
+    """What is asked: labels from the commonest to the rarest alike, jobs of every size."""
+    jobs = list(session.scalars(text("SELECT id FROM job ORDER BY id")))
+    versions = list(session.scalars(text("SELECT DISTINCT model_version FROM result")))
+    vocabularies = list(session.scalars(text("SELECT id FROM vocabulary ORDER BY id")))
+    images = list(session.scalars(text("SELECT sha256 FROM image ORDER BY id LIMIT 1000")))
+    draws: dict[str, Callable[[], Any]] = {
+        "label": lambda: f"label {rng.randint(1, LABELS)}",
+        "min_score": lambda: rng.choice((0.2, 0.5, 0.9, 0.99, 0.9999)),
+        "job": lambda: rng.choice((jobs[0], rng.choice(jobs))),
+        "image": lambda: rng.choice(images),
+        "model_version": lambda: rng.choice(versions),
+        "dropped": lambda: f"label {rng.randint(1, LABELS)}",
+        "dropped_at": lambda: rng.randint(1, 12),
+        "vocabulary": lambda: rng.choice(vocabularies),
+    }
+    together = (
+        ("label", "min_score"),
+        ("label", "job"),
+        ("label", "min_score", "job"),
+        ("label", "dropped"),
+        ("label", "model_version"),
+        ("label", "vocabulary"),
+        ("min_score", "job"),
+        ("min_score", "model_version"),
+        ("min_score", "vocabulary"),
+        ("dropped", "dropped_at"),
+        ("dropped", "job"),
+        ("dropped_at", "job"),
+        ("dropped", "min_score"),
+        ("dropped_at", "label"),
+        ("model_version", "job"),
+        ("vocabulary", "job"),
+        ("label", "dropped", "dropped_at", "job", "min_score"),
+        tuple(draws),
+    )
+
+    def drawer(names: tuple[str, ...]) -> Callable[[], ResultFilter]:
+        return lambda: ResultFilter(**{name: draws[name]() for name in names})
+
+    return {"no filter": ResultFilter} | {
+        " + ".join(names): drawer(names) for names in (*((name,) for name in draws), *together)
+    }
+
+
+def _table(timings: list[Timing]) -> Table:
+    table = Table("filter", "p50 ms", "p99 ms", "worst ms", "reads whole tables", title=f"pages of {_PAGE} results")
+    for one in timings:
+        late = one.quantile(0.99) > GOAL_MS
+        p99 = f"[red]{one.quantile(0.99):.1f}[/]" if late else f"{one.quantile(0.99):.1f}"
+        worst = f"{max(one.milliseconds):.1f}"
+        table.add_row(one.name, f"{one.quantile(0.5):.1f}", p99, worst, ", ".join(sorted(one.scans)) or "no")
+    return table
+
+
+def _write(json_file: Path, timings: list[Timing]) -> None:
+    document = [
+        {
+            "filter": one.name,
+            "p50_ms": one.quantile(0.5),
+            "p99_ms": one.quantile(0.99),
+            "worst_ms": max(one.milliseconds),
+            "worst": {k: str(v) if isinstance(v, UUID) else v for k, v in vars(one.worst).items() if v is not None},
+            "reads_whole_tables": sorted(one.scans),
+        }
+        for one in timings
+    ]
+    try:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps({"goal_ms": GOAL_MS, "filters": document}, indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None

@@ -1,0 +1,83 @@
+"""Pages of results among many: the same as a plain search finds, and by indexes."""
+
+import random
+
+import pytest
+from sqlalchemy import text
+
+from cli.bench_results import kinds, scans
+from cli.bench_rows import fill
+from cli.errors import WrongUse
+from db import result_pages
+from db.session import transaction
+
+RESULTS = 20_000
+_PLAIN = {
+    "label": "EXISTS (SELECT 1 FROM mask m WHERE m.result_id = r.id AND m.label = :label)",
+    "min_score": "r.top_score >= :min_score",
+    "image": "(SELECT sha256 FROM image WHERE image.id = r.image_id) = :image",
+    "model_version": "r.model_version = :model_version",
+    "vocabulary": "r.vocabulary_id = :vocabulary",
+    "dropped": "EXISTS (SELECT 1 FROM query_step q WHERE q.result_id = r.id AND NOT q.kept AND q.label = :dropped)",
+    "dropped_at": (
+        "EXISTS (SELECT 1 FROM query_step q WHERE q.result_id = r.id AND NOT q.kept AND q.step = :dropped_at)"
+    ),
+    "job": "i.job_id = :job",
+}
+_TOGETHER = {
+    frozenset({"label", "min_score"}): (
+        "EXISTS (SELECT 1 FROM mask m WHERE m.result_id = r.id AND m.label = :label AND m.score >= :min_score)"
+    ),
+    frozenset({"dropped", "dropped_at"}): (
+        "EXISTS (SELECT 1 FROM query_step q WHERE q.result_id = r.id AND NOT q.kept AND q.label = :dropped "
+        "AND q.step = :dropped_at)"
+    ),
+}
+
+
+def plainly(session, wanted):
+    """Ids of all entries, found by reading everything."""
+    values = {name: value for name, value in vars(wanted).items() if value is not None}
+    left, where = set(values), ["true"]
+    for names, condition in _TOGETHER.items():
+        if names <= left:
+            left -= names
+            where.append(condition)
+    where += [_PLAIN[name] for name in sorted(left)]
+    tables = "result r JOIN item i ON i.result_id = r.id" if wanted.job else "result r"
+    order = "i.id" if wanted.job else "r.id"
+    sql = f"SELECT r.id FROM {tables} WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT 300"  # noqa: S608 - constants
+    return list(session.scalars(text(sql), values))
+
+
+def paged(session, wanted, limit):
+    found, cursor = [], None
+    while len(found) < 300:
+        entries, cursor = result_pages.page(session, wanted, cursor=cursor, limit=limit)
+        assert len(entries) <= limit
+        found += [one.id for one in entries]
+        if cursor is None:
+            break
+    return found[:300]
+
+
+def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes(database):
+    for _ in fill(database, RESULTS):
+        pass
+    rng = random.Random(7)
+    with transaction(database) as session:
+        asked = kinds(session, rng)
+        found = 0
+        for name, draw in asked.items():
+            for _ in range(4):
+                wanted = draw()
+                expected = plainly(session, wanted)
+                assert paged(session, wanted, rng.choice((50, 70, 300))) == expected, (name, wanted)
+                found += len(expected)
+    assert found > 5_000
+    for name, draw in asked.items():
+        for _ in range(5):
+            wanted = draw()
+            assert scans(database, wanted) == set(), (name, wanted)
+    with pytest.raises(WrongUse, match="holds results"):
+        next(fill(database, 1_000))
