@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,19 @@ errors are `application/problem+json` with a stable `code`.
 """
 
 
+class Api(FastAPI):
+    """FastAPI, which writes every answer's model down as application/json; ours of errors are problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                content = operation["responses"].get("default", {}).get("content", {})
+                if "application/json" in content:
+                    content[errors.PROBLEM] = content.pop("application/json")
+        return document
+
+
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """An app whose engines are connected to when they are first used.
 
@@ -32,7 +46,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """
     engines = Engines.of(settings or ApiSettings.from_environment())
     registry = CollectorRegistry()
-    app = FastAPI(
+    app = Api(
         title="CaR Labeler",
         description=_ABOUT,
         version=metadata.version("car-labeler"),

@@ -5,20 +5,21 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from api import pictures, vocabularies
 from api.dependencies import Engines, EnginesDep, SessionDep, Text
 from api.schemas import HistoryView, Page, ResultDetailView, ResultSummary, RleView
 from api.schemas.results import ImageView, Links, MaskEntry, PlaceView, ResultQuery, StepView
-from api.security import Reader
+from api.security import Given, Reader, authorize
 from car.segmentation import Step
 from db import result_details, result_pages
+from db.api_keys import Scope
 from db.models import Image
 from db.objects import ObjectStore
-from db.result_details import Stored
+from db.result_details import Detail, Stored
 from db.result_pages import ResultFilter, ResultView
+from db.session import transaction
 
 router = APIRouter(prefix="/results", tags=["results"])
 
@@ -42,9 +43,28 @@ def page(session: SessionDep, _: Reader, query: Annotated[ResultQuery, Query()])
     return Page(items=[_summary(one) for one in found], next=after)
 
 
+def _detail(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Detail:
+    """All rows of a result, in a transaction that ends before its objects are fetched: a slow store must not hold the
+    connections of requests that need none of it.
+    """
+    with transaction(engines.database) as session:
+        authorize(session, request, given, Scope.READ)
+        return result_details.get(session, result_id)
+
+
+def _stored(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Stored:
+    """As `_detail`, without the history."""
+    with transaction(engines.database) as session:
+        authorize(session, request, given, Scope.READ)
+        return result_details.stored(session, result_id)
+
+
+DetailDep = Annotated[Detail, Depends(_detail)]
+StoredDep = Annotated[Stored, Depends(_stored)]
+
+
 @router.get("/{result_id}", summary="One result with everything about it")
-def get(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> ResultDetailView:
-    found = result_details.get(session, result_id)
+def get(found: DetailDep, engines: EnginesDep) -> ResultDetailView:
     row, places = found.stored.row, found.places
     return ResultDetailView.model_validate(
         {
@@ -82,44 +102,41 @@ def history(result_id: UUID, session: SessionDep, _: Reader) -> HistoryView:
 
 
 @router.get("/{result_id}/overlay.png", summary="The masks on their picture", responses=_AS_PNG)
-def overlay_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+def overlay_png(found: DetailDep, engines: EnginesDep) -> Response:
     """Drawn at the size of the preview. `X-Car-Picture: none` where there is no preview, and gray instead of it."""
-    return _drawn(session, result_id, engines, "overlay")
+    return _drawn(found, engines, "overlay")
 
 
 @router.get("/{result_id}/history.png", summary="The query history as a picture", responses=_AS_PNG)
-def history_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
-    return _drawn(session, result_id, engines, "history")
+def history_png(found: DetailDep, engines: EnginesDep) -> Response:
+    return _drawn(found, engines, "history")
 
 
 @router.get("/{result_id}/labelmap.png", summary="All masks in one indexed picture", responses=_AS_PNG)
-def labelmap_png(result_id: UUID, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
+def labelmap_png(stored: StoredDep, engines: EnginesDep) -> Response:
     """0 is no label, k the k-th mask; 16 bits where there are more than 255."""
-    stored = result_details.stored(session, result_id)
-    return _picture(pictures.own(engines.objects, stored.row.labelmap_key), f"{result_id}-labels.png")
+    return _picture(pictures.own(engines.objects, stored.row.labelmap_key), f"{stored.row.id}-labels.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.png", summary="One mask, 255 on 0, at full size", responses=_AS_PNG)
-def mask_png(result_id: UUID, label: LabelInPath, session: SessionDep, _: Reader, engines: EnginesDep) -> Response:
-    stored = result_details.stored(session, result_id)
+def mask_png(label: LabelInPath, stored: StoredDep, engines: EnginesDep) -> Response:
     with engines.drawing:
         data = pictures.mask_png(pictures.mask_named(engines.objects, stored, label))
     return _picture(data, f"{label}.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.rle", summary="One mask as COCO RLE")
-def mask_rle(result_id: UUID, label: LabelInPath, session: SessionDep, _: Reader, engines: EnginesDep) -> RleView:
-    rle = pictures.mask_named(engines.objects, result_details.stored(session, result_id), label)
+def mask_rle(label: LabelInPath, stored: StoredDep, engines: EnginesDep) -> RleView:
+    rle = pictures.mask_named(engines.objects, stored, label)
     height, width = rle["size"]
     return RleView(size=(height, width), counts=rle["counts"])
 
 
-def _drawn(session: Session, result_id: UUID, engines: Engines, what: str) -> Response:
-    stored, steps = result_details.stored(session, result_id), result_details.steps(session, result_id)
+def _drawn(found: Detail, engines: Engines, what: str) -> Response:
     with engines.drawing:
-        scene = pictures.scene(engines.objects, stored, steps)
+        scene = pictures.scene(engines.objects, found.stored, found.steps)
         data = pictures.overlay_png(scene) if what == "overlay" else pictures.history_png(scene)
-    answer = _picture(data, f"{result_id}-{what}.png")
+    answer = _picture(data, f"{found.stored.row.id}-{what}.png")
     if not scene.has_picture:
         answer.headers["X-Car-Picture"] = "none"
     return answer

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
 
 from api.dependencies import SessionDep
 from api.errors import KeyMissing, ScopeMissing
@@ -24,20 +25,22 @@ class Needs:
         self.scope = scope
 
     def __call__(self, request: Request, session: SessionDep, given: Given) -> ApiKey:
-        if given is None or not given.credentials:
-            raise KeyMissing("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
-        secret = given.credentials
-        if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
-            raise KeyRefused("this API key is not known; make one with `car keys create`")
-        # Every good key may read: so that an unknown key (401) differs from a good one of too small a scope (403).
-        key = api_keys.check(session, secret, Scope.READ)
-        request.state.key = key.prefix
-        if self.scope not in api_keys.granted(key):
-            raise ScopeMissing(
-                f"API key {key.prefix}… may not do this: it needs the scope {self.scope}; "
-                f"make one with `car keys create --scope {self.scope}`"
-            )
-        return key
+        return authorize(session, request, given, self.scope)
+
+
+def authorize(session: Session, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> ApiKey:
+    """Raises: KeyMissing, KeyRefused, ScopeMissing."""
+    if given is None or not given.credentials:
+        raise KeyMissing("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
+    secret = given.credentials
+    if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
+        raise KeyRefused("this API key is not known; make one with `car keys create`")
+    # Every good key may read: so that an unknown key (401) differs from a good one of too small a scope (403).
+    key = api_keys.check(session, secret, Scope.READ)
+    request.state.key = key.prefix
+    if needed not in api_keys.granted(key):
+        raise ScopeMissing(f"API key {key.prefix}… may not do this: it needs the scope {needed}; make another one")
+    return key
 
 
 Reader = Annotated[ApiKey, Depends(Needs(Scope.READ))]
