@@ -12,8 +12,10 @@ from typer.core import TyperGroup
 from car.errors import CarError
 from cli import evaluate, jobs, keys, models, recipes, results
 from cli.bench import bench
+from cli.demo import demo
 from cli.env import env
 from cli.segment import segment
+from cli.settings import settings
 from cli.up import up
 from cli.worker import beat, migrate, worker
 
@@ -60,6 +62,7 @@ def car(
 _SERVICE, _SERVERS = "The service", "Its processes, one by one"
 
 app.command()(segment)
+app.command(rich_help_panel=_SERVICE)(demo)
 app.command(rich_help_panel=_SERVICE)(up)
 app.command(rich_help_panel=_SERVICE)(env)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_SERVICE)
@@ -68,6 +71,7 @@ app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.command(rich_help_panel=_SERVERS)(worker)
 app.command(rich_help_panel=_SERVERS)(beat)
 app.command(rich_help_panel=_SERVERS)(migrate)
+app.command(rich_help_panel=_SERVERS)(settings)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(evaluate.app, name="evaluate")
