@@ -174,6 +174,11 @@ class ObjectStore:
             answer = self.client.head_object(Bucket=bucket, Key=key)
         return Listed(key, answer["ETag"].strip('"'), answer["ContentLength"])
 
+    def write(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
+        """Put a user's picture where there is none, or another one."""
+        with _in_words(self.client, bucket, key):
+            self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+
     def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
         """An object's lines as text from the offset `after`, each with the offset at which the next one begins.
 
