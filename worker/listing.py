@@ -78,8 +78,9 @@ def _list(
     found: Callable[[], object],
 ) -> bool:
     """Whether the source came to its end, be it an error."""
+    at = listing.cursor or {}
     try:
-        for page, cursor in pages(objects, BulkSource.from_json(listing.source), listing.cursor or {}):
+        for page, cursor in pages(objects, BulkSource.from_json(listing.source), at):
             with transaction(engine) as session:
                 added = listings.add(session, worker, listing, page, cursor=cursor, lease=LEASE)
             if added is None:  # cancelled, or another worker's by now
@@ -87,8 +88,10 @@ def _list(
             done.items += added
             if added:
                 found()
-            if ending():
+            # A page that leads no further is the last: to hand that one back would never end.
+            if ending() and cursor != at:
                 return False
+            at = cursor
     except CarError as error:
         if error.code == "database_unreachable":
             raise

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from db import items, jobs
 from db.items import MAX_FAILURES, MAX_LOST, Claimed, Ended, Failed, Reaped
 from db.models import ItemState, Lane
+from db.session import transaction
 from tests.rows import LEASE, together
 
 WORKERS = ("w1", "w2", "w3")
@@ -328,8 +329,9 @@ def test_heartbeats_commits_cancels_and_reapers_never_wait_in_a_circle(rows):
     def commits():
         for start in range(0, 200, 20):
             some = claimed[start : start + 20][::-1]
-            with_result = [Ended(one, result, reused=True) for one in some]
-            rows.do(lambda session: items.fence(session, "w", some) and items.finish(session, "w", with_result))
+            with transaction(rows.engine) as session:
+                items.fence(session, "w", some)
+                items.finish(session, "w", [Ended(one, result, reused=True) for one in some])
 
     def reaps():
         return [rows.do(lambda session: (items.reap(session), jobs.close(session))) for _ in range(30)]
