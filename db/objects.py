@@ -208,7 +208,9 @@ class ObjectStore:
                 yield offset + len(rest) + skipped, rest.decode("utf-8", "replace")
 
     def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]:
-        """Up to 1,000 keys that begin with `prefix` and come after `after`, in the order of bytes."""
+        """Up to 1,000 keys that begin with `prefix` and come after `after`, in the server's order: AWS sorts by bytes,
+        SeaweedFS goes folder by folder.
+        """
         with _in_words(self.client, bucket):
             answer = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after)
         return [Listed(one["Key"], one["ETag"].strip('"'), one["Size"]) for one in answer.get("Contents", [])]

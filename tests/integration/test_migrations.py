@@ -91,7 +91,10 @@ def test_alembic_check_finds_nothing_to_do(database_url, monkeypatch):
 
 def test_constraints_and_indexes_are_named_by_convention(rows):
     named = "SELECT conrelid::regclass::text AS of, conname AS name FROM pg_constraint WHERE contype IN ({})"
-    of = named.format("'p', 'u', 'f', 'c'") + " AND connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic%'"
+    of = (
+        named.format("'p', 'u', 'f', 'c'")
+        + " AND connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic%'"
+    )
     ends = re.compile(r"_(pkey|key|fkey|check)$")
     constraints = rows.sql(of)
     assert len(constraints) > 20
