@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
@@ -68,6 +69,8 @@ def in_words(engine: Engine) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        raise DatabaseUnreachable(_unreachable(engine, error.orig)) from error
+    except psycopg.OperationalError as error:  # of a COPY, which goes past SQLAlchemy
         raise DatabaseUnreachable(_unreachable(engine, error)) from error
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") in ("42P01", "42703"):
@@ -75,13 +78,13 @@ def in_words(engine: Engine) -> Iterator[None]:
         raise
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise DatabaseUnreachable(_unreachable(engine, error)) from error
+            raise DatabaseUnreachable(_unreachable(engine, error.orig)) from error
         raise
 
 
-def _unreachable(engine: Engine, error: DBAPIError) -> str:
+def _unreachable(engine: Engine, error: BaseException | None) -> str:
     url = engine.url
-    reason = str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else type(error.orig).__name__
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     hint = (
         "check the name and password in DATABASE_URL"
         if "password" in reason

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
@@ -12,7 +12,7 @@ from car.bulk_source import MAX_URI, BulkSource, SourceKind, manifest_line
 from car.errors import CarError, SourceError
 from db import listings
 from db.listings import Found, Listing, Refused
-from db.objects import Listed, ObjectStore
+from db.objects import Listed
 from db.session import transaction
 
 LEASE = timedelta(seconds=60)
@@ -22,6 +22,16 @@ _PAGES_AT_ONCE = 4
 
 Page = tuple[list[Found | Refused], dict[str, Any]]
 """What a page holds, and the cursor after it."""
+
+
+class Listable(Protocol):
+    """The part of db.objects.ObjectStore that listing uses: see there."""
+
+    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]: ...
+
+    def stat(self, bucket: str, key: str) -> Listed: ...
+
+    def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]: ...
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Listings:
 
 def list_sources(
     engine: Engine,
-    objects: ObjectStore,
+    objects: Listable,
     worker: str,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -69,7 +79,7 @@ def list_sources(
 
 def _list(
     engine: Engine,
-    objects: ObjectStore,
+    objects: Listable,
     worker: str,
     listing: Listing,
     done: Listings,
@@ -99,7 +109,7 @@ def _list(
     return True
 
 
-def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def pages(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     """The source's pictures after `cursor` ({}: from the beginning)."""
     if source.kind is SourceKind.GIVEN:
         return _given(source, cursor)
@@ -108,7 +118,7 @@ def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> I
     return _keys(objects, source, cursor)
 
 
-def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     after = str(cursor.get("after", ""))
     some: list[Found | Refused] = []
     read = 0
@@ -126,7 +136,7 @@ def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> I
             return
 
 
-def _manifest(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     etag = objects.stat(source.bucket, source.key).etag
     # Offsets of a manifest that has been replaced since mean nothing; known pictures are not added twice.
     offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)
