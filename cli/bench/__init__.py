@@ -3,10 +3,14 @@
 import typer
 
 from cli.bench.engine import engine
+from cli.bench.latency import latency
+from cli.bench.listing import listing
 from cli.bench.segmenter import segmenter
 
 bench = typer.Typer(help="Measure the parts on this machine.", no_args_is_help=True)
 bench.command()(segmenter)
 bench.command()(engine)
+bench.command()(listing)
+bench.command()(latency)
 
 __all__ = ["bench"]

@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,3 +50,18 @@ def bar() -> Progress:
 def machine() -> dict[str, Any]:
     """Where it was measured: figures of a busy machine are to be read as ratios."""
     return {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
+
+
+@dataclass
+class Spent:
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed() -> Iterator[Spent]:
+    """How long the block took, told when it has ended."""
+    spent, begun = Spent(), time.perf_counter()
+    try:
+        yield spent
+    finally:
+        spent.seconds = time.perf_counter() - begun

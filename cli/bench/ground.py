@@ -30,6 +30,8 @@ _AT_ONCE = 4_000
 class Ground:
     """Running engines with tables and without a row."""
 
+    environment: dict[str, str]
+    """Where the engines are, for other processes."""
     settings: EngineSettings
     engine: Engine
 
@@ -45,9 +47,9 @@ class Ground:
             )
             return jobs.create(session, new)[0].id
 
-    def queue(self, uris: Sequence[str], labels: Sequence[str]) -> UUID:
+    def queue(self, uris: Sequence[str], labels: Sequence[str], recipe: str = "demo") -> UUID:
         """A bulk job whose items are these, listed to its end."""
-        job = self.job(BulkSource.parse("s3://bench/in/").to_json(), labels)
+        job = self.job(BulkSource.parse("s3://bench/in/").to_json(), labels, recipe)
         listing = self.listing(job, "bench")
         with transaction(self.engine) as session:
             for start in range(0, len(uris), _AT_ONCE):
@@ -87,6 +89,6 @@ def ground(*, durable: bool, which: Collection[str] = ALL) -> Iterator[Ground]:
         engine = make_engine(settings.database_url.get_secret_value(), pool=20)
         try:
             migrate(engine)
-            yield Ground(settings, engine)
+            yield Ground(given, settings, engine)
         finally:
             engine.dispose()
