@@ -23,17 +23,22 @@ def latency(
     latency_ms: Annotated[float, typer.Option(min=0, max=5000, help="Of S3, each way, so twice a request.")] = 50,
     models: Annotated[str, typer.Option(help="demo, openai, or a folder.")] = "demo",
     batch: Annotated[int, typer.Option(min=0, max=256, help="Pictures segmented together; 0: by device.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of the models on a CPU.")] = 1,
     json_file: JsonFile = None,
 ) -> None:
     """Measure the share of time in which the models compute, with an S3 server behind a slow network.
 
     The pipeline, its models and the S3 server are real; the network is a proxy in this process.
     """
+    import torch
+
     from cli.bench.ground import ground
     from cli.bench.slow_network import SlowNetwork
     from db.objects import ObjectStore
 
+    torch.set_num_threads(threads)
     figures: dict[str, Any] = {"machine": machine(), "images": images, "latency_ms": latency_ms, "models": models}
+    figures["threads"] = threads
     with ground(durable=True, which=("postgres", "s3")) as here:
         objects = ObjectStore.of(here.settings)
         objects.ensure_bucket()

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Self
 
 _PIECE = 64 * 1024
@@ -89,7 +90,9 @@ class SlowNetwork:
             return
         self._open.add(back)
         try:
-            await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+            # It is cancelled at our own end alone, and asyncio would report that as an error.
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
         finally:
             self._open -= {writer, back}
             writer.transport.abort()
