@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from car.errors import RecipeError
@@ -150,7 +151,7 @@ class Recipe:
         for one in fields(self):
             _check_range(one, getattr(self, one.name))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Sha256 (hex) of what changes a mask, equal for equal recipes whatever they were called."""
         doc = asdict(self)

@@ -105,10 +105,14 @@ class Segmentation:
         return {
             "stop_reason": str(self.stop_reason),
             "steps": [_step_json(step) for step in self.steps],
-            "masks": [asdict(mask) | {"bbox": list(mask.bbox), "source": str(mask.source)} for mask in self.masks],
+            "masks": self.masks_json(),
             "timings": dict(self.timings),
             "work": asdict(self.work),
         }
+
+    def masks_json(self) -> list[dict[str, Any]]:
+        """`masks` of `to_json` by itself."""
+        return [asdict(mask) | {"bbox": list(mask.bbox), "source": str(mask.source)} for mask in self.masks]
 
 
 def _step_json(step: Step) -> dict[str, Any]:

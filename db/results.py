@@ -1,18 +1,19 @@
 """Results: looked up before computing, reserved while computing, stored once."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select, text
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from car.segmentation import Segmentation
-from db.models import Image, Mask, QueryStep, Result
+from db.copying import copy_rows
+from db.models import Mask, QueryStep
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,72 @@ class NewResult:
     preview_key: str | None
 
 
+# The texts never change, so PostgreSQL plans each once a connection, however many rows it is given. One order
+# everywhere, so that two workers with the same pictures wait for each other and do not deadlock.
+_ADD_IMAGES = text("""
+    INSERT INTO image (sha256, width, height, format, notes, preview_key)
+    SELECT sha256, width, height, format, notes, preview_key
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+        AS new(sha256 text, width int, height int, format text, notes text[], preview_key text)
+    ORDER BY sha256
+    ON CONFLICT (sha256) DO NOTHING
+""")
+
+_ADD_RESULTS = text("""
+    INSERT INTO result (id, run_key, image_id, vocabulary_id, recipe_id, model_version, weights, code_version, device,
+        worker, stop_reason, steps, top_score, timings, work, masks_key, labelmap_key)
+    SELECT new.id, run_key, image.id, vocabulary_id, recipe_id, model_version, weights, code_version, device,
+        worker, stop_reason, steps, top_score, timings, work, masks_key, labelmap_key
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+        AS new(id uuid, run_key text, sha256 text, vocabulary_id uuid, recipe_id uuid, model_version text,
+               weights jsonb, code_version text, device text, worker text, stop_reason text, steps int,
+               top_score double precision, timings jsonb, work jsonb, masks_key text, labelmap_key text)
+    JOIN image USING (sha256)
+    ORDER BY run_key
+    ON CONFLICT (run_key) DO NOTHING
+    RETURNING run_key
+""")
+
+_KNOWN = text("SELECT run_key, id FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
+
+_PREVIEWS = text("""
+    SELECT sha256, preview_key FROM image
+    WHERE sha256 = ANY(CAST(:sha256s AS text[])) AND preview_key IS NOT NULL
+""")
+
+_RESERVE = text("""
+    INSERT INTO reservation (run_key, worker, until)
+    SELECT key, :worker, now() + make_interval(secs => :lease) FROM unnest(CAST(:keys AS text[])) AS wanted(key)
+    WHERE NOT EXISTS (
+        SELECT 1 FROM reservation WHERE run_key = key AND worker <> :worker AND until >= now()
+    )
+    ON CONFLICT (run_key) DO UPDATE SET worker = excluded.worker, until = excluded.until
+    WHERE reservation.until < now() OR reservation.worker = excluded.worker
+    RETURNING run_key
+""")
+
+
 def known(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
     """The results there are, by run key."""
-    rows = session.execute(select(Result.run_key, Result.id).where(Result.run_key.in_(run_keys)))
-    return dict(rows.tuples().all())
+    if not run_keys:
+        return {}
+    return dict(session.execute(_KNOWN, {"keys": list(run_keys)}).tuples().all())
+
+
+def previews(session: Session, sha256s: Collection[str]) -> dict[str, str]:
+    """Keys of the previews there are, by their pictures' sha256."""
+    if not sha256s:
+        return {}
+    return dict(session.execute(_PREVIEWS, {"sha256s": list(sha256s)}).tuples().all())
 
 
 def reserve(session: Session, worker: str, run_keys: Collection[str], lease: timedelta) -> set[str]:
     """Keys that this worker may compute now; the others are being computed by another one. Their rows are not touched,
     so that nobody waits for the one who is about to store them.
     """
-    rows = session.execute(
-        text("""
-            INSERT INTO reservation (run_key, worker, until)
-            SELECT key, :worker, now() + make_interval(secs => :lease) FROM unnest(CAST(:keys AS text[])) AS wanted(key)
-            WHERE NOT EXISTS (
-                SELECT 1 FROM reservation WHERE run_key = key AND worker <> :worker AND until >= now()
-            )
-            ON CONFLICT (run_key) DO UPDATE SET worker = excluded.worker, until = excluded.until
-            WHERE reservation.until < now() OR reservation.worker = excluded.worker
-            RETURNING run_key
-        """),
-        {"worker": worker, "keys": sorted(run_keys), "lease": lease.total_seconds()},
-    )
+    if not run_keys:
+        return set()
+    rows = session.execute(_RESERVE, {"worker": worker, "keys": sorted(run_keys), "lease": lease.total_seconds()})
     return set(rows.scalars())
 
 
@@ -75,6 +119,8 @@ def extend(session: Session, worker: str, lease: timedelta) -> None:
 
 def release(session: Session, run_keys: Collection[str], worker: str) -> None:
     """What will not be computed after all, or is stored by now."""
+    if not run_keys:
+        return
     session.execute(
         text("""
             WITH mine AS (
@@ -104,50 +150,39 @@ def expire(session: Session) -> int:
 
 def store(session: Session, worker: str, new: Sequence[NewResult]) -> dict[str, UUID]:
     """Rows of each result, its masks and its history; ids by run key. One that is there already stays as it is."""
-    # In one order everywhere, so that two workers with the same pictures wait for each other and do not deadlock.
-    ordered = sorted({one.run_key: one for one in new}.values(), key=lambda one: one.run_key)
-    if not ordered:
+    one_each = {one.run_key: one for one in new}
+    if not one_each:
         return {}
-    images = _images(session, ordered)
-    rows = [_result(one, images[one.sha256], worker) for one in ordered]
-    added = upsert(Result).values(rows).on_conflict_do_nothing(index_elements=["run_key"]).returning(Result.run_key)
-    fresh = set(session.scalars(added))
-    ids = known(session, [one.run_key for one in ordered])
-    mine = [one for one in ordered if one.run_key in fresh]
-    masks = [row for one in mine for row in _masks(ids[one.run_key], one.segmentation)]
-    if masks:
-        session.execute(insert(Mask), masks)
-    history = [row for one in mine for row in _history(ids[one.run_key], one.segmentation)]
-    if history:
-        session.execute(insert(QueryStep), history)
-    release(session, [one.run_key for one in ordered], worker)
-    return ids
+    rows = {key: _result(one, worker) for key, one in one_each.items()}
+    session.execute(_ADD_IMAGES, {"rows": json.dumps([_image(one) for one in one_each.values()])})
+    fresh = set(session.scalars(_ADD_RESULTS, {"rows": json.dumps(list(rows.values()))}))
+    ids = {key: UUID(rows[key]["id"]) for key in fresh}
+    mine = [(ids[key], one_each[key].segmentation) for key in one_each if key in fresh]
+    copy_rows(session, Mask, _MASK, (row for place, found in mine for row in _masks(place, found)))
+    copy_rows(session, QueryStep, _QUERY_STEP, (row for place, found in mine for row in _history(place, found)))
+    release(session, one_each, worker)
+    return ids | known(session, one_each.keys() - fresh)
 
 
-def _images(session: Session, new: Sequence[NewResult]) -> dict[str, int]:
-    rows = {
-        one.sha256: {
-            "sha256": one.sha256,
-            "width": one.segmentation.width,
-            "height": one.segmentation.height,
-            "format": one.format,
-            "notes": list(one.notes),
-            "preview_key": one.preview_key,
-        }
-        for one in sorted(new, key=lambda one: one.sha256)
+def _image(one: NewResult) -> dict[str, Any]:
+    return {
+        "sha256": one.sha256,
+        "width": one.segmentation.width,
+        "height": one.segmentation.height,
+        "format": one.format,
+        "notes": one.notes,
+        "preview_key": one.preview_key,
     }
-    session.execute(upsert(Image).values(list(rows.values())).on_conflict_do_nothing(index_elements=["sha256"]))
-    return dict(session.execute(select(Image.sha256, Image.id).where(Image.sha256.in_(rows))).tuples().all())
 
 
-def _result(one: NewResult, image_id: int, worker: str) -> dict[str, Any]:
+def _result(one: NewResult, worker: str) -> dict[str, Any]:
     found = one.segmentation
     return {
-        "id": uuid7(),
+        "id": str(uuid7()),
         "run_key": one.run_key,
-        "image_id": image_id,
-        "vocabulary_id": one.vocabulary_id,
-        "recipe_id": one.recipe_id,
+        "sha256": one.sha256,
+        "vocabulary_id": str(one.vocabulary_id),
+        "recipe_id": str(one.recipe_id),
         "model_version": one.model_version,
         "weights": one.weights,
         "code_version": one.code_version,
@@ -157,38 +192,30 @@ def _result(one: NewResult, image_id: int, worker: str) -> dict[str, Any]:
         "steps": len(found.steps),
         "top_score": max((mask.score for mask in found.masks), default=None),
         "timings": dict(found.timings),
-        "work": found.to_json()["work"],
+        "work": asdict(found.work),
         "masks_key": one.masks_key,
         "labelmap_key": one.labelmap_key,
     }
 
 
-def _masks(result_id: UUID, found: Segmentation) -> list[dict[str, Any]]:
-    rows = []
+_MASK = ("result_id", "position", "label", "score", "x", "y", "width", "height", "area", "source")
+
+
+def _masks(result_id: UUID, found: Segmentation) -> Iterator[tuple[Any, ...]]:
     for position, mask in enumerate(found.masks, start=1):
-        x, y, width, height = mask.bbox
-        box = {"x": x, "y": y, "width": width, "height": height}
-        row = {"result_id": result_id, "position": position, "label": mask.label, "score": mask.score}
-        rows.append(row | box | {"area": mask.area, "source": str(mask.source)})
-    return rows
+        yield (result_id, position, mask.label, mask.score, *mask.bbox, mask.area, str(mask.source))
 
 
-def _history(result_id: UUID, found: Segmentation) -> list[dict[str, Any]]:
-    return [
-        {
-            "result_id": result_id,
-            "within": str(step.within),
-            "step": step.step,
-            "position": position,
-            "label": query.label,
-            "query": query.text,
-            "score": query.score,
-            "kept": query.kept,
-            "area": query.area,
-            "iou_previous": query.iou_previous,
-            "rival": query.rival,
-            "rival_score": query.rival_score,
-        }
-        for step in found.steps
-        for position, query in enumerate(step.queries, start=1)
-    ]
+_QUERY_STEP = (
+    "result_id", "within", "step", "position", "label", "query", "score", "kept", "area",
+    "iou_previous", "rival", "rival_score",
+)  # fmt: skip
+
+
+def _history(result_id: UUID, found: Segmentation) -> Iterator[tuple[Any, ...]]:
+    for step in found.steps:
+        for position, one in enumerate(step.queries, start=1):
+            yield (
+                *(result_id, str(step.within), step.step, position, one.label, one.text, one.score, one.kept, one.area),
+                *(one.iou_previous, one.rival, one.rival_score),
+            )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoneFree
@@ -80,12 +81,12 @@ def in_words(engine: Engine) -> Iterator[None]:
     except NoneFree as error:
         raise DatabaseBusy("all connections of this process are in use; raise CAR_DATABASE_POOL") from error
     except OperationalError as error:
-        state = getattr(error.orig, "sqlstate", None)
-        if state in _BUSY:
-            raise DatabaseBusy(f"PostgreSQL at {_place(engine)}: {_BUSY[state]}; try again") from error
-        # None: no word from the server. Other classes are faults of this code, not of the connection.
-        if state is None or state.startswith(_AWAY):
-            raise DatabaseUnreachable(_unreachable(engine, error)) from error
+        if told := _operational(engine, error.orig):
+            raise told from error
+        raise
+    except psycopg.OperationalError as error:  # of a COPY, which goes past SQLAlchemy
+        if told := _operational(engine, error):
+            raise told from error
         raise
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") in ("42P01", "42703"):
@@ -93,12 +94,23 @@ def in_words(engine: Engine) -> Iterator[None]:
         raise
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise DatabaseUnreachable(_unreachable(engine, error)) from error
+            raise DatabaseUnreachable(_unreachable(engine, error.orig)) from error
         raise
 
 
-def _unreachable(engine: Engine, error: DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+def _operational(engine: Engine, error: BaseException | None) -> DatabaseUnreachable | None:
+    """None for what is a fault of this code, and not of the connection."""
+    state = getattr(error, "sqlstate", None)
+    if state in _BUSY:
+        return DatabaseBusy(f"PostgreSQL at {_place(engine)}: {_BUSY[state]}; try again")
+    # None: no word from the server.
+    if state is None or state.startswith(_AWAY):
+        return DatabaseUnreachable(_unreachable(engine, error))
+    return None
+
+
+def _unreachable(engine: Engine, error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     # libpq's last sentence: "connection to server at … failed: FATAL:  database "x" does not exist".
     reason = lines[0].rpartition("failed: ")[2].removeprefix("FATAL:").strip()
     hint = "check DATABASE_URL, and that it runs"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Engine
@@ -13,7 +13,7 @@ from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import CarError, SourceError
 from db import listings
 from db.listings import Found, Listing, Refused
-from db.objects import Listed, ObjectStore
+from db.objects import Listed
 from db.session import transaction
 
 LEASE = timedelta(seconds=60)
@@ -23,6 +23,16 @@ _PAGES_AT_ONCE = 4
 
 Page = tuple[list[Found | Refused], dict[str, Any]]
 """What a page holds, and the cursor after it."""
+
+
+class Listable(Protocol):
+    """The part of db.objects.ObjectStore that listing uses: see there."""
+
+    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]: ...
+
+    def stat(self, bucket: str, key: str) -> Listed: ...
+
+    def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]: ...
 
 
 @dataclass
@@ -39,7 +49,7 @@ class Listings:
 
 def list_sources(
     engine: Engine,
-    objects: ObjectStore,
+    objects: Listable,
     worker: str,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -70,7 +80,7 @@ def list_sources(
 
 def _list(
     engine: Engine,
-    objects: ObjectStore,
+    objects: Listable,
     worker: str,
     listing: Listing,
     done: Listings,
@@ -111,7 +121,7 @@ def _fail(engine: Engine, worker: str, listing: Listing, code: str, detail: str,
         listings.fail(session, worker, listing, code=code, detail=detail, retryable=retryable)
 
 
-def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def pages(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     """The source's pictures after `cursor` ({}: from the beginning)."""
     if source.kind is SourceKind.GIVEN:
         return _given(source, cursor)
@@ -120,7 +130,7 @@ def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> I
     return _keys(objects, source, cursor)
 
 
-def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     after = str(cursor.get("after", ""))
     some: list[Found | Refused] = []
     read = 0
@@ -138,7 +148,7 @@ def _keys(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> I
             return
 
 
-def _manifest(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     etag = objects.stat(source.bucket, source.key).etag
     # Offsets of a manifest that has been replaced since mean nothing; known pictures are not added twice.
     offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)

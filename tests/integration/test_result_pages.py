@@ -5,8 +5,8 @@ import random
 import pytest
 from sqlalchemy import text
 
-from cli.bench_results import kinds, scans
-from cli.bench_rows import fill
+from cli.bench.results import kinds, scans
+from cli.bench.rows import fill
 from cli.errors import WrongUse
 from db import result_pages
 from db.session import transaction

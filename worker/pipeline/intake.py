@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -18,13 +19,12 @@ from car.model_version import model_version, run_key
 from db import items, results, vocabularies
 from db.errors import DatabaseUnreachable
 from db.items import Claimed, Ended, Failed
-from db.objects import ObjectStore
 from db.session import transaction
 from worker.images import open_image
 from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.work import Fetched, Limits, Model, Wish
+from worker.pipeline.work import Fetched, Limits, Model, Objects, Wish
 
 _LOOKUP_AT_ONCE = 64
 _ELSEWHERE = timedelta(seconds=2)
@@ -39,7 +39,7 @@ class Intake:
     def __init__(
         self,
         engine: Engine,
-        objects: ObjectStore,
+        objects: Objects,
         worker: str,
         model: Model,
         limits: Limits,
@@ -153,6 +153,7 @@ class Intake:
             with transaction(self._engine, durable=False) as session:
                 known = results.known(session, keys)
                 ours = results.reserve(session, self._worker, keys - set(known), self._limits.lease)
+                shown = results.previews(session, [one.picture.sha256 for one in some if one.run_key in ours])
                 elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
                 items.hand_back(session, self._worker, elsewhere, wait=_ELSEWHERE)
         except Exception as error:  # noqa: BLE001 - the edge: this thread must go on, or the worker would hang
@@ -171,7 +172,7 @@ class Intake:
             elif one.run_key in ours:
                 # The second of two equal pictures waits for the first.
                 if self._ledger.computes(one.run_key, one.item):
-                    self._buckets.put(one)
+                    self._buckets.put(replace(one, preview_key=shown.get(one.picture.sha256)))
                 self._buckets.expect(-1)
 
     def _fail(self, failed: Failed) -> None:

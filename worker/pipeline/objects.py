@@ -10,24 +10,26 @@ from PIL import Image
 from car.colours import colour_of
 from car.rle import decode_coco
 from car.segmentation import Segmentation
-from db.objects import ObjectStore
-from worker.images import Picture
+from worker.pipeline.work import Fetched, Objects
 
 PREVIEW_SIDE = 1024
 _INDEXED = 255
 _NOTHING = (0, 0, 0)
 
 
-def store_objects(
-    objects: ObjectStore, run_key: str, picture: Picture, found: Segmentation, model_version: str
-) -> tuple[str, str, str]:
+def store_objects(objects: Objects, one: Fetched, found: Segmentation) -> tuple[str, str, str]:
     """Keys of masks, label map and preview. Names are made of digests: storing again changes nothing."""
+    run_key, picture = one.run_key, one.picture
     place = f"results/{run_key[:2]}/{run_key}"
     masks = objects.put(
-        f"{place}/masks.json", masks_document(run_key, picture.sha256, found, model_version), "application/json"
+        f"{place}/masks.json",
+        masks_document(run_key, picture.sha256, found, one.wish.model_version),
+        "application/json",
     )
     labels = objects.put(f"{place}/labelmap.png", label_map(found), "image/png")
-    shown = objects.put(f"images/{picture.sha256[:2]}/{picture.sha256}.jpg", preview(picture.pixels), "image/jpeg")
+    shown = one.preview_key or objects.put(
+        f"images/{picture.sha256[:2]}/{picture.sha256}.jpg", preview(picture.pixels), "image/jpeg"
+    )
     return masks, labels, shown
 
 
@@ -37,7 +39,7 @@ def masks_document(run_key: str, sha256: str, found: Segmentation, model_version
         "run_key": run_key,
         "image": {"sha256": sha256, "width": found.width, "height": found.height},
         "model_version": model_version,
-        "masks": found.to_json()["masks"],
+        "masks": found.masks_json(),
     }
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 

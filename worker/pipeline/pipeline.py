@@ -16,7 +16,6 @@ from car.segmentation import Segmentation
 from db import items, results, workers
 from db.errors import DatabaseUnreachable
 from db.items import Claimed, Failed
-from db.objects import ObjectStore
 from db.results import NewResult
 from db.session import transaction
 from worker.errors import OutOfMemory
@@ -25,7 +24,7 @@ from worker.pipeline.hand import Hand, Heartbeat
 from worker.pipeline.intake import Intake
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.objects import store_objects
-from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model
+from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model, Objects
 
 Stop = Callable[[], bool]
 
@@ -35,7 +34,7 @@ class Pipeline:
     """Claims, computes and stores until nothing is left. It knows no Celery and no command line."""
 
     engine: Engine
-    objects: ObjectStore
+    objects: Objects
     model: Model
     finish: Finish
     name: str
@@ -183,7 +182,7 @@ class _Run:
     def _store(self, one: Fetched, done: Future[Segmentation]) -> None:
         try:
             found = done.result()
-            keys = store_objects(self._p.objects, one.run_key, one.picture, found, one.wish.model_version)
+            keys = store_objects(self._p.objects, one, found)
             self._ledger.computed(one.item, self._result(one, found, *keys))
         except Exception as error:  # noqa: BLE001 - the edge
             if not isinstance(error, CarError):

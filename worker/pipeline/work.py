@@ -43,6 +43,14 @@ class Finish(Protocol):
     def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Model.begin` gave
 
 
+class Objects(Protocol):
+    """The part of db.objects.ObjectStore that the pipeline uses: see there."""
+
+    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
+
+    def put(self, name: str, data: bytes, content_type: str) -> str: ...
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much is in hand at a time."""
@@ -79,6 +87,8 @@ class Fetched:
     wish: Wish
     picture: Picture
     run_key: str
+    preview_key: str | None = None
+    """Of its preview, where there is one already."""
 
 
 @dataclass

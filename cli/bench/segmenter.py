@@ -1,8 +1,6 @@
-"""`car bench`: what the parts cost on this machine, beside the plain way of doing the same."""
+"""`car bench segmenter`: a picture's cost beside the official scheme of work."""
 
-import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,15 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cli.errors import OutputError
+from cli.bench.figures import JsonFile, write_json
 
 if TYPE_CHECKING:
     from evaluation.segmenter_cost import Comparison, Setting
 
-bench = typer.Typer(help="Measure the parts on this machine.", no_args_is_help=True)
 
-
-@bench.command()
 def segmenter(
     *,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the picture.")] = "512x384",
@@ -28,7 +23,7 @@ def segmenter(
     turns: Annotated[int, typer.Option(min=1, help="Measure so often, turn about; the least counts.")] = 2,
     threads: Annotated[int, typer.Option(min=1, help="More than 1 counts waiting threads as CPU time.")] = 1,
     full: Annotated[bool, typer.Option("--full", help="Run the official scheme to its end.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare CPU seconds a picture with per-query autograd and with the official code's scheme of work."""
     import torch
@@ -45,30 +40,7 @@ def segmenter(
     torch.set_num_threads(threads)
     result = _compare(setting)
     _print(result)
-    if json_file is not None:
-        try:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
-        except OSError as error:
-            raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
-
-
-@bench.command()
-def results(
-    *,
-    database_url: Annotated[
-        str, typer.Option(help="An empty PostgreSQL database that may be thrown away; it is filled.")
-    ],
-    count: Annotated[int, typer.Option("--results", min=1_000, help="How many to fill in.")] = 1_000_000,
-    filled: Annotated[bool, typer.Option("--filled", help="This command has filled the database before.")] = False,
-    questions: Annotated[int, typer.Option(min=10, help="Pages asked for of each kind.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the values asked for.")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
-) -> None:
-    """Measure pages of GET /results among a million results: every filter, and filters together."""
-    from cli.bench_results import run
-
-    run(database_url, count, filled=filled, questions=questions, seed=seed, json_file=json_file)
+    write_json(json_file, result.to_json())
 
 
 def _parse_size(size: str) -> tuple[int, int]:

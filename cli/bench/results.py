@@ -1,22 +1,21 @@
 """`car bench results`: how long pages of GET /results take among a million results, filter by filter."""
 
-import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from cli.bench_rows import LABELS, fill
-from cli.errors import OutputError
+from cli.bench.figures import JsonFile, write_json
+from cli.bench.rows import LABELS, fill
 from db import result_pages
 from db.result_pages import ResultFilter
 from db.schema import migrate
@@ -44,8 +43,18 @@ class Timing:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def run(database_url: str, count: int, *, filled: bool, questions: int, seed: int, json_file: Path | None) -> None:
-    """Fill the database, ask, and print what it took."""
+def results(
+    *,
+    database_url: Annotated[
+        str, typer.Option(help="An empty PostgreSQL database that may be thrown away; it is filled.")
+    ],
+    count: Annotated[int, typer.Option("--results", min=1_000, help="How many to fill in.")] = 1_000_000,
+    filled: Annotated[bool, typer.Option("--filled", help="This command has filled the database before.")] = False,
+    questions: Annotated[int, typer.Option(min=10, help="Pages asked for of each kind.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the values asked for.")] = 1,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure pages of GET /results among a million results: every filter, and filters together."""
     console = Console(stderr=True)
     engine = make_engine(database_url)
     migrate(engine)
@@ -57,8 +66,7 @@ def run(database_url: str, count: int, *, filled: bool, questions: int, seed: in
         console.print(f"{count:,} results filled in, in {time.monotonic() - begun:.0f} s")
     timings = measure(engine, questions, random.Random(seed), console)
     Console().print(_table(timings))
-    if json_file is not None:
-        _write(json_file, timings)
+    write_json(json_file, _figures(timings))
     engine.dispose()
 
 
@@ -166,7 +174,7 @@ def _table(timings: list[Timing]) -> Table:
     return table
 
 
-def _write(json_file: Path, timings: list[Timing]) -> None:
+def _figures(timings: list[Timing]) -> dict[str, Any]:
     document = [
         {
             "filter": one.name,
@@ -178,8 +186,4 @@ def _write(json_file: Path, timings: list[Timing]) -> None:
         }
         for one in timings
     ]
-    try:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({"goal_ms": GOAL_MS, "filters": document}, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
+    return {"goal_ms": GOAL_MS, "filters": document}

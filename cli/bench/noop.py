@@ -1,0 +1,98 @@
+"""A segmenter that computes nothing, and an object store in memory: what is left is the engine around them."""
+
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from car.recipe import Recipe
+from car.rle import encode_coco
+from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
+from car.vocabulary import Vocabulary
+from db.errors import ObjectMissing
+from worker.images import Picture
+
+SIZE = (48, 32)
+"""Width and height of the pictures."""
+LABELS = ("red circle", "blue square", "green star", "yellow cross")
+_SURVIVORS = 2
+
+
+class NoModel:
+    """Finds the same two masks in every picture, and the same history: 4 queries, of which 2 survive a second step."""
+
+    weights: Mapping[str, str] = {"proposal": "0" * 64, "classifier": "1" * 64}
+    device = "none"
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._found = fixed()
+
+    def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
+        del recipe
+        return picture.width, picture.height
+
+    def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Segmentation]:
+        del vocabulary, recipe
+        return [self._found] * len(images)
+
+
+class NoFinish:
+    """Hands on what it is given."""
+
+    def submit(self, unfinished: Segmentation) -> Future[Segmentation]:
+        done: Future[Segmentation] = Future()
+        done.set_result(unfinished)
+        return done
+
+
+class MemoryObjects:
+    """As much of an object store as the pipeline uses, in this process: reads and writes that cost nothing."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def put(self, name: str, data: bytes, content_type: str) -> str:
+        del content_type
+        self.kept[name] = data
+        return name
+
+    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes:
+        del bucket, max_bytes
+        try:
+            return self.kept[key]
+        except KeyError:
+            raise ObjectMissing(f"there is no object {key!r}") from None
+
+
+def fixed() -> Segmentation:
+    """The result of every picture."""
+    width, height = SIZE
+    left = np.zeros((height, width), bool)
+    left[:, : width // 2] = True
+    area = int(left.sum())
+    masks = (
+        Mask(LABELS[0], 0.75, area, (0, 0, width // 2, height), encode_coco(left)),
+        Mask(LABELS[1], 0.5, area, (width // 2, 0, width // 2, height), encode_coco(~left)),
+    )
+    first = tuple(
+        QueryScore(label, f"a photo of a {label}.", 0.9 - 0.2 * place, kept=place < _SURVIVORS, area=area)
+        for place, label in enumerate(LABELS)
+    )
+    second = tuple(QueryScore(one.label, one.text, one.score, kept=True, area=area, iou_previous=1.0) for one in first)
+    steps = (Step(1, first), Step(2, second[:_SURVIVORS]))
+    timings = {"proposal_ms": 1.0, "classifier_ms": 1.0, "crf_ms": 1.0}
+    return Segmentation(width, height, masks, steps, StopReason.UNCHANGED, timings)
+
+
+def picture(number: int) -> bytes:
+    """A small PNG, another one for each number."""
+    seed = np.frombuffer(hashlib.sha256(str(number).encode()).digest(), np.uint32)
+    pixels = np.random.default_rng(seed).integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", compress_level=1)
+    return out.getvalue()
