@@ -20,10 +20,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-## make demo       segment the pictures in demo/images with the embedded models; results in out/demo
+## make demo       start everything, label a bucket of demo pictures, show the results, stop; overlays in out/demo
 demo: $(INSTALLED)
-	$(BIN)/car segment demo/images --json out/demo/results/ --masks out/demo/masks --overlay out/demo/overlays --history out/demo/history
-	@echo "Overlays are in out/demo/overlays, the story of each step in out/demo/history."
+	$(BIN)/car demo
 
 ## make test       the whole test suite
 test: $(INSTALLED)

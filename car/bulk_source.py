@@ -11,12 +11,13 @@ from typing import Any, Self
 from car.errors import SourceError
 
 MAX_URI = 2_048
+"""Bytes. An S3 key has 1,024 at most, and an index of the database not many more than these."""
 MAX_GIVEN = 10_000
 """Addresses in one request; a manifest holds any number."""
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _MANIFESTS = (".txt", ".lst", ".csv", ".manifest", ".jsonl")
 _WILD = re.compile(r"[*?\[{]")
-_BUCKET = re.compile(r"^[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]$")
+_BUCKET = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
 class SourceKind(StrEnum):
@@ -65,6 +66,8 @@ class BulkSource:
         if isinstance(source, Sequence) and source and all(isinstance(one, str) for one in source):
             if len(source) > MAX_GIVEN:
                 raise SourceError(f"{len(source)} addresses are too many for one request; put them into a manifest")
+            for one in source:
+                _refuse_unstorable(one)
             return cls(SourceKind.GIVEN, given=tuple(source))
         raise SourceError(
             "source must be s3://bucket/prefix/, a glob such as s3://bucket/**/*.jpg, a manifest or a list"
@@ -114,10 +117,11 @@ def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
     shown = _shown(uri)
     if not uri.startswith("s3://"):
         raise SourceError(f"{shown} is no address of an object; it looks like s3://bucket/folder/picture.jpg")
-    if len(uri) > MAX_URI or "\0" in uri:
-        raise SourceError(f"{shown} is longer than {MAX_URI} characters or holds a NUL")
+    _refuse_unstorable(uri)
+    if len(uri.encode()) > MAX_URI:
+        raise SourceError(f"{shown} is longer than {MAX_URI} bytes")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not _BUCKET.match(bucket):
+    if not _BUCKET.fullmatch(bucket):
         raise SourceError(f"{shown} names no bucket; it looks like s3://bucket/folder/picture.jpg")
     if needs_key and (not key or key.endswith("/")):
         raise SourceError(f"{shown} names no object; it looks like s3://bucket/folder/picture.jpg")
@@ -135,8 +139,9 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     at, braces = 0, 0
     while at < len(glob):
         if glob.startswith("**/", at):
+            while glob.startswith("**/", at):  # twice is as often as once, and slow to look for
+                at += 3
             parts.append("(?:.*/)?")
-            at += 3
         elif glob.startswith("**", at):
             parts.append(".*")
             at += 2
@@ -144,13 +149,12 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
             end = glob.find("]", at + 2)
             if end < 0:
                 raise SourceError(f"the glob {_shown(glob)} opens a [ that it does not close")
-            inside = glob[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
-            parts.append(f"[^{inside[1:]}]" if inside[0] in "!^" else f"[{inside}]")
+            parts.append(_one_of(glob[at + 1 : end]))
             at = end + 1
         else:
             letter = glob[at]
+            parts.append(_plain(letter, inside_braces=braces > 0 or letter == "{"))
             braces += (letter == "{") - (letter == "}" and braces > 0)
-            parts.append(_plain(letter, inside_braces=braces > 0 or letter == "}"))
             at += 1
     if braces:
         raise SourceError(f"the glob {_shown(glob)} opens a {{ that it does not close")
@@ -158,6 +162,18 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
         return re.compile("".join(parts), re.DOTALL)
     except re.error as error:
         raise SourceError(f"the glob {_shown(glob)} cannot be read: {error}") from None
+
+
+def _one_of(letters: str) -> str:
+    """[abc], [a-z], [!abc]: one letter, which is no folder's end."""
+    negated = letters[0] in "!^"
+    ranges = re.sub(
+        r"(.)-(.)|(.)",
+        lambda found: re.escape(found[3]) if found[3] else f"{re.escape(found[1])}-{re.escape(found[2])}",
+        letters[negated:],
+        flags=re.DOTALL,
+    )
+    return f"[^/{ranges}]" if negated else f"(?!/)[{ranges}]"
 
 
 def _plain(letter: str, *, inside_braces: bool) -> str:
@@ -181,8 +197,9 @@ def manifest_line(line: str) -> str | None:
     if stripped.startswith("{"):
         try:
             document = json.loads(stripped)
-        except json.JSONDecodeError as error:
-            raise SourceError(f"{_shown(stripped)} is not valid JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:  # also numbers too long and nests too deep
+            reason = getattr(error, "msg", "it cannot be read")
+            raise SourceError(f"{_shown(stripped)} is not valid JSON ({reason})") from None
         uri = document.get("uri", document.get("image")) if isinstance(document, dict) else None
         if not isinstance(uri, str):
             raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/picture.jpg"}}')
@@ -190,6 +207,17 @@ def manifest_line(line: str) -> str | None:
         uri = stripped
     split_s3(uri)
     return uri
+
+
+def cut(text: str, most: int = MAX_URI) -> str:
+    """The beginning of a text that has at most so many bytes."""
+    return text.encode(errors="replace")[:most].decode(errors="ignore")
+
+
+def _refuse_unstorable(text: str) -> None:
+    """No database and no server takes these, wherever they come from."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise SourceError(f"{_shown(text)} holds a NUL or half a character, which no address can")
 
 
 def _shown(text: str) -> str:

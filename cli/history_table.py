@@ -23,16 +23,18 @@ STOPS = {
 
 @dataclass(frozen=True)
 class HistoryTable:
-    """How histories are shown: `every` word and number, or the ones that matter."""
+    """How histories are shown: `every` word and number, or the ones that matter, with so many `dropped` words."""
 
     every: bool = False
+    dropped: int = _DROPPED_SHOWN
+    hint: str = "--verbose shows all"
 
     def of(self, title: str, segmentation: Segmentation, notes: Sequence[str], console: Console) -> Group:
         """The table with what was found on its first line and why it ended on its last."""
         lives = ranked(fates(segmentation))
         kept = [life for life in lives if life.survived]
         dropped = [life for life in lives if not life.survived]
-        shown = dropped if self.every else dropped[:_DROPPED_SHOWN]
+        shown = dropped if self.every else dropped[: self.dropped]
         steps = self._steps(segmentation)
         marks = _marks(console)
         table = self._head(steps, marks, shown=bool(shown))
@@ -95,7 +97,7 @@ class HistoryTable:
         kept = sum(life.survived for life in lives)
         foot = Text(style="dim")
         if hidden:
-            foot.append(f"and {hidden} more dropped (--verbose shows all)\n")
+            foot.append(f"and {hidden} more dropped ({self.hint})\n")
         turns = f"{len(segmentation.steps)} step{'' if len(segmentation.steps) == 1 else 's'}"
         foot.append(f"{kept} of {len(lives)} kept after {turns}; {STOPS[segmentation.stop_reason]}")
         if segmentation.timings:

@@ -10,10 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from car.errors import CarError
-from cli import evaluate, models, recipes
+from cli import evaluate, jobs, keys, models, recipes, results
 from cli.bench import bench
+from cli.demo import demo
 from cli.env import env
 from cli.segment import segment
+from cli.settings import settings
 from cli.up import up
 from cli.worker import beat, migrate, worker
 
@@ -57,16 +59,23 @@ def car(
     """Options of `car` itself."""
 
 
+_SERVICE, _SERVERS = "The service", "Its processes, one by one"
+
 app.command()(segment)
+app.command(rich_help_panel=_SERVICE)(demo)
+app.command(rich_help_panel=_SERVICE)(up)
+app.command(rich_help_panel=_SERVICE)(env)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_SERVICE)
+app.add_typer(results.app, name="results", rich_help_panel=_SERVICE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
+app.command(rich_help_panel=_SERVERS)(worker)
+app.command(rich_help_panel=_SERVERS)(beat)
+app.command(rich_help_panel=_SERVERS)(migrate)
+app.command(rich_help_panel=_SERVERS)(settings)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench, name="bench")
-app.command()(up)
-app.command()(env)
-app.command()(worker)
-app.command()(beat)
-app.command()(migrate)
 
 
 if __name__ == "__main__":

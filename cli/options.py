@@ -18,6 +18,18 @@ class Device(StrEnum):
 
 
 _WORDS, _MODELS, _RECIPE = "Words", "Models", "Recipe"
+DATA_DIR = Path(".car")
+
+DataFolder = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        envvar="CAR_DATA_DIR",
+        help="Folder of `car up`; says where the service is, unless the environment does (CAR_API_URL, CAR_API_KEY).",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 
 Labels = Annotated[
     str | None, typer.Option("--labels", help='Words to look for: "red car,rusty bolt".', rich_help_panel=_WORDS)
@@ -123,5 +135,8 @@ def labels_of(labels: str | None, labels_file: Path | None, *, default: Path | N
 
 def vocabulary_of(labels: list[Label], background: str, mode: Mode) -> Vocabulary:
     """Labels against a background: names of lists joined by +, or own words where there is a comma."""
-    own = [word for word in background.split(",") if word.strip()] if "," in background else background
-    return Vocabulary.of(labels, background=own, mode=mode)
+    return Vocabulary.of(labels, background=background_of(background), mode=mode)
+
+
+def background_of(background: str) -> str | list[str]:
+    return [word for word in background.split(",") if word.strip()] if "," in background else background

@@ -14,7 +14,7 @@ from PIL import Image
 from car.history_strip import CamsOfStep, history_strip
 from car.overlay import Pixels, overlay
 from car.rle import decode_coco
-from car.segmentation import Segmentation
+from car.segmentation import Mask, Segmentation
 from cli.errors import OutputError, WrongUse
 from cli.file_names import distinct_names
 
@@ -64,8 +64,7 @@ class Outputs:
 
         """
         names = dict(zip(pictures, distinct_names(path.stem for path in pictures), strict=True))
-        words = list(labels)
-        outputs = cls(wishes, names, dict(zip(words, (f"{n}.png" for n in distinct_names(words)), strict=True)))
+        outputs = cls(wishes, names, mask_files(labels))
         outputs._check()
         return outputs
 
@@ -106,15 +105,8 @@ class Outputs:
         return wanted
 
     def _write_masks(self, result: Result) -> None:
-        folder = self._mask_folder(result.path)
-        folder.mkdir(parents=True, exist_ok=True)
-        listed = []
-        for mask in result.segmentation.masks:
-            Image.fromarray(decode_coco(mask.rle)).convert("L").save(folder / self.files[mask.label])
-            entry = {"label": mask.label, "file": self.files[mask.label], "score": mask.score, "area": mask.area}
-            listed.append(entry | {"bbox": list(mask.bbox), "source": str(mask.source)})
-        index = {name: result.document[name] for name in ("image", "model_version")} | {"masks": listed}
-        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        head = {name: result.document[name] for name in ("image", "model_version")}
+        write_masks(self._mask_folder(result.path), result.segmentation.masks, self.files, head)
 
     def _write_json(self, result: Result) -> None:
         line = json.dumps(result.document) + "\n"
@@ -177,6 +169,24 @@ class Outputs:
                 yield "--json", Path(wishes.json)
         for picture in self.names if wishes.masks is not None else ():
             yield from (("--masks", self._mask_folder(picture) / file) for file in (*self.files.values(), _INDEX))
+
+
+def mask_files(labels: Iterable[str]) -> dict[str, str]:
+    """A distinct file name for each label."""
+    words = list(labels)
+    return dict(zip(words, (f"{name}.png" for name in distinct_names(words)), strict=True))
+
+
+def write_masks(folder: Path, masks: Iterable[Mask], files: Mapping[str, str], head: Mapping[str, Any]) -> None:
+    """One PNG a mask and an index.json, which begins with `head`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for mask in masks:
+        Image.fromarray(decode_coco(mask.rle)).convert("L").save(folder / files[mask.label])
+        entry = {"label": mask.label, "file": files[mask.label], "score": mask.score, "area": mask.area}
+        listed.append(entry | {"bbox": list(mask.bbox), "source": str(mask.source)})
+    index = {**head, "masks": listed}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_folder(wish: str) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Timer
@@ -97,7 +97,7 @@ class Report:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            _Rate(),
+            Rate("file"),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
@@ -124,14 +124,41 @@ class Advance:
         self.bar.advance(self._task)
 
 
-class _Rate(TextColumn):
-    """Files a second, or seconds a file where that reads better."""
+@contextmanager
+def counting(thing: str) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """A bar on stderr, on a terminal, for things that are counted: give it their number, and call what it gives after
+    each.
+    """
+    bar = Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(thing),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
-    def __init__(self) -> None:
+    def begin(number: int) -> Callable[[], None]:
+        task = bar.add_task("", total=number)
+        return lambda: bar.advance(task)
+
+    bar.disable = not bar.console.is_terminal
+    with bar:
+        yield begin
+
+
+class Rate(TextColumn):
+    """Things a second, or seconds a thing where that reads better."""
+
+    def __init__(self, thing: str) -> None:
         super().__init__("")
+        self._thing = thing
 
     def render(self, task: ProgressTask) -> Text:
         speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        return Text(f"{speed:.1f} files/s" if speed >= 1 else f"{1 / speed:.1f} s/file", style="cyan")
+        return Text(rate_text(speed, self._thing) if speed else "", style="cyan")
+
+
+def rate_text(speed: float, thing: str) -> str:
+    return f"{speed:.1f} {thing}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{thing}"

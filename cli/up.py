@@ -17,6 +17,7 @@ from cli.embedded.data_dir import DataDir
 from cli.embedded.ports import obstacle
 from cli.env import DataDirOption
 from cli.errors import ProcessFailed, WrongUse
+from cli.model_choice import DEMO, ModelChoice
 from cli.options import Device
 from cli.processes import Processes
 
@@ -58,7 +59,9 @@ def up(
                 os.environ.update(engines.environment)
         with console.status("preparing tables and bucket"):
             api = _keys(held, f"http://{_reachable(host)}:{port}")
-        environment = os.environ | {name: value for name, value in api.items() if name.startswith("BASIC_AUTH_")}
+        usual = {"CAR_PRESET": ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset}
+        basic = {name: value for name, value in api.items() if name.startswith("BASIC_AUTH_")}
+        environment = {**usual, **os.environ, **basic}
         processes = Processes(held.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)

@@ -17,6 +17,7 @@ from db.models import ApiKey
 
 _PREFIX = "car_"
 _SHOWN = 12
+_UNKNOWN = "this API key is not known; make one with `car keys create`"
 
 
 class Scope(StrEnum):
@@ -60,11 +61,13 @@ def check(session: Session, secret: str, needed: Scope) -> ApiKey:
         KeyRefused: says which of its reasons holds only where the key itself is right.
 
     """
+    if not (secret.isascii() and secret.isprintable()):  # the database could not be asked for it
+        raise KeyRefused(_UNKNOWN)
     key = session.scalars(select(ApiKey).where(ApiKey.prefix == secret[:_SHOWN])).one_or_none()
     # The comparison takes equally long for an unknown key, so that prefixes cannot be found out by time.
     right = hmac.compare_digest(key.sha256 if key else _digest(""), _digest(secret))
     if key is None or not right:
-        raise KeyRefused("this API key is not known; make one with `car keys create`")
+        raise KeyRefused(_UNKNOWN)
     now = session.scalars(select(func.now())).one()
     if key.revoked_at is not None:
         raise KeyRefused(f"API key {key.prefix}… was revoked; make another with `car keys create`")

@@ -4,11 +4,14 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from db.errors import CursorInvalid
+
+_BIGINT = 2**63
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Cursor:
         """
         try:
             mark, *keys = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        except (ValueError, TypeError, binascii.Error, UnicodeError):
+        except (ValueError, TypeError, binascii.Error, UnicodeError, RecursionError):
             mark, keys = None, []
-        if mark != self._mark or not keys or not all(isinstance(key, str | int | float) for key in keys):
+        if mark != self._mark or not keys or not all(map(_is_key, keys)):
             raise CursorInvalid("this cursor belongs to another list or other filters; begin without one")
         return list(keys)
 
@@ -63,3 +66,12 @@ class Cursor:
     @property
     def _mark(self) -> str:
         return hashlib.sha256(self.of.encode()).hexdigest()[:8]
+
+
+def _is_key(key: object) -> bool:
+    """Whether the database can compare with it: anyone can make a cursor."""
+    if isinstance(key, str):
+        return key.isprintable()
+    if isinstance(key, float):
+        return math.isfinite(key)
+    return isinstance(key, int) and not isinstance(key, bool) and -_BIGINT <= key < _BIGINT

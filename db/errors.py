@@ -4,6 +4,7 @@ CarError
 ├── SettingsInvalid            an environment variable is missing or wrong
 ├── DatabaseError
 │   ├── DatabaseUnreachable    no server, a wrong password, no such database; retryable
+│   │   └── DatabaseBusy       a statement or a connection took too long, or two transactions stood in each other's way
 │   └── SchemaOutdated         the tables are older or newer than this code: car migrate
 ├── NotFound                   no job, result, vocabulary, recipe or key of this id
 ├── Conflict                   an Idempotency-Key used with another request; a job that cannot be cancelled or retried
@@ -31,6 +32,10 @@ class DatabaseError(CarError):
 class DatabaseUnreachable(DatabaseError):  # noqa: N818
     code = "database_unreachable"
     retryable = True
+
+
+class DatabaseBusy(DatabaseUnreachable):
+    code = "database_busy"
 
 
 class SchemaOutdated(DatabaseError):  # noqa: N818

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 MAX_LOST = 3
 """Workers that an item may take with it before it is dead."""
 MAX_FAILURES = 6
-"""Attempts at an item whose errors may pass by themselves: the last waits about five minutes."""
+"""Attempts at an item whose errors may pass by themselves. The waits between them add up to eight minutes or so."""
 FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(minutes=5)
+"""Waits grow threefold from the first, up to this: 5 s, 15 s, 45 s, 2 min, 5 min."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,9 @@ _FAIL = text("""
     UPDATE item
     SET failures = failures + CAST(mine.retryable AS int),
         state = CASE WHEN mine.retryable AND failures + 1 < :max_failures THEN 'queued' ELSE 'failed' END,
-        -- Doubling waits; the spread keeps a thousand items from coming back in one second.
+        -- The spread keeps a thousand items from coming back in one second.
         not_before = CASE WHEN mine.retryable
-            THEN now() + least(:longest, :first * power(2, failures)) * (0.75 + 0.5 * random()) ELSE not_before END,
+            THEN now() + least(:longest, :first * power(3, failures)) * (0.75 + 0.5 * random()) ELSE not_before END,
         finished_at = CASE WHEN mine.retryable AND failures + 1 < :max_failures THEN NULL ELSE now() END,
         error_code = mine.code, error_detail = mine.detail, leased_until = NULL, worker = NULL
     FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:codes AS text[]), CAST(:details AS text[]),
@@ -127,8 +128,7 @@ _HAND_BACK = text("""
 
 _EXTEND = text("""
     UPDATE item SET leased_until = now() + make_interval(secs => :lease)
-    WHERE worker = :worker AND state = 'running' AND id = ANY(CAST(:ids AS bigint[]))
-    RETURNING id
+    WHERE id = ANY(CAST(:ids AS bigint[]))
 """)
 
 _REAP = text("""
@@ -159,7 +159,9 @@ def claim(session: Session, worker: str, *, limit: int, lease: timedelta, compan
 
 
 def fence(session: Session, worker: str, items: Collection[Claimed]) -> set[int]:
-    """Ids of those that are still this worker's attempt, locked until the transaction ends."""
+    """Ids of those that are still this worker's attempt, locked until the transaction ends. In the order of ids, as
+    everywhere, so that a heartbeat, a commit and a cancel wait for each other and do not deadlock.
+    """
     return set(session.scalars(_FENCE, _mine(worker, items)))
 
 
@@ -192,13 +194,16 @@ def hand_back(session: Session, worker: str, items: Collection[Claimed], *, wait
     """Queued again, as if never claimed: a worker that shuts down, or whose picture another one computes right now."""
     if not items:
         return set()
+    fence(session, worker, items)
     return set(session.scalars(_HAND_BACK, _mine(worker, items) | {"seconds": wait.total_seconds()}))
 
 
 def extend(session: Session, worker: str, items: Collection[Claimed], lease: timedelta) -> set[int]:
     """The heartbeat: ids whose lease now runs from here. The others were reaped or cancelled: drop them."""
-    ids = [one.id for one in items]
-    return set(session.scalars(_EXTEND, {"worker": worker, "ids": ids, "lease": lease.total_seconds()}))
+    ours = fence(session, worker, items) if items else set()
+    if ours:
+        session.execute(_EXTEND, {"ids": sorted(ours), "lease": lease.total_seconds()})
+    return ours
 
 
 def reap(session: Session) -> Reaped:

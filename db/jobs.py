@@ -202,14 +202,17 @@ def cancel(session: Session, job_id: UUID) -> Job:
     """
     job = _locked(session, job_id)
     if job.cancelled_at is None:
-        if job.finished_at is not None or job.error_code is not None:
+        # Where the source could not be listed to its end, what was listed before may still be open.
+        if (job.finished_at is not None or job.error_code is not None) and not _open(session, job_id):
             raise Conflict(f"job {job_id} has ended; there is nothing to cancel")
         job.cancelled_at = job.finished_at = session.scalar(select(func.now()))
         session.flush()
     session.execute(
         text(
+            "WITH open AS (SELECT id FROM item WHERE job_id = :job AND state IN ('queued', 'running') "
+            "ORDER BY id FOR UPDATE) "
             "UPDATE item SET state = 'cancelled', finished_at = now(), leased_until = NULL, worker = NULL "
-            "WHERE job_id = :job AND state IN ('queued', 'running')"
+            "FROM open WHERE item.id = open.id"
         ),
         {"job": job_id},
     )
@@ -227,7 +230,7 @@ def retry(session: Session, job_id: UUID) -> int:
     job = _locked(session, job_id)
     again = session.execute(
         text(
-            "UPDATE item SET state = 'queued', lost = 0, failures = 0, alone = (state = 'dead'), not_before = 'epoch', "
+            "UPDATE item SET state = 'queued', lost = 0, failures = 0, alone = (state = 'dead'), not_before = now(), "
             "error_code = NULL, error_detail = NULL, finished_at = NULL "
             # A line that is no address will not become one.
             "WHERE job_id = :job AND state IN ('failed', 'dead', 'cancelled') "
@@ -237,7 +240,9 @@ def retry(session: Session, job_id: UUID) -> int:
     ).all()
     if again or job.error_code is not None or job.cancelled_at is not None:
         job.cancelled_at = job.finished_at = job.error_code = job.error_detail = None
-        job.listing_until, job.listing_attempt = None, 0
+        job.listing_failures = 0
+        if job.listed_at is None:  # from the cursor on, by whoever comes first
+            job.lister = job.listing_until = None
     return len(again)
 
 
@@ -252,22 +257,36 @@ def relist(session: Session, job_id: UUID) -> Job:
     job = _locked(session, job_id)
     if job.cancelled_at is not None:
         raise Conflict(f"job {job_id} was cancelled; make a new one, known pictures cost nothing")
-    job.cursor = job.listed_at = job.finished_at = job.listing_until = None
-    job.error_code = job.error_detail = None
+    # Without its lister: one that is on its way now must not put its cursor over the beginning.
+    job.cursor = job.lister = job.listed_at = job.finished_at = job.listing_until = None
+    job.error_code, job.error_detail, job.listing_failures = None, None, 0
     return job
 
 
 def close(session: Session) -> int:
-    """Mark listed jobs without open items as finished; how many. Asked on every beat: whoever ends a job's last items
-    cannot know it, as another worker may end its own last ones in the same moment.
+    """Mark jobs that are listed, or cannot be, and have no open items as finished; how many. Asked on every beat:
+    whoever ends a job's last items cannot know it, as another worker may end its own last ones in the same moment.
     """
+    ended = (
+        "finished_at IS NULL AND (listed_at IS NOT NULL OR error_code IS NOT NULL) AND NOT EXISTS "
+        "(SELECT 1 FROM item WHERE item.job_id = job.id AND item.state IN ('queued', 'running'))"
+    )
+    # Looked at once more when locked: a retry or a new listing may have come in between.
+    locked = session.scalars(text(f"SELECT id FROM job WHERE {ended} ORDER BY id FOR UPDATE SKIP LOCKED")).all()  # noqa: S608
+    if not locked:
+        return 0
     closed = session.execute(
-        text(
-            "UPDATE job SET finished_at = now() WHERE finished_at IS NULL AND listed_at IS NOT NULL AND NOT EXISTS "
-            "(SELECT 1 FROM item WHERE item.job_id = job.id AND item.state IN ('queued', 'running')) RETURNING 1"
-        )
+        # Not now(), the transaction's beginning, which may lie before the end of the last items.
+        text(f"UPDATE job SET finished_at = clock_timestamp() WHERE id = ANY(:ids) AND {ended} RETURNING 1"),  # noqa: S608
+        {"ids": list(locked)},
     )
     return len(closed.all())
+
+
+def _open(session: Session, job_id: UUID) -> bool:
+    states = [str(ItemState.QUEUED), str(ItemState.RUNNING)]
+    query = select(Item.id).where(Item.job_id == job_id, Item.state.in_(states)).limit(1)
+    return session.scalar(query) is not None
 
 
 def _locked(session: Session, job_id: UUID) -> Job:

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from car.bulk_source import cut
 from db.items import FIRST_WAIT, LONGEST_WAIT, storable
 from db.models import Lane
 
@@ -111,8 +112,8 @@ def add(
         _refuse(session, listing, refused)
     session.execute(
         text(
-            "UPDATE job SET cursor = CAST(:cursor AS jsonb), listing_until = now() + make_interval(secs => :lease) "
-            "WHERE id = :job"
+            "UPDATE job SET cursor = CAST(:cursor AS jsonb), listing_failures = 0, "
+            "listing_until = now() + make_interval(secs => :lease) WHERE id = :job"
         ),
         {"cursor": _json(cursor), "lease": lease.total_seconds(), "job": listing.job_id},
     )
@@ -131,22 +132,32 @@ def finish(session: Session, worker: str, listing: Listing) -> bool:
 
 
 def fail(session: Session, worker: str, listing: Listing, *, code: str, detail: str, retryable: bool) -> None:
-    """The source cannot be listed. What may pass by itself is tried again after a wait, a few times."""
+    """The source cannot be listed. What may pass by itself is tried again after a wait, a few times where no page comes
+    in between. Items that were listed before go on; the job ends with the last of them.
+    """
     if not _still_ours(session, worker, listing):
         return
-    if retryable and listing.attempt < MAX_LISTING_FAILURES:
-        session.execute(
-            text(
-                "UPDATE job SET lister = NULL, "
-                "listing_until = now() + least(:longest, :first * power(2, :attempt - 1)) WHERE id = :job"
-            ),
-            {"longest": LONGEST_WAIT, "first": FIRST_WAIT, "attempt": listing.attempt, "job": listing.job_id},
-        )
+    again = session.execute(
+        text(
+            "UPDATE job SET lister = NULL, listing_failures = listing_failures + 1, "
+            "listing_until = now() + least(:longest, :first * power(2, listing_failures)) "
+            "WHERE id = :job AND :retryable AND listing_failures + 1 < :most RETURNING 1"
+        ),
+        {
+            "longest": LONGEST_WAIT,
+            "first": FIRST_WAIT,
+            "retryable": retryable,
+            "most": MAX_LISTING_FAILURES,
+            "job": listing.job_id,
+        },
+    )
+    if again.one_or_none() is not None:
         return
     session.execute(
         text(
             "UPDATE job SET lister = NULL, listing_until = NULL, error_code = :code, error_detail = :detail, "
-            "finished_at = now() WHERE id = :job"
+            "finished_at = CASE WHEN NOT EXISTS (SELECT 1 FROM item WHERE item.job_id = job.id "
+            "AND item.state IN ('queued', 'running')) THEN now() END WHERE id = :job"
         ),
         {"code": code, "detail": storable(detail), "job": listing.job_id},
     )
@@ -187,7 +198,7 @@ def _refuse(session: Session, listing: Listing, refused: Sequence[Refused]) -> N
         {
             "job": listing.job_id,
             "lane": listing.lane,
-            "lines": [storable(one.line) for one in refused],
+            "lines": [cut(storable(one.line)) for one in refused],
             "codes": [one.code for one in refused],
             "details": [storable(one.detail) for one in refused],
         },

@@ -181,6 +181,8 @@ class Job(Base):
     lister: Mapped[str | None] = mapped_column()
     """The worker that lists it now; fences its writes together with listing_attempt."""
     listing_attempt: Mapped[int] = mapped_column(default=0)
+    listing_failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    """Errors that may pass by themselves since the last page."""
     listing_until: Mapped[datetime | None] = mapped_column()
     """Lease of the listing; also the time before which a failed listing is not tried again."""
     listed_at: Mapped[datetime | None] = mapped_column()
@@ -229,8 +231,10 @@ class Item(Base):
     """Attempts that met an error which may pass by itself."""
     alone: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Suspected of killing workers: claimed without company."""
-    not_before: Mapped[datetime] = mapped_column(server_default=text("'epoch'"))
-    """Waits after a failure that may pass by itself."""
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Since when it can be claimed: items come in this order, so that none waits for ever behind newer ones. A failure
+    that may pass by itself moves it into the future.
+    """
     leased_until: Mapped[datetime | None] = mapped_column()
     worker: Mapped[str | None] = mapped_column()
     result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"))

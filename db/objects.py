@@ -4,7 +4,7 @@ The service's own keys are made of content digests, so a put is repeated without
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _DENIED = {"AccessDenied", "Forbidden", "403", "401", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _SERVER_ERROR = 500
 _LINE = 64 * 1024
 
@@ -72,6 +73,9 @@ def make_client(settings: EngineSettings, *, connections: int = 32, public: bool
             retries={"max_attempts": 3, "mode": "standard"},
             max_pool_connections=connections,
             tcp_keepalive=True,
+            # Checksums beyond the signature are AWS's own; other servers of S3 refuse them or take them for data.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         ),
     )
 
@@ -119,7 +123,9 @@ class ObjectStore:
         """
         parameters = {"Bucket": self.bucket, "Key": key}
         if download:
-            safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in download)
+            safe = "".join(
+                letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in download
+            )
             parameters["ResponseContentDisposition"] = f'attachment; filename="{safe}"'
         client = self.public_client or self.client
         with _in_words(client, self.bucket, key):
@@ -174,6 +180,11 @@ class ObjectStore:
             answer = self.client.head_object(Bucket=bucket, Key=key)
         return Listed(key, answer["ETag"].strip('"'), answer["ContentLength"])
 
+    def write(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
+        """Put a user's picture where there is none, or another one."""
+        with _in_words(self.client, bucket, key):
+            self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
+
     def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
         """An object's lines as text from the offset `after`, each with the offset at which the next one begins.
 
@@ -189,20 +200,22 @@ class ObjectStore:
                 else (self.client.get_object(Bucket=bucket, Key=key))
             )
             offset, rest, skipped = after, b"", 0
-            for piece in answer["Body"].iter_chunks(256 * 1024):
-                *whole, rest_of_piece = (rest + piece).split(b"\n")
-                for line in whole:
-                    offset += len(line) + 1 + skipped
-                    skipped = 0
-                    yield offset, line.decode("utf-8", "replace")
-                kept = rest_of_piece[:_LINE]
-                skipped += len(rest_of_piece) - len(kept)
-                rest = kept
+            with closing(answer["Body"]) as body:
+                for piece in body.iter_chunks(256 * 1024):
+                    *whole, rest_of_piece = (rest + piece).split(b"\n")
+                    for line in whole:
+                        offset += len(line) + 1 + skipped
+                        skipped = 0
+                        yield offset, line[:_LINE].decode("utf-8", "replace")
+                    rest = rest_of_piece[:_LINE]
+                    skipped += len(rest_of_piece) - len(rest)
             if rest:
                 yield offset + len(rest) + skipped, rest.decode("utf-8", "replace")
 
     def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]:
-        """Up to 1,000 keys that begin with `prefix` and come after `after`, in the order of bytes."""
+        """Up to 1,000 keys that begin with `prefix` and come after `after`, in the server's order: AWS sorts by bytes,
+        SeaweedFS goes folder by folder.
+        """
         with _in_words(self.client, bucket):
             answer = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after)
         return [Listed(one["Key"], one["ETag"].strip('"'), one["Size"]) for one in answer.get("Contents", [])]
@@ -255,4 +268,6 @@ def _translated(error: ClientError, place: str, bucket: str, endpoint: str) -> O
         return AccessDenied(f"{place} may not be used: {hints.get(code, 'these credentials have no right to it')}")
     if code in _THROTTLED or status >= _SERVER_ERROR:
         return StoreUnreachable(f"{place}: the S3 server is overloaded or broken ({code or status})")
+    if code in _ELSEWHERE:
+        return ObjectStoreError(f"{place} lies in another region than AWS_REGION says ({code})")
     return ObjectStoreError(f"{place}: S3 refused ({code or status})")

@@ -42,11 +42,16 @@ def known(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
 
 
 def reserve(session: Session, worker: str, run_keys: Collection[str], lease: timedelta) -> set[str]:
-    """Keys that this worker may compute now; the others are being computed by another one."""
+    """Keys that this worker may compute now; the others are being computed by another one. Their rows are not touched,
+    so that nobody waits for the one who is about to store them.
+    """
     rows = session.execute(
         text("""
             INSERT INTO reservation (run_key, worker, until)
             SELECT key, :worker, now() + make_interval(secs => :lease) FROM unnest(CAST(:keys AS text[])) AS wanted(key)
+            WHERE NOT EXISTS (
+                SELECT 1 FROM reservation WHERE run_key = key AND worker <> :worker AND until >= now()
+            )
             ON CONFLICT (run_key) DO UPDATE SET worker = excluded.worker, until = excluded.until
             WHERE reservation.until < now() OR reservation.worker = excluded.worker
             RETURNING run_key
@@ -57,9 +62,13 @@ def reserve(session: Session, worker: str, run_keys: Collection[str], lease: tim
 
 
 def extend(session: Session, worker: str, lease: timedelta) -> None:
-    """The heartbeat of this worker's reservations."""
+    """The heartbeat of this worker's reservations. One that another of its threads holds right now is left to it."""
     session.execute(
-        text("UPDATE reservation SET until = now() + make_interval(secs => :lease) WHERE worker = :worker"),
+        text("""
+            UPDATE reservation SET until = now() + make_interval(secs => :lease) WHERE run_key IN (
+                SELECT run_key FROM reservation WHERE worker = :worker ORDER BY run_key FOR UPDATE SKIP LOCKED
+            )
+        """),
         {"worker": worker, "lease": lease.total_seconds()},
     )
 
@@ -67,7 +76,13 @@ def extend(session: Session, worker: str, lease: timedelta) -> None:
 def release(session: Session, run_keys: Collection[str], worker: str) -> None:
     """What will not be computed after all, or is stored by now."""
     session.execute(
-        text("DELETE FROM reservation WHERE worker = :worker AND run_key = ANY(CAST(:keys AS text[]))"),
+        text("""
+            WITH mine AS (
+                SELECT run_key FROM reservation WHERE worker = :worker AND run_key = ANY(CAST(:keys AS text[]))
+                ORDER BY run_key FOR UPDATE
+            )
+            DELETE FROM reservation USING mine WHERE reservation.run_key = mine.run_key
+        """),
         {"worker": worker, "keys": list(run_keys)},
     )
 
@@ -79,7 +94,12 @@ def release_all(session: Session, worker: str) -> None:
 
 def expire(session: Session) -> int:
     """Reservations of silent workers; how many."""
-    return len(session.execute(text("DELETE FROM reservation WHERE until < now() RETURNING 1")).all())
+    expired = text("""
+        DELETE FROM reservation WHERE run_key IN (
+            SELECT run_key FROM reservation WHERE until < now() FOR UPDATE SKIP LOCKED
+        ) RETURNING 1
+    """)
+    return len(session.execute(expired).all())
 
 
 def store(session: Session, worker: str, new: Sequence[NewResult]) -> dict[str, UUID]:

@@ -1,6 +1,7 @@
 """The tables' versions: bring a database up to this code's, and say whether it is there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 
@@ -8,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from db.errors import DatabaseError, SchemaOutdated
@@ -68,15 +69,13 @@ def _config() -> Config:
 
 
 def _move(engine: Engine, move: Callable[[Config], None]) -> tuple[str | None, str | None]:
-    before = current(engine)
-    with in_words(engine), engine.connect() as guard, engine.connect() as connection:
-        guard.execution_options(isolation_level="AUTOCOMMIT").execute(text("SET statement_timeout = 0"))
-        guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+    with in_words(engine), _patient(engine) as guard, _patient(engine) as connection:
+        with guard.begin():
+            guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})  # until the connection is closed
+        before = current(engine)
+        config = _config()
+        config.attributes["connection"] = connection
         try:
-            connection.execute(text("SET statement_timeout = 0"))
-            connection.rollback()
-            config = _config()
-            config.attributes["connection"] = connection
             move(config)
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
@@ -84,6 +83,16 @@ def _move(engine: Engine, move: Callable[[Config], None]) -> tuple[str | None, s
                     "another transaction holds a table that the migration needs; try again when it has ended"
                 ) from error
             raise
-        finally:
-            guard.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
-    return before, current(engine)
+        return before, current(engine)
+
+
+@contextmanager
+def _patient(engine: Engine) -> Iterator[Connection]:
+    """A connection without a limit of time, which does not go back to the pool: an index of millions of rows is built
+    for longer than any request may take.
+    """
+    with engine.connect() as connection:
+        connection.detach()
+        with connection.begin():
+            connection.execute(text("SET statement_timeout = 0"))
+        yield connection

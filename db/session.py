@@ -5,12 +5,21 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.orm import Session
 
-from db.errors import DatabaseUnreachable, SchemaOutdated, SettingsInvalid
+from db.errors import DatabaseBusy, DatabaseUnreachable, SchemaOutdated, SettingsInvalid
 
 _CONNECT_SECONDS = 5
 _STATEMENT_MS = 60_000
+_AWAY = ("08", "28", "3D", "53", "57P")
+"""Classes of PostgreSQL's errors: no connection, no login, no such database, no room, a server that stops."""
+_BUSY = {
+    "40001": "two transactions stood in each other's way",
+    "40P01": "two transactions waited for each other",
+    "55P03": "a lock was not free in time",
+    "57014": "a statement took too long",
+}
 
 
 def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATEMENT_MS) -> Engine:
@@ -22,7 +31,7 @@ def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATE
     """
     try:
         url = make_url(database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise SettingsInvalid(
             "DATABASE_URL is no address; it looks like postgresql://user:password@host:5432/name"
         ) from None
@@ -52,6 +61,7 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
 
     Raises:
         DatabaseUnreachable: no server, no such database, a wrong password, or the connection broke.
+        DatabaseBusy: it may do when tried again.
         SchemaOutdated: a table or column of this code is not there.
 
     """
@@ -67,8 +77,16 @@ def in_words(engine: Engine) -> Iterator[None]:
     """Errors of the connection and of missing tables, as errors a user can act on."""
     try:
         yield
+    except NoneFree as error:
+        raise DatabaseBusy("all connections of this process are in use; raise CAR_DATABASE_POOL") from error
     except OperationalError as error:
-        raise DatabaseUnreachable(_unreachable(engine, error)) from error
+        state = getattr(error.orig, "sqlstate", None)
+        if state in _BUSY:
+            raise DatabaseBusy(f"PostgreSQL at {_place(engine)}: {_BUSY[state]}; try again") from error
+        # None: no word from the server. Other classes are faults of this code, not of the connection.
+        if state is None or state.startswith(_AWAY):
+            raise DatabaseUnreachable(_unreachable(engine, error)) from error
+        raise
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") in ("42P01", "42703"):
             raise SchemaOutdated("the database has not the tables of this version; run `car migrate`") from error
@@ -80,11 +98,17 @@ def in_words(engine: Engine) -> Iterator[None]:
 
 
 def _unreachable(engine: Engine, error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+    # libpq's last sentence: "connection to server at … failed: FATAL:  database "x" does not exist".
+    reason = lines[0].rpartition("failed: ")[2].removeprefix("FATAL:").strip()
+    hint = "check DATABASE_URL, and that it runs"
+    if "password" in reason or "role" in reason:
+        hint = "check the name and password in DATABASE_URL"
+    elif "does not exist" in reason:
+        hint = "check the database's name in DATABASE_URL, or make it"
+    return f"PostgreSQL at {_place(engine)} does not answer ({reason}); {hint}"
+
+
+def _place(engine: Engine) -> str:
     url = engine.url
-    reason = str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else type(error.orig).__name__
-    hint = (
-        "check the name and password in DATABASE_URL"
-        if "password" in reason
-        else "check DATABASE_URL, and that it runs"
-    )
-    return f"PostgreSQL at {url.host}:{url.port or 5432}/{url.database} does not answer ({reason}); {hint}"
+    return f"{url.host or url.query.get('host', 'this machine')}:{url.port or 5432}/{url.database or ''}"

@@ -2,10 +2,25 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.errors import SettingsInvalid
+
+_SCHEMES: dict[str, tuple[str, ...]] = {
+    "database_url": ("postgresql://", "postgres://", "postgresql+psycopg://"),
+    "celery_broker_url": ("redis://", "rediss://", "redis+socket://", "sentinel://"),
+    "aws_endpoint_url_s3": ("http://", "https://"),
+    "s3_public_endpoint": ("http://", "https://"),
+}
 
 Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()/-]*$")]
 
@@ -53,29 +68,52 @@ class EngineSettings(BaseSettings):
         default="INFO", alias="LOG_LEVEL", description="least severity that is logged"
     )
 
+    @field_validator("database_url", "celery_broker_url", "aws_endpoint_url_s3", "s3_public_endpoint")
+    @classmethod
+    def _of_a_known_scheme(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
+        known = _SCHEMES[info.field_name or ""]
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if plain is not None and not plain.startswith(known):
+            raise ValueError(f"must begin with {' or '.join(known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _key_and_secret_go_together(self) -> Self:
+        if bool(self.aws_access_key_id) != bool(self.aws_secret_access_key):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together; set both or neither")
+        return self
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("aws_endpoint_url_s3", "s3_public_endpoint", "aws_access_key_id", mode="before")
+    @field_validator(
+        "aws_endpoint_url_s3", "s3_public_endpoint", "aws_access_key_id", "aws_secret_access_key", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
 
     @classmethod
-    def from_environment(cls) -> Self:
-        """The settings of this process.
+    def from_environment(cls, **known: str) -> Self:
+        """The settings of this process; what is `known`, by the names of the variables, counts before the environment.
 
         Raises:
             SettingsInvalid: what is missing or wrong, by the names of the variables; never their values.
 
         """
         try:
-            return cls()
+            return cls(**known)  # type: ignore[arg-type]
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors()]
+            lines = [": ".join([*map(str, one["loc"]), _told(one["msg"])]) for one in error.errors()]
             raise SettingsInvalid("the environment is not complete: " + "; ".join(lines)) from None
+
+
+def _told(message: str) -> str:
+    """Pydantic's sentence in the middle of ours."""
+    message = message.removeprefix("Value error, ")
+    return message if message.startswith("AWS") else message[:1].lower() + message[1:]
 
 
 class _DatabaseAlone(BaseSettings):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import Engine
 
-from car.bulk_source import MAX_URI, BulkSource, SourceKind, manifest_line
+from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import CarError, SourceError
 from db import listings
 from db.listings import Found, Listing, Refused
@@ -77,8 +78,9 @@ def _list(
     found: Callable[[], object],
 ) -> bool:
     """Whether the source came to its end, be it an error."""
+    at = listing.cursor or {}
     try:
-        for page, cursor in pages(objects, BulkSource.from_json(listing.source), listing.cursor or {}):
+        for page, cursor in pages(objects, BulkSource.from_json(listing.source), at):
             with transaction(engine) as session:
                 added = listings.add(session, worker, listing, page, cursor=cursor, lease=LEASE)
             if added is None:  # cancelled, or another worker's by now
@@ -86,17 +88,27 @@ def _list(
             done.items += added
             if added:
                 found()
-            if ending():
+            # A page that leads no further is the last: to hand that one back would never end.
+            if ending() and cursor != at:
                 return False
+            at = cursor
     except CarError as error:
         if error.code == "database_unreachable":
             raise
-        with transaction(engine) as session:
-            listings.fail(session, worker, listing, code=error.code, detail=str(error), retryable=error.retryable)
+        _fail(engine, worker, listing, error.code, str(error), retryable=error.retryable)
+        return True
+    except Exception as error:  # noqa: BLE001 - the edge: a source that breaks this code must not be listed for ever
+        structlog.get_logger().exception("listing_broke", job=str(listing.job_id))
+        _fail(engine, worker, listing, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
         return True
     with transaction(engine) as session:
         listings.finish(session, worker, listing)
     return True
+
+
+def _fail(engine: Engine, worker: str, listing: Listing, code: str, detail: str, *, retryable: bool) -> None:
+    with transaction(engine) as session:
+        listings.fail(session, worker, listing, code=code, detail=detail, retryable=retryable)
 
 
 def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
@@ -137,8 +149,7 @@ def _manifest(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) 
         try:
             uri = manifest_line(line)
         except SourceError as error:
-            shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line.strip())
-            some.append(Refused(shown[:MAX_URI] or f"line {number}", error.code, f"line {number}: {error}"))
+            some.append(_refused(line, f"line {number}", error))
         else:
             if uri is not None:
                 some.append(Found(uri))
@@ -155,7 +166,7 @@ def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
             try:
                 uri = manifest_line(line)
             except SourceError as error:
-                some.append(Refused(line[:MAX_URI], error.code, f"address {number}: {error}"))
+                some.append(_refused(line, f"address {number}", error))
             else:
                 if uri is not None:
                     some.append(Found(uri))
@@ -164,6 +175,14 @@ def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
 
 def _found(bucket: str, one: Listed) -> Found | Refused:
     uri = f"s3://{bucket}/{one.key}"
-    if len(uri) > MAX_URI:
-        return Refused(uri[:MAX_URI], SourceError.code, f"the key is longer than {MAX_URI} characters")
+    try:
+        split_s3(uri)
+    except SourceError as error:
+        return _refused(uri, "key", error)
     return Found(uri, one.etag)
+
+
+def _refused(text: str, place: str, error: SourceError) -> Refused:
+    """An item must have a name: the text itself, as far as it can be stored and read."""
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text.strip())
+    return Refused(shown or place, error.code, f"{place}: {error}")

@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Collection
+from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Event
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -64,8 +66,10 @@ class Process:
     pipeline: "Pipeline | None" = None
 
 
-_stopping = Event()
-"""Set in the parent, seen by its children: they begin nothing more."""
+_stopping = RawValue(c_bool, False)
+"""Set in the parent, seen by its children: they begin nothing more. An Event would wait for those of them that were
+killed while they waited for it.
+"""
 _plan: list[Plan] = []
 _process: list[Process] = []
 
@@ -85,6 +89,10 @@ def preload(queues: Collection[Queue]) -> None:
         importlib.import_module("worker.start")
 
 
+def _told_to_stop() -> bool:
+    return bool(_stopping.value)
+
+
 def here() -> Process:
     """What this child keeps; made when it began."""
     return _process[0]
@@ -94,15 +102,15 @@ def here() -> Process:
 def segment() -> None:
     """Segment what is queued, for a slice of time."""
     process = here()
-    if process.pipeline is None or _stopping.is_set():
+    if process.pipeline is None or _told_to_stop():
         return
     drained = process.pipeline.drain(
-        stop=_stopping.is_set,
+        stop=_told_to_stop,
         seconds=process.plan.settings.slice_seconds,
         plenty=partial(ring, current_app, Task.SEGMENT),  # for a neighbour that sleeps
     )
     structlog.get_logger().info("drained", **vars(drained))
-    if drained.more and not _stopping.is_set():
+    if drained.more and not _told_to_stop():
         ring(current_app, Task.SEGMENT)
 
 
@@ -112,7 +120,7 @@ def list_() -> None:
     process = here()
     bell = partial(ring, current_app, Task.SEGMENT)
     listed = list_sources(
-        process.engine, process.objects, process.name, stop=_stopping.is_set, seconds=_LISTING_SECONDS, found=bell
+        process.engine, process.objects, process.name, stop=_told_to_stop, seconds=_LISTING_SECONDS, found=bell
     )
     if listed.more:
         ring(current_app, Task.LIST)
@@ -144,7 +152,8 @@ def _begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
 
 def _say_so(process: Process) -> None:
     """Keep the worker's row fresh, busy or idle."""
-    while not _stopping.wait(_PRESENCE_SECONDS):
+    while not _told_to_stop():
+        time.sleep(_PRESENCE_SECONDS)
         try:
             with transaction(process.engine, durable=False) as session:
                 workers.seen(session, _presence(process))
@@ -154,7 +163,7 @@ def _say_so(process: Process) -> None:
 
 @worker_shutting_down.connect
 def _stop(**_: Any) -> None:  # noqa: ANN401
-    _stopping.set()
+    _stopping.value = True
 
 
 @worker_process_shutdown.connect

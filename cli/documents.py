@@ -1,0 +1,96 @@
+"""What the API answers, as far as the command line reads it; /openapi.json of a running API has all of it."""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Fault(TypedDict):
+    code: str
+    detail: str
+
+
+class Words(TypedDict):
+    id: str
+    labels: list[str]
+    name: str | None
+    version: int | None
+
+
+class Parameters(TypedDict):
+    id: str
+    preset: str
+
+
+class Job(TypedDict):
+    id: str
+    kind: str
+    lane: str
+    name: str | None
+    status: str
+    source_text: str
+    vocabulary: Words
+    recipe: Parameters
+    counts: dict[str, int]
+    total: int
+    reused: int
+    progress: float
+    rate: float
+    eta: float | None
+    error: Fault | None
+    created_at: str
+    finished_at: str | None
+
+
+class Item(TypedDict):
+    id: str
+    uri: str
+    state: str
+    attempt: int
+    error: Fault | None
+    result: str | None
+    reused: bool
+
+
+class Image(TypedDict):
+    sha256: str
+    width: int
+    height: int
+
+
+class Mask(TypedDict):
+    label: str
+    score: float
+    area: int
+    bbox: list[int]
+    source: str
+    rle: NotRequired[dict[str, Any]]
+    """In a result's detail alone."""
+
+
+class _Result(TypedDict):
+    id: str
+    uri: str
+    job: str | None
+    image: Image
+    model_version: str
+    stop_reason: str
+    masks: list[Mask]
+    reused: bool
+    created_at: str
+
+
+class ResultSummary(_Result):
+    steps: int
+
+
+class ResultDetail(_Result):
+    uris: list[dict[str, str | None]]
+    steps: list[dict[str, Any]]
+    timings: dict[str, float]
+    worker: str
+    device: str
+    notes: list[str]
+    links: dict[str, str | None]
+
+
+ENDED = frozenset({"done", "cancelled", "failed"})
+"""Statuses of a job on which nothing works any more."""
