@@ -16,7 +16,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from car.errors import CarError, SourceError
@@ -65,6 +64,7 @@ STATUS: dict[str, HTTPStatus] = {
     "object_store_error": HTTPStatus.UNPROCESSABLE_ENTITY,
     "uri_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "database_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "database_busy": HTTPStatus.SERVICE_UNAVAILABLE,
     "schema_outdated": HTTPStatus.SERVICE_UNAVAILABLE,
     "store_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
     "objects_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -107,7 +107,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CarError, _car_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(PoolTimeout, _busy)
 
 
 def _car_error(_: Request, error: Exception) -> JSONResponse:
@@ -131,7 +130,3 @@ def _http(_: Request, error: Exception) -> JSONResponse:
         return fault()
     code = _CODES.get(error.status_code, "request_invalid")
     return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
-
-
-def _busy(_: Request, __: Exception) -> JSONResponse:
-    return problem(503, "busy", "every connection to the database is in use; try again, or raise CAR_DATABASE_POOL")
