@@ -75,6 +75,7 @@ _RESERVE = text("""
     WHERE NOT EXISTS (
         SELECT 1 FROM reservation WHERE run_key = key AND worker <> :worker AND until >= now()
     )
+    ORDER BY key
     ON CONFLICT (run_key) DO UPDATE SET worker = excluded.worker, until = excluded.until
     WHERE reservation.until < now() OR reservation.worker = excluded.worker
     RETURNING run_key
