@@ -117,10 +117,9 @@ def test_a_black_hole_swallows_bytes_and_keeps_the_connection(network):
 def test_a_server_that_is_not_there_is_a_broken_connection():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with (
-            SlowNetwork(*taken.getsockname()) as slow,
-            socket.create_connection(slow.address, timeout=10) as client,
-            pytest.raises(ConnectionResetError),
-        ):
-            client.recv(1)
-            raise ConnectionResetError  # a clean end says the same
+        with SlowNetwork(*taken.getsockname()) as slow, socket.create_connection(slow.address, timeout=10) as client:
+            try:
+                said = client.recv(1)
+            except ConnectionResetError:
+                said = b""
+    assert said == b""
