@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest
-from botocore.compat import HTTPHeaders
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
@@ -100,4 +99,5 @@ class Shortcut:
         mine["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{place}, SignedHeaders={names}, Signature={key.hex()}"
         )
-        return AWSPreparedRequest(method, url, HTTPHeaders.from_dict(mine), body, stream_output=True)
+        # boto3 itself gives a mapping here, whatever its types say.
+        return AWSPreparedRequest(method, url, mine, body, stream_output=True)  # type: ignore[arg-type]
