@@ -7,7 +7,6 @@ import socket
 import socketserver
 import threading
 import time
-from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -118,9 +117,9 @@ def test_a_black_hole_swallows_bytes_and_keeps_the_connection(network):
 def test_a_server_that_is_not_there_is_a_broken_connection():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with (
-            SlowNetwork(*taken.getsockname()) as slow,
-            socket.create_connection(slow.address, timeout=10) as client,
-            suppress(ConnectionResetError),
-        ):  # a clean end says the same
-            assert client.recv(1) == b""
+        with SlowNetwork(*taken.getsockname()) as slow, socket.create_connection(slow.address, timeout=10) as client:
+            try:
+                said = client.recv(1)
+            except ConnectionResetError:
+                said = b""
+    assert said == b""

@@ -56,6 +56,11 @@ class Hand:
         with self.changed:
             return [item for item in self._items.values() if (item.id, item.attempt) not in self._lost]
 
+    def nudge(self) -> None:
+        """Whoever waits may look again."""
+        with self.changed:
+            self.changed.notify_all()
+
     def wait(self, seconds: float) -> None:
         """Until something came to an end, or so long."""
         with self.changed:

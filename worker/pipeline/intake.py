@@ -65,8 +65,10 @@ class Intake:
         self._lookup.start()
         try:
             while not stopped():
+                # Looked at before the claim: what ends meanwhile may have kept a suspect from being claimed.
+                idle = not len(self._hand)
                 claimed = self._claim()
-                if not claimed and not len(self._hand):
+                if not claimed and idle:
                     return
                 if not claimed:
                     self._hand.wait(_POLL_SECONDS)
@@ -81,8 +83,9 @@ class Intake:
             self._buckets.close()
 
     def _claim(self) -> list[Claimed]:
-        held = len(self._hand)
-        room = self._limits.claims(self._model.batch) - held
+        held, most = len(self._hand), self._limits.claims(self._model.batch)
+        # What only waits for its commit holds no picture, so the next may come meanwhile; but not without end.
+        room = min(most - held + self._ledger.waiting, 2 * most - held)
         # Claims are cheap by the dozen and dear one by one.
         if held and (room < self._model.batch or self._hand.alone):
             return []

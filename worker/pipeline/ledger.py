@@ -49,6 +49,7 @@ class Ledger:
         self._engine, self._worker, self._hand, self._tally, self._count = engine, worker, hand, tally, count
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._followers: dict[str, list[Claimed]] = defaultdict(list)
+        self._writing = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
@@ -68,6 +69,11 @@ class Ledger:
             if not first:
                 followers.append(item)
             return first
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not committed yet. Their pictures are out of memory: only rows are left to be written."""
+        return self._entries.qsize() + self._writing
 
     def ended(self, one: Ended) -> None:
         self._entries.put(one)
@@ -92,7 +98,10 @@ class Ledger:
             if first is None:
                 return
             some, last = self._gather(first)
+            self._writing = len(some)
+            self._hand.nudge()
             self._write(some)
+            self._writing = 0
             if last:
                 return
 
