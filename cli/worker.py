@@ -40,10 +40,10 @@ def worker(
     """
     from celery.signals import setup_logging, worker_process_init
 
-    from car.presets import preset
+    from car.recipe import Recipe
     from cli.launcher import end_with_parent
     from cli.logs import configure_logs
-    from cli.model_choice import ModelChoice
+    from cli.model_choice import OPENAI, ModelChoice
     from worker import tasks
     from worker.queue import Queue, celery_app
     from worker.settings import WorkerSettings
@@ -52,8 +52,9 @@ def worker(
     if device:
         settings = settings.model_copy(update={"device": device.value})
     served = tuple(Queue) if queues is Queues.ALL else (Queue(queues),)
-    choice = ModelChoice(settings.models)
-    tasks.configure(tasks.Plan(settings, served, choice.places(preset(choice.default_preset))))
+    # OpenAI's pairs differ from preset to preset, so each recipe names its own; a folder holds one pair for all.
+    models = None if settings.models == OPENAI else ModelChoice(settings.models).places(Recipe())
+    tasks.configure(tasks.Plan(settings, served, models))
 
     tasks.preload(served)
 

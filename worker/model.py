@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,23 @@ from car.vocabulary import Vocabulary
 from worker.errors import DeviceMissing, OutOfMemory
 from worker.images import Picture
 from worker.segmenter.finishing import Unfinished
+from worker.segmenter.proposals import padded_size
 from worker.segmenter.segmenter import Batches, Segmenter
-from worker.weights import load_pair
+from worker.segmenter.sizes import shrunk_size
+from worker.weights import digest, folder_of, load_pair
 
+_ROLES = ("proposal", "classifier")
 _AT_ONCE = 4
 """Pictures go through a CPU one by one all the same; together they cost fewer transactions."""
 
 
-def load_model(proposal: str | Path, classifier: str | Path, *, device: str = "auto", batch: int = 0) -> "ClipModel":
-    """The models of a worker process. `batch` 0: as many pictures at once as suit the device.
+Places = tuple[str | Path, str | Path]
+"""Folders or hub ids of f and g."""
+
+
+def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -> "ClipModel":
+    """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
+    `batch` 0: as many pictures at once as suit the device.
 
     Raises:
         WeightsMissing: see worker.weights.
@@ -34,29 +42,52 @@ def load_model(proposal: str | Path, classifier: str | Path, *, device: str = "a
     if device == "cuda" and not cuda:
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
-    pair = load_pair(proposal, classifier, device=where)
     batches = Batches.suited_to(where)
-    segmenter = Segmenter(pair.proposal, pair.classifier, batches, time.perf_counter)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
-    return ClipModel(segmenter, pair.digests, name, batch or max(batches.images, _AT_ONCE))
+    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE))
+    model.load(Recipe())
+    return model
 
 
 @dataclass
 class ClipModel:
-    """Used by one thread: the device's."""
+    """Pairs of CLIPs on one device, each loaded when a recipe first asks for it. `begin` is for one thread."""
 
-    segmenter: Segmenter
-    weights: Mapping[str, str]
-    device: str
+    models: Places | None
+    where: torch.device
+    batches: Batches
     batch: int
+    _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> str:
+        return torch.cuda.get_device_name(self.where) if self.where.type == "cuda" else "cpu"
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        return self.weights_for(Recipe())
+
+    def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
+        """Raises: WeightsMissing, where the recipe names a pair that was never pulled."""
+        return {role: digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)}
+
+    def load(self, recipe: Recipe) -> Segmenter:
+        """The recipe's pair, on the device."""
+        places = self._places(recipe)
+        if places not in self._pairs:
+            pair = load_pair(*places, device=self.where)
+            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+        return self._pairs[places]
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
-        return self.segmenter.padded_size(picture.height, picture.width, recipe)
+        return padded_size(*shrunk_size(picture.height, picture.width, recipe.max_side))
 
     def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Unfinished]:
         try:
-            return self.segmenter.recur(images, vocabulary, recipe)
+            return self.load(recipe).recur(images, vocabulary, recipe)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory(f"{len(images)} pictures at once need more memory than {self.device} has") from error
+
+    def _places(self, recipe: Recipe) -> Places:
+        return self.models or (recipe.proposal_model, recipe.classifier_model)

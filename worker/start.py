@@ -1,14 +1,13 @@
 """A gpu worker's pipeline from its settings: the models come onto the device here."""
 
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import Engine
 
 from db.objects import ObjectStore
 from worker.finishers import Finishers
 from worker.images import ImageLimits
-from worker.model import load_model
+from worker.model import Places, load_model
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
 from worker.settings import WorkerSettings
@@ -16,7 +15,7 @@ from worker.settings import WorkerSettings
 
 def make_pipeline(
     settings: WorkerSettings,
-    models: tuple[str | Path, str | Path],
+    models: Places | None,
     engine: Engine,
     objects: ObjectStore,
     name: str,
@@ -25,7 +24,7 @@ def make_pipeline(
     return Pipeline(
         engine=engine,
         objects=objects,
-        model=load_model(*models, device=settings.device, batch=settings.batch),
+        model=load_model(models, device=settings.device, batch=settings.batch),
         finish=Finishers(processes=settings.finish_processes),
         name=name,
         limits=Limits(

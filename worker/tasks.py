@@ -51,8 +51,8 @@ class Plan:
 
     settings: WorkerSettings
     queues: tuple[Queue, ...]
-    models: tuple[str | Path, str | Path]
-    """Folders or hub ids of f and g."""
+    models: tuple[str | Path, str | Path] | None
+    """Folders or hub ids of f and g; None: those that each recipe names."""
 
 
 @dataclass

@@ -26,6 +26,10 @@ class NoModel:
     """Finds the same two masks in every picture, and the same history: 4 queries, of which 2 survive a second step."""
 
     weights: Mapping[str, str] = {"proposal": "0" * 64, "classifier": "1" * 64}
+
+    def weights_for(self, _: Recipe) -> Mapping[str, str]:
+        return self.weights
+
     device = "none"
 
     def __init__(self, batch: int) -> None:

@@ -24,10 +24,12 @@ from db.errors import StoreUnreachable
 from db.models import ItemState, JobKind, Lane
 from db.objects import ObjectStore
 from db.session import make_engine, transaction
-from worker.errors import OutOfMemory
+from worker.errors import OutOfMemory, WeightsMissing
 from worker.listing import list_sources
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
+
+UNKNOWN_PAIR = 0.987
 
 
 def png(number, size=(24, 16)):
@@ -48,6 +50,11 @@ class Painter:
         self.batch, self.memory, self.breaks_on, self.wait = batch, memory, set(breaks_on), wait
         self.batches = []
         self.began = threading.Event()
+
+    def weights_for(self, recipe):
+        if recipe.eta == UNKNOWN_PAIR:
+            raise WeightsMissing("this pair was never pulled")
+        return self.weights
 
     def bucket(self, picture, recipe):
         return picture.width, picture.height
@@ -110,10 +117,10 @@ def pipeline_of(engine, objects):
 def job_over(engine, objects, bucket):
     """A listed job over a prefix of the bucket."""
 
-    def make(prefix="in/", labels=("cat", "dog"), lane=Lane.BULK):
+    def make(prefix="in/", labels=("cat", "dog"), lane=Lane.BULK, settings=None):
         with transaction(engine) as session:
             vocabulary = vocabularies.keep(session, Vocabulary.of(labels))
-            recipe = vocabularies.keep_recipe(session, preset("demo"))
+            recipe = vocabularies.keep_recipe(session, preset("demo").with_settings(settings or {}))
             source = BulkSource.parse(f"s3://{bucket.name}/{prefix}").to_json()
             job, _ = jobs.create(
                 session,
@@ -396,6 +403,17 @@ def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
     assert rows("SELECT state, error_code, failures, not_before > now() FROM item") == [
         ("queued", "store_unreachable", 1, True)
     ]
+
+
+def test_a_recipe_whose_models_are_not_here_fails_with_a_reason_and_others_go_on(
+    bucket, job_over, pipeline_of, counts, rows
+):
+    bucket.put("in/a.png", png(1))
+    refused = job_over(settings={"eta": str(UNKNOWN_PAIR)})
+    job = job_over()
+    pipeline_of(Painter()).drain()
+    assert (counts(refused), counts(job)) == ({"failed": 1}, {"done": 1})
+    assert rows("SELECT error_code FROM item WHERE state = 'failed'") == [("weights_missing",)]
 
 
 def test_two_workers_share_a_job_without_computing_anything_twice(bucket, job_over, pipeline_of, counts, rows):

@@ -52,7 +52,7 @@ class Intake:
         self._engine, self._objects, self._worker, self._model, self._limits = engine, objects, worker, model, limits
         self._hand, self._buckets, self._ledger, self._plenty = hand, buckets, ledger, plenty
         self._said_plenty = 0.0
-        self._wishes: dict[tuple[UUID, UUID], Wish] = {}
+        self._wishes: dict[tuple[UUID, UUID], Wish | CarError] = {}
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
         self._lookup = threading.Thread(target=self._look_up_all, name="lookup", daemon=True)
@@ -108,13 +108,18 @@ class Intake:
         return claimed
 
     def _learn(self, session: Session, item: Claimed) -> None:
-        """The item's vocabulary and recipe; a worker keeps those it met."""
+        """The item's vocabulary and recipe, or why this worker cannot follow them; it keeps those it met."""
         key = (item.vocabulary_id, item.recipe_id)
         if key not in self._wishes:
             vocabulary = vocabularies.get(session, item.vocabulary_id).vocabulary
             recipe = vocabularies.recipe(session, item.recipe_id).recipe
-            version = model_version(self._model.weights, recipe, vocabulary)
-            self._wishes[key] = Wish(*key, vocabulary, recipe, version)
+            try:
+                weights = self._model.weights_for(recipe)
+            except CarError as error:
+                self._wishes[key] = error
+                return
+            version = model_version(weights, recipe, vocabulary)
+            self._wishes[key] = Wish(*key, vocabulary, recipe, weights, version)
 
     def _fetch(self, item: Claimed) -> None:
         """On a fetcher's thread: to the lookup, or to the ledger as failed."""
@@ -122,6 +127,9 @@ class Intake:
             self._forget(item)
             return
         wish = self._wishes[item.vocabulary_id, item.recipe_id]
+        if isinstance(wish, CarError):
+            self._fail(Failed(item, wish.code, str(wish), wish.retryable))
+            return
         try:
             bucket, key = split_s3(item.uri)
             data = self._objects.read(bucket, key, max_bytes=self._limits.images.max_bytes)
@@ -132,7 +140,7 @@ class Intake:
             structlog.get_logger().exception("fetch_broke", uri=item.uri)
             self._fail(Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
         else:
-            key = run_key(picture.sha256, self._model.weights, wish.recipe, wish.vocabulary)
+            key = run_key(picture.sha256, wish.weights, wish.recipe, wish.vocabulary)
             self._fetched.put(Fetched(item, wish, picture, key))
 
     def _look_up_all(self) -> None:

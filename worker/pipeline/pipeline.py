@@ -201,7 +201,7 @@ class _Run:
             vocabulary_id=one.wish.vocabulary_id,
             recipe_id=one.wish.recipe_id,
             model_version=one.wish.model_version,
-            weights=dict(self._p.model.weights),
+            weights=dict(one.wish.weights),
             code_version=CODE_VERSION,
             device=self._p.model.device,
             masks_key=masks,

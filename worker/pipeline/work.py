@@ -20,10 +20,24 @@ from worker.images import ImageLimits, Picture
 class Model(Protocol):
     """The part of a segmenter that needs the device: used by one thread."""
 
-    weights: Mapping[str, str]
-    device: str
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Role to sha256, of the pair that most recipes use."""
+
+    @property
+    def device(self) -> str:
+        """Its name, for people."""
+
     batch: int
     """Pictures that are computed together at most."""
+
+    def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
+        """Of the pair that this recipe uses.
+
+        Raises:
+            CarError: this worker does not have it.
+
+        """
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
         """Equal for pictures that can share a forward pass."""
@@ -76,6 +90,7 @@ class Wish:
     recipe_id: UUID
     vocabulary: Vocabulary
     recipe: Recipe
+    weights: Mapping[str, str]
     model_version: str
 
 

@@ -19,7 +19,7 @@ from worker.segmenter.finishing import Clock, Unfinished
 from worker.segmenter.picture import Picture
 from worker.segmenter.plans import Plan, canonical, in_order_of, plans
 from worker.segmenter.recurrence import Crops, Look, Subject, Survivors, recur
-from worker.segmenter.sizes import Image, shrunk, shrunk_size
+from worker.segmenter.sizes import Image, shrunk
 from worker.segmenter.texts import Texts, embed
 
 Observe = Callable[[int, Look], None]
@@ -70,10 +70,6 @@ class Segmenter:
 
         """
         return [one.finish(self.clock) for one in self.recur(images, vocabulary, recipe, observe=observe)]
-
-    def padded_size(self, height: int, width: int, recipe: Recipe) -> tuple[int, int]:
-        """Equal for pictures that f can see in one batch."""
-        return proposals.padded_size(*shrunk_size(height, width, recipe.max_side))
 
     def recur(
         self,
