@@ -168,7 +168,7 @@ class Rows:
 
 
 @pytest.fixture
-def rows(database, api_settings):
+def api_rows(database, api_settings):
     return Rows(database, ObjectStore.of(api_settings))
 
 

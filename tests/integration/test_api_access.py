@@ -87,8 +87,8 @@ def test_workers_are_listed(client, database):
     assert 'car_items_finished_total{queue="gpu",worker="h:1:a"} 3.0' in text
 
 
-def test_metrics_tell_of_requests_by_route_and_of_the_queue(client, rows):
-    rows.job(uris=["s3://a/1.png", "s3://a/2.png"])
+def test_metrics_tell_of_requests_by_route_and_of_the_queue(client, api_rows):
+    api_rows.job(uris=["s3://a/1.png", "s3://a/2.png"])
     client.get("/api/v1/jobs")
     client.get(f"/api/v1/results/{NOWHERE}")
     client.get("/nowhere")
@@ -155,8 +155,8 @@ def test_without_the_database_the_answer_is_503_and_the_process_lives(api_settin
         assert "car_database_up 0.0" in client.get("/metrics").text
 
 
-def test_without_the_object_store_results_are_listed_and_masks_are_503(api_settings, keys, rows):
-    written = rows.result()
+def test_without_the_object_store_results_are_listed_and_masks_are_503(api_settings, keys, api_rows):
+    written = api_rows.result()
     away = api_settings.model_copy(update={"aws_endpoint_url_s3": "http://127.0.0.1:1"})
     with TestClient(create_app(away), headers=bearer(keys.write)) as client:
         assert len(client.get("/api/v1/results").json()["items"]) == 1
@@ -210,9 +210,9 @@ def served(engine_environment):
     process.stdout.close()
 
 
-def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_order(served, rows, keys):
+def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_order(served, api_rows, keys):
     base, process = served
-    written = rows.result([("%2F", 0.9)])
+    written = api_rows.result([("%2F", 0.9)])
     with httpx.Client(base_url=base, trust_env=False, headers=bearer(keys.read)) as client:
         times = []
         for _ in range(50):

@@ -47,8 +47,8 @@ def test_a_job_is_taken_committed_and_rung_for(client, bucket, broker_url):
         assert bell.llen("io") == 1
 
 
-def test_a_job_is_followed_to_its_end_retried_relisted_and_cancelled(client, rows, database):
-    job = rows.job(uris=[f"s3://a/{n}.png" for n in range(5)])
+def test_a_job_is_followed_to_its_end_retried_relisted_and_cancelled(client, api_rows, database):
+    job = api_rows.job(uris=[f"s3://a/{n}.png" for n in range(5)])
     with transaction(database) as session:
         mine = items.claim(session, "w", limit=2, lease=LEASE)
         items.fail(session, "w", [items.Failed(mine[0], "image_corrupt", "broken", retryable=False)])
@@ -184,8 +184,8 @@ def test_vocabularies_have_names_and_versions_and_jobs_use_them(client, bucket):
         assert client.post(place, json={"name": name, "labels": ["a"]}).status_code == 422
 
 
-def test_presets_and_used_recipes_are_listed(client, rows):
-    rows.job()
+def test_presets_and_used_recipes_are_listed(client, api_rows):
+    api_rows.job()
     presets = {one["name"]: one for one in client.get("/api/v1/presets").json()["items"]}
     assert {"voc", "demo"} <= set(presets)
     used = client.get("/api/v1/recipes").json()["items"]
@@ -193,17 +193,17 @@ def test_presets_and_used_recipes_are_listed(client, rows):
     assert client.get(f"/api/v1/recipes/{uuid4()}").status_code == 404
 
 
-def test_lists_of_jobs_have_pages(client, rows):
-    made = [str(rows.job().id) for _ in range(5)]
+def test_lists_of_jobs_have_pages(client, api_rows):
+    made = [str(api_rows.job().id) for _ in range(5)]
     first = client.get(JOBS, params={"limit": 3}).json()
-    rows.job()
+    api_rows.job()
     second = client.get(JOBS, params={"limit": 3, "cursor": first["next"]}).json()
     assert [one["id"] for one in first["items"] + second["items"]] == made[::-1]
     assert second["next"] is None
 
 
-def test_a_source_that_could_not_be_listed_says_why(client, rows, database):
-    job = rows.job()
+def test_a_source_that_could_not_be_listed_says_why(client, api_rows, database):
+    job = api_rows.job()
     with transaction(database) as session:
         from db import jobs  # noqa: PLC0415 - a step of the story
 

@@ -24,9 +24,9 @@ def picture(answer):
     return Image.open(BytesIO(answer.content))
 
 
-def test_results_come_newest_first_with_their_masks_and_a_place(client, rows):
-    first = rows.result([("cat", 0.9), ("dog", 0.5)])
-    second = rows.result([])
+def test_results_come_newest_first_with_their_masks_and_a_place(client, api_rows):
+    first = api_rows.result([("cat", 0.9), ("dog", 0.5)])
+    second = api_rows.result([])
     answer = client.get("/api/v1/results")
     assert ids(answer) == [str(second.id), str(first.id)]
     one = answer.json()["items"][1]
@@ -36,11 +36,11 @@ def test_results_come_newest_first_with_their_masks_and_a_place(client, rows):
     assert answer.json()["next"] is None
 
 
-def test_each_filter_alone_and_all_together(client, rows):
-    cat = rows.result([("cat", 0.9), ("dog", 0.3)], dropped=[("cow", 1)], model_version="car-1")
-    dog = rows.result([("dog", 0.6)], dropped=[("cat", 2)], model_version="car-2")
-    job = rows.job(["cat", "owl"])
-    owl = rows.result([("owl", 0.4)], dropped=[("cat", 1)], job=job, sha256="f" * 64)
+def test_each_filter_alone_and_all_together(client, api_rows):
+    cat = api_rows.result([("cat", 0.9), ("dog", 0.3)], dropped=[("cow", 1)], model_version="car-1")
+    dog = api_rows.result([("dog", 0.6)], dropped=[("cat", 2)], model_version="car-2")
+    job = api_rows.job(["cat", "owl"])
+    owl = api_rows.result([("owl", 0.4)], dropped=[("cat", 1)], job=job, sha256="f" * 64)
 
     def found(**filters):
         return ids(client.get("/api/v1/results", params=filters))
@@ -66,10 +66,10 @@ def test_each_filter_alone_and_all_together(client, rows):
     assert found(**whole | {"dropped_at": 2}) == []
 
 
-def test_a_job_shows_each_of_its_pictures_in_the_reverse_order_of_listing(client, rows):
-    job = rows.job()
-    one = rows.result(job=job, uris=["s3://a/1.png", "s3://a/2.png", "s3://b/1.png"])
-    two = rows.result(job=job, uris=["s3://a/3.png"])
+def test_a_job_shows_each_of_its_pictures_in_the_reverse_order_of_listing(client, api_rows):
+    job = api_rows.job()
+    one = api_rows.result(job=job, uris=["s3://a/1.png", "s3://a/2.png", "s3://b/1.png"])
+    two = api_rows.result(job=job, uris=["s3://a/3.png"])
     answer = client.get("/api/v1/results", params={"job": str(job.id)}).json()["items"]
     assert [entry["uri"] for entry in answer] == ["s3://a/3.png", "s3://b/1.png", "s3://a/2.png", "s3://a/1.png"]
     assert {entry["id"] for entry in answer[1:]} == {str(one.id)}
@@ -80,9 +80,9 @@ def test_a_job_shows_each_of_its_pictures_in_the_reverse_order_of_listing(client
 
 
 @pytest.mark.parametrize("of_job", [False, True])
-def test_pages_have_no_gap_and_no_double_while_rows_are_added(client, rows, of_job):
-    job = rows.job()
-    before = [str(rows.result(job=job).id) for _ in range(7)]
+def test_pages_have_no_gap_and_no_double_while_rows_are_added(client, api_rows, of_job):
+    job = api_rows.job()
+    before = [str(api_rows.result(job=job).id) for _ in range(7)]
     filters = {"limit": 3} | ({"job": str(job.id)} if of_job else {"label": "cat"})
     seen, cursor = [], None
     while True:
@@ -91,13 +91,13 @@ def test_pages_have_no_gap_and_no_double_while_rows_are_added(client, rows, of_j
         cursor = answer["next"]
         if cursor is None:
             break
-        rows.result(job=job)
+        api_rows.result(job=job)
     assert seen == before[::-1]
 
 
-def test_a_cursor_of_another_filter_or_of_nobody_is_refused(client, rows):
+def test_a_cursor_of_another_filter_or_of_nobody_is_refused(client, api_rows):
     for _ in range(3):
-        rows.result()
+        api_rows.result()
     cursor = client.get("/api/v1/results", params={"limit": 1}).json()["next"]
     for params in ({"cursor": cursor, "label": "cat"}, {"cursor": "x"}, {"cursor": cursor, "job": str(uuid4())}):
         answer = client.get("/api/v1/results", params=params)
@@ -129,8 +129,8 @@ def test_a_filter_that_cannot_be_is_refused_by_name(client):
         assert next(iter(params)) in answer.json()["errors"][0]["field"]
 
 
-def test_the_detail_holds_what_car_segment_writes(client, rows):
-    written = rows.result([("cat", 0.123456789012345), ("dog", 0.5)], dropped=[("cow", 1)])
+def test_the_detail_holds_what_car_segment_writes(client, api_rows):
+    written = api_rows.result([("cat", 0.123456789012345), ("dog", 0.5)], dropped=[("cow", 1)])
     answer = client.get(f"/api/v1/results/{written.id}").json()
     document = json.loads(json.dumps(written.segmentation.to_json()))
     assert {name: answer[name] for name in document} == document
@@ -141,8 +141,8 @@ def test_the_detail_holds_what_car_segment_writes(client, rows):
     assert history == {"result": str(written.id), "stop_reason": "unchanged", "steps": document["steps"]}
 
 
-def test_presigned_links_work_without_a_key(client, rows):
-    written = rows.result()
+def test_presigned_links_work_without_a_key(client, api_rows):
+    written = api_rows.result()
     links = client.get(f"/api/v1/results/{written.id}").json()["links"]
     document = httpx.get(links["masks"], trust_env=False).json()
     assert document["run_key"] == written.run_key
@@ -155,8 +155,8 @@ def test_presigned_links_work_without_a_key(client, rows):
 LABELS = ("cat", "a/b", "café", "..", "../..", 'say "hi"', "a?b#c", "100 % wool", "x.png", "x.rle", "猫", "a\\b", "a b")
 
 
-def test_a_mask_is_served_whatever_its_label(client, rows):
-    written = rows.result([(label, 0.9) for label in LABELS], size=(130, 20))
+def test_a_mask_is_served_whatever_its_label(client, api_rows):
+    written = api_rows.result([(label, 0.9) for label in LABELS], size=(130, 20))
     for mask in written.segmentation.masks:
         place = f"/api/v1/results/{written.id}/masks/{quote(mask.label, safe='')}"
         answer = client.get(f"{place}.png")
@@ -169,15 +169,15 @@ def test_a_mask_is_served_whatever_its_label(client, rows):
         assert client.get(f"{place}.rle").json() == mask.rle
 
 
-def test_a_mask_that_is_not_there_is_not_found_and_the_others_are_named(client, rows):
-    written = rows.result([("cat", 0.9)])
+def test_a_mask_that_is_not_there_is_not_found_and_the_others_are_named(client, api_rows):
+    written = api_rows.result([("cat", 0.9)])
     answer = client.get(f"/api/v1/results/{written.id}/masks/dog.png")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "'cat'" in answer.json()["detail"]
 
 
-def test_the_label_map_holds_the_number_of_each_mask(client, rows):
-    written = rows.result([("cat", 0.9), ("dog", 0.8)])
+def test_the_label_map_holds_the_number_of_each_mask(client, api_rows):
+    written = api_rows.result([("cat", 0.9), ("dog", 0.8)])
     shown = picture(client.get(f"/api/v1/results/{written.id}/labelmap.png"))
     assert shown.mode == "P"
     labels = np.asarray(shown)
@@ -185,29 +185,29 @@ def test_the_label_map_holds_the_number_of_each_mask(client, rows):
         assert (labels == number).tolist() == decode_coco(mask.rle).tolist()
 
 
-def test_overlay_and_history_are_drawn_for_every_size(client, rows):
+def test_overlay_and_history_are_drawn_for_every_size(client, api_rows):
     for size in [(64, 48), (2500, 40), (40, 2500), (3000, 2000), (1, 1)]:
-        written = rows.result([("cat", 0.9)] if size[0] > 1 else [], dropped=[("dog", 1)], size=size)
+        written = api_rows.result([("cat", 0.9)] if size[0] > 1 else [], dropped=[("dog", 1)], size=size)
         assert picture(client.get(f"/api/v1/results/{written.id}/overlay.png")).width > 100
         assert picture(client.get(f"/api/v1/results/{written.id}/history.png")).width > 100
 
 
-def test_without_a_preview_the_overlay_is_drawn_on_gray_and_says_so(client, rows):
-    written = rows.result(preview=False, size=(2000, 1000))
+def test_without_a_preview_the_overlay_is_drawn_on_gray_and_says_so(client, api_rows):
+    written = api_rows.result(preview=False, size=(2000, 1000))
     answer = client.get(f"/api/v1/results/{written.id}/overlay.png")
     assert answer.headers["x-car-picture"] == "none"
     assert picture(answer).width >= 1024
-    other = client.get(f"/api/v1/results/{rows.result().id}/overlay.png")
+    other = client.get(f"/api/v1/results/{api_rows.result().id}/overlay.png")
     assert "x-car-picture" not in other.headers
 
 
-def test_a_mask_thinner_than_the_previews_pixels_is_still_shown(client, rows):
-    written = rows.result([(f"w{n}", 0.5) for n in range(1000)], size=(3000, 10))
+def test_a_mask_thinner_than_the_previews_pixels_is_still_shown(client, api_rows):
+    written = api_rows.result([(f"w{n}", 0.5) for n in range(1000)], size=(3000, 10))
     assert picture(client.get(f"/api/v1/results/{written.id}/overlay.png")).width > 100
 
 
-def test_a_result_whose_objects_were_deleted_is_not_found_in_words(client, rows, bucket):
-    written = rows.result()
+def test_a_result_whose_objects_were_deleted_is_not_found_in_words(client, api_rows, bucket):
+    written = api_rows.result()
     for key in bucket.keys():  # noqa: SIM118 - a bucket is no dict
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
     for path in ("", "/overlay.png", "/labelmap.png", "/masks/cat.png"):
