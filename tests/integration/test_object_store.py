@@ -7,7 +7,14 @@ from db.objects import ObjectStore, make_client
 from db.settings import EngineSettings
 from db.shortcut import Shortcut
 
-KEYS = ["plain.png", "with space/ä ö+&=?#%.png", "a/b//c.png", "dots/../up.png", "dots/./here.png", "~tilde-_.!*'().png"]
+KEYS = [
+    "plain.png",
+    "with space/ä ö+&=?#%.png",
+    "a/b//c.png",
+    "dots/../up.png",
+    "dots/./here.png",
+    "~tilde-_.!*'().png",
+]
 
 
 @pytest.fixture
