@@ -6,7 +6,6 @@ The service's own keys are made of content digests, so a put is repeated without
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import boto3
@@ -31,7 +30,6 @@ from db.errors import (
     StoreUnreachable,
 )
 from db.settings import EngineSettings
-from db.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -101,17 +99,11 @@ class ObjectStore:
         public = make_client(settings, public=True) if settings.s3_public_endpoint else None
         return cls(client, settings.s3_bucket, settings.s3_prefix, public)
 
-    @cached_property
-    def _shortcut(self) -> Shortcut:
-        return Shortcut(self.client)
-
     # The service's own objects
 
     def put(self, name: str, data: bytes, content_type: str) -> str:
         """The key under which the bytes lie now. Equal names hold equal bytes, so that a repetition changes nothing."""
         key = self.prefix + name
-        if self._shortcut.put(self.bucket, key, data, {"content-type": content_type, "cache-control": _FOR_EVER}):
-            return key
         with _in_words(self.client, self.bucket, key):
             self.client.put_object(
                 Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, CacheControl=_FOR_EVER
@@ -165,9 +157,6 @@ class ObjectStore:
             ObjectTooLarge: more than `max_bytes`; found before they are fetched.
 
         """
-        at_once = self._shortcut.get(bucket, key, max_bytes=max_bytes)
-        if at_once is not None:
-            return at_once
         with _in_words(self.client, bucket, key):
             answer = self.client.get_object(Bucket=bucket, Key=key)
             size = answer["ContentLength"]

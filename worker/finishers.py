@@ -94,7 +94,7 @@ class _Finisher:
         except (EOFError, OSError) as error:
             raise FinisherLost(
                 f"the process that finished the picture {self._end()}, so the picture is to be tried again; if this "
-                "goes on, memory is short (set CAR_FINISH_THREADS or max_side lower) or the log says why"
+                "goes on, memory is short (set CAR_FINISH_PROCESSES or max_side lower) or the log says why"
             ) from error
         if isinstance(answer, Exception):
             raise answer
