@@ -16,7 +16,7 @@ from cli.errors import DataDirInUse, EngineFailed, EnginesNeverRan
 from cli.launcher import launched
 from cli.service import ApiAddress
 
-_USUAL_PORT = 9090
+USUAL_PORT = 9090
 _START_SECONDS, _STOP_SECONDS = 180, 90
 _LOOK_SECONDS = 0.2
 _LAST_LINES = 12
@@ -56,8 +56,9 @@ class Background:
 
 
 @contextmanager
-def car_up(data_dir: Path) -> Iterator[Background]:
-    """The service, ready; stopped cleanly when the block ends, and when this process dies.
+def car_up(data_dir: Path, port: int = USUAL_PORT) -> Iterator[Background]:
+    """The service, ready, at this port, or at another one where it is taken. Stopped cleanly when the block ends, and
+    when this process dies.
 
     Raises:
         DataDirInUse: another one runs on the folder.
@@ -66,7 +67,7 @@ def car_up(data_dir: Path) -> Iterator[Background]:
     """
     if is_held(data_dir):
         raise DataDirInUse(f"a `car up` runs on {data_dir} already; stop it, or give another folder with --data-dir")
-    port = free_port(_USUAL_PORT)
+    port = free_port(port)
     log = data_dir / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data-dir", str(data_dir)]

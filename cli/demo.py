@@ -17,6 +17,9 @@ def demo(
     *,
     data_dir: DataDirOption = Path(".car"),
     out: Out = Path("out/demo"),
+    port: Annotated[
+        int, typer.Option("--port", help="Where the API listens; another port where this one is taken.")
+    ] = 9090,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running at the end, until Ctrl-C.")] = False,
 ) -> None:
     """Show everything at work: start the service, label the demo pictures from a bucket, look at the results, stop.
@@ -27,7 +30,7 @@ def demo(
 
     show = Show(out)
     try:
-        with show.started(data_dir) as background:
+        with show.started(data_dir, port) as background:
             done = label_demo_pictures(background, show)
             if keep:
                 show.keep(background)

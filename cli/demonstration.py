@@ -73,10 +73,10 @@ class Show:
     _bucket: str = ""
 
     @contextmanager
-    def started(self, data_dir: Path) -> Iterator[Background]:
+    def started(self, data_dir: Path, port: int) -> Iterator[Background]:
         began = time.monotonic()
         self.line("starting PostgreSQL, Redis, an S3 server, the API and the workers")
-        with self._waiting() as ready, car_up(data_dir) as background:
+        with self._waiting() as ready, car_up(data_dir, port) as background:
             ready()
             self.line(f"ready after {time.monotonic() - began:.0f} s: {background.url}")
             yield background

@@ -21,7 +21,7 @@ from cli.model_choice import DEMO, ModelChoice
 from cli.options import Device
 from cli.processes import Processes
 
-_READY_SECONDS = 60
+_READY_SECONDS = 120
 _DRAIN_SECONDS = 30
 _LOOK_SECONDS = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -66,7 +66,7 @@ def up(
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)
         with console.status("starting the API and the workers"):
-            _wait_until_ready(api["CAR_API_URL"], processes)
+            _wait_until_ready(api["CAR_API_URL"], api["CAR_API_KEY"], processes)
         _say_where(console, api["CAR_API_URL"], held, outside=outside, data_dir=data_dir)
         _watch(processes, engines)
 
@@ -90,7 +90,8 @@ def _start(processes: Processes, *, host: str, port: int, device: Device) -> Non
     processes.start("beat", [*car, "beat"])
 
 
-def _wait_until_ready(url: str, processes: Processes) -> None:
+def _wait_until_ready(url: str, key: str, processes: Processes) -> None:
+    """Until the API answers to our own key: another one may have taken the port since it was looked at."""
     import httpx
 
     deadline = time.monotonic() + _READY_SECONDS
@@ -100,7 +101,12 @@ def _wait_until_ready(url: str, processes: Processes) -> None:
         try:
             response = httpx.get(f"{url}/readyz", timeout=2, trust_env=False)
             if response.is_success:
-                return
+                mine = httpx.get(
+                    f"{url}/api/v1/presets", headers={"Authorization": f"Bearer {key}"}, timeout=5, trust_env=False
+                )
+                if mine.is_success:
+                    return
+                raise ProcessFailed(f"another service answers at {url}; give another port with --port")
             answer = response.text
         except httpx.TransportError as error:
             answer = str(error)

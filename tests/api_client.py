@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.settings import ApiSettings
 from car.presets import preset
+from car.recipe import Recipe
 from car.rle import bbox, encode_coco
 from car.segmentation import Mask, Pass, QueryScore, Segmentation, Source, Step, StopReason
 from car.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ from db.results import NewResult
 from db.session import make_engine, transaction
 from worker.images import Picture
 from worker.pipeline.objects import store_objects
+from worker.pipeline.work import Fetched, Wish
 
 LEASE = timedelta(minutes=5)
 WEIGHTS = {"proposal": "aa", "classifier": "bb"}
@@ -134,7 +136,11 @@ class Rows:
             np.full((size[1], size[0], 3), 200, np.uint8), *size, sha256 or f"{self._made:064x}", "PNG", ()
         )
         run_key = f"{self._made:064x}"
-        masks_key, labelmap_key, preview_key = store_objects(self.objects, run_key, picture, found, model_version)
+        wish = Wish(
+            job.vocabulary_id, job.recipe_id, Vocabulary.of(labels or ["cat"]), Recipe(), WEIGHTS, model_version
+        )
+        fetched = Fetched(None, wish, picture, run_key)
+        masks_key, labelmap_key, preview_key = store_objects(self.objects, fetched, found)
         with transaction(self.database) as session:
             self._add(session, job, uris)
             mine = items.claim(session, "worker", limit=100, lease=LEASE)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cli.embedded.data_dir import is_held, read_notes
+from cli.embedded.ports import free_port
 from demo.pictures import PICTURES
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,9 @@ OWN_ENGINES = ("DATABASE_URL", "CELERY_BROKER_URL", "S3_BUCKET", "CAR_API_URL", 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
     """The command of `make demo`, in a folder of its own."""
-    command = [sys.executable, "-m", "cli.main", "demo", "--data-dir", f"{folder}/data", "--out", f"{folder}/out"]
+    # A port of its own: another test may look for the usual one in the same moment.
+    options = ["--data-dir", f"{folder}/data", "--out", f"{folder}/out", "--port", str(free_port())]
+    command = [sys.executable, "-m", "cli.main", "demo", *options]
     environment = {name: value for name, value in os.environ.items() if name not in OWN_ENGINES}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

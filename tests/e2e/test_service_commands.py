@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cli.background import car_up
+from cli.embedded.ports import free_port
 from cli.main import app
 from cli.surroundings import object_store
 from demo.pictures import IMAGES, LABELS
@@ -41,7 +42,7 @@ def car(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name in ELSEWHERE:
             patch.delenv(name, raising=False)
-        with car_up(data_dir):
+        with car_up(data_dir, free_port()):
             yield Car(data_dir)
 
 
@@ -145,10 +146,12 @@ def test_the_same_pictures_again_are_known(car: Car, folder: Path):
     assert watched["reused"] == 3
 
 
-def test_what_failed_is_tried_again_and_done_when_it_was_mended(car: Car, job: Any):
+def test_what_failed_is_tried_again_and_done_when_it_was_mended(car: Car, folder: Path):
+    wish = ["--upload", folder, "--name", "mending", "--labels", "red circle"]
+    job = json.loads(car("jobs", "create", *wish, "--watch", "--json", code=1).stdout)
     store = object_store(car.data_dir)
     mended = (IMAGES / "alpha.png").read_bytes()
-    store.write(store.bucket, "uploads/first/broken.png", mended, "image/png")
+    store.write(store.bucket, "uploads/mending/broken.png", mended, "image/png")
     tried = car("jobs", "retry", job["id"], "--watch")
     assert "1 pictures are tried again" in tried.stderr
     assert "4 done" in tried.stdout
@@ -166,7 +169,7 @@ def test_listing_again_finds_what_came_since(car: Car):
 
 def test_a_job_is_cancelled_and_watching_it_ends(car: Car, folder: Path):
     labels = ",".join(f"word {number}" for number in range(400))  # long enough to be in time
-    made = car("jobs", "create", "--upload", folder, "--name", "first", "--labels", labels)
+    made = car("jobs", "create", "--upload", folder, "--name", "stopped", "--labels", labels)
     cancelled = car("jobs", "cancel", made.stdout.strip())
     assert "cancelled" in cancelled.stdout
     assert car.documents("jobs", "watch", made.stdout.strip(), code=1)[0]["status"] == "cancelled"
