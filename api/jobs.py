@@ -22,8 +22,9 @@ from car.presets import preset
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 from db import jobs, vocabularies
-from db.jobs import ItemView, NewJob, Progress
+from db.jobs import ItemView, NewJob
 from db.models import ItemState, Job, JobKind
+from db.progress import Progress, progress_of
 from worker.queue import Task
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -149,7 +150,7 @@ def _written(value: Setting) -> str:
 
 
 def one_view(session: Session, job: Job) -> JobView:
-    return views(session, [jobs.progress(session, job)])[0]
+    return views(session, [progress_of(session, job)])[0]
 
 
 def views(session: Session, found: list[Progress]) -> list[JobView]:

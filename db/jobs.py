@@ -1,8 +1,7 @@
 """Jobs: made once per Idempotency-Key, counted from their items, cancelled, retried, closed."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,19 +13,7 @@ from uuid_utils.compat import uuid7
 from db.cursors import Cursor
 from db.errors import Conflict, NotFound
 from db.models import Item, ItemState, Job, JobKind, Lane
-
-_RATE_WINDOW = timedelta(seconds=60)
-
-
-class JobStatus(StrEnum):
-    LISTING = "listing"
-    """Its source is still being listed; items are worked on meanwhile."""
-    RUNNING = "running"
-    DONE = "done"
-    """Nothing is left to be done; its counts say whether any item failed."""
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-    """Its source cannot be listed: `error`."""
+from db.progress import Progress, progress_of, tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +29,6 @@ class NewJob:
     api_key_id: UUID | None = None
     idempotency_key: str | None = None
     request_digest: str | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A job and what became of its items so far."""
-
-    job: Job
-    status: JobStatus
-    counts: dict[ItemState, int]
-    reused: int
-    """Done items whose result was there already."""
-    rate: float
-    """Items that ended in a second, over the last minute or the job's life."""
-    eta_seconds: float | None
-    """At that rate; none where it is not known."""
-
-    @property
-    def progress(self) -> float:
-        """Share of known items that came to an end, 0..1."""
-        total = sum(self.counts.values())
-        ended = total - self.counts[ItemState.QUEUED] - self.counts[ItemState.RUNNING]
-        return ended / total if total else float(self.status not in (JobStatus.LISTING, JobStatus.RUNNING))
 
 
 @dataclass(frozen=True)
@@ -138,21 +103,6 @@ def get(session: Session, job_id: UUID) -> Job:
     return job
 
 
-def progress(session: Session, job: Job) -> Progress:
-    """Counted now."""
-    rows = session.execute(
-        select(Item.state, func.count(), func.count().filter(Item.reused))
-        .where(Item.job_id == job.id)
-        .group_by(Item.state)
-    ).all()
-    counts = dict.fromkeys(ItemState, 0) | {ItemState(state): n for state, n, _ in rows}
-    rate = _rate(session, job)
-    left = counts[ItemState.QUEUED] + counts[ItemState.RUNNING]
-    status = _status(job, left=left > 0)
-    known = status is JobStatus.RUNNING and rate > 0
-    return Progress(job, status, counts, sum(row[2] for row in rows), rate, left / rate if known else None)
-
-
 def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Progress], str | None]:
     """Jobs, newest first, with the cursor of the next page."""
     at = Cursor("jobs")
@@ -160,7 +110,7 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Prog
     if cursor:
         query = query.where(Job.id < at.read_id(cursor))
     jobs = session.scalars(query).all()
-    shown = [progress(session, job) for job in jobs[:limit]]
+    shown = [progress_of(session, job) for job in jobs[:limit]]
     return shown, at.write(str(jobs[limit - 1].id)) if len(jobs) > limit else None
 
 
@@ -216,6 +166,7 @@ def cancel(session: Session, job_id: UUID) -> Job:
         ),
         {"job": job_id},
     )
+    tally(session, [job_id])
     return job
 
 
@@ -239,7 +190,7 @@ def retry(session: Session, job_id: UUID) -> int:
         {"job": job_id},
     ).all()
     if again or job.error_code is not None or job.cancelled_at is not None:
-        job.cancelled_at = job.finished_at = job.error_code = job.error_detail = None
+        job.cancelled_at = job.finished_at = job.error_code = job.error_detail = job.tally = None
         job.listing_failures = 0
         if job.listed_at is None:  # from the cursor on, by whoever comes first
             job.lister = job.listing_until = None
@@ -258,7 +209,7 @@ def relist(session: Session, job_id: UUID) -> Job:
     if job.cancelled_at is not None:
         raise Conflict(f"job {job_id} was cancelled; make a new one, known pictures cost nothing")
     # Without its lister: one that is on its way now must not put its cursor over the beginning.
-    job.cursor = job.lister = job.listed_at = job.finished_at = job.listing_until = None
+    job.cursor = job.lister = job.listed_at = job.finished_at = job.listing_until = job.tally = None
     job.error_code, job.error_detail, job.listing_failures = None, None, 0
     return job
 
@@ -277,10 +228,13 @@ def close(session: Session) -> int:
         return 0
     closed = session.execute(
         # Not now(), the transaction's beginning, which may lie before the end of the last items.
-        text(f"UPDATE job SET finished_at = clock_timestamp() WHERE id = ANY(:ids) AND {ended} RETURNING 1"),  # noqa: S608
+        text(f"UPDATE job SET finished_at = clock_timestamp() WHERE id = ANY(:ids) AND {ended} RETURNING id"),  # noqa: S608
         {"ids": list(locked)},
     )
-    return len(closed.all())
+    ended_now = [row.id for row in closed]
+    if ended_now:
+        tally(session, ended_now)
+    return len(ended_now)
 
 
 def _open(session: Session, job_id: UUID) -> bool:
@@ -294,27 +248,3 @@ def _locked(session: Session, job_id: UUID) -> Job:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
-
-
-def _status(job: Job, *, left: bool) -> JobStatus:
-    if job.cancelled_at is not None:
-        return JobStatus.CANCELLED
-    if job.error_code is not None:
-        return JobStatus.FAILED
-    if job.listed_at is None:
-        return JobStatus.LISTING
-    return JobStatus.RUNNING if left else JobStatus.DONE
-
-
-def _rate(session: Session, job: Job) -> float:
-    """Over the last minute before now, or before the job's end."""
-    last = func.coalesce(job.finished_at, func.now())
-    seconds, ended = session.execute(
-        select(
-            func.extract("epoch", last - func.greatest(job.created_at, last - _RATE_WINDOW)),
-            select(func.count())
-            .where(Item.job_id == job.id, Item.finished_at > last - _RATE_WINDOW, Item.finished_at <= last)
-            .scalar_subquery(),
-        )
-    ).one()
-    return float(ended) / max(float(seconds), 1e-3) if ended else 0.0

@@ -191,6 +191,8 @@ class Job(Base):
     """Set when nothing is left to be done; unset by a retry or a new listing."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
+    tally: Mapped[dict[str, Any] | None] = mapped_column()
+    """Items by state, and `reused`, as they were counted when the job ended; none while it goes on."""
     created_at: Mapped[datetime] = _now()
 
     vocabulary: Mapped[Vocabulary] = relationship(lazy="raise")
@@ -208,7 +210,7 @@ class Item(Base):
         Index("item_queued_idx", "lane", "not_before", "id", postgresql_where=text("state = 'queued'")),
         Index("item_running_idx", "leased_until", postgresql_where=text("state = 'running'")),
         Index("item_worker_idx", "worker", postgresql_where=text("state = 'running'")),
-        Index("item_job_state_idx", "job_id", "state", "id"),
+        Index("item_job_state_idx", "job_id", "state", "id", postgresql_include=["reused"]),
         Index(
             "item_job_done_idx", "job_id", text("id DESC"), "result_id", postgresql_where=text("result_id IS NOT NULL")
         ),

@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.dependencies import Text
 from api.schemas.common import RequestModel, ResponseModel
-from db.jobs import JobStatus
 from db.models import ItemState, JobKind, Lane
+from db.progress import JobStatus
 
 Setting = Text | bool | int | float | list[Text]
 

@@ -105,6 +105,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error_code", sa.Text(), nullable=True),
         sa.Column("error_detail", sa.Text(), nullable=True),
+        sa.Column("tally", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("kind IN ('bulk', 'label_studio', 'api')", name=op.f("job_kind_check")),
         sa.CheckConstraint("lane IN ('interactive', 'bulk')", name=op.f("job_lane_check")),
@@ -207,7 +208,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("result_id IS NOT NULL"),
     )
     op.create_index("item_job_finished_idx", "item", ["job_id", "finished_at"], unique=False)
-    op.create_index("item_job_state_idx", "item", ["job_id", "state", "id"], unique=False)
+    op.create_index(
+        "item_job_state_idx", "item", ["job_id", "state", "id"], unique=False, postgresql_include=["reused"]
+    )
     op.create_index(
         "item_queued_idx",
         "item",

@@ -10,9 +10,10 @@ from db import api_keys, items, jobs, listings
 from db.api_keys import Scope
 from db.errors import Conflict, CursorInvalid, NotFound
 from db.items import Ended, Failed
-from db.jobs import JobStatus, NewJob
+from db.jobs import NewJob
 from db.listings import Found
 from db.models import ItemState, JobKind, Lane
+from db.progress import JobStatus, progress_of
 from db.session import transaction
 from tests.rows import LEASE, together
 
@@ -34,7 +35,7 @@ def wish(rows):
 
 
 def progress(rows, job):
-    return rows.do(lambda session: jobs.progress(session, jobs.get(session, job)))
+    return rows.do(lambda session: progress_of(session, jobs.get(session, job)))
 
 
 def end(rows, worker="w", limit=99, **of):
@@ -107,6 +108,25 @@ def test_progress_counts_states_and_never_ends_before_the_items(rows):
     assert (ended.status, ended.progress, ended.eta_seconds) == (JobStatus.DONE, 1, None)
     assert ended.job.finished_at is not None
     assert ended.rate > 0
+
+
+def test_a_job_that_has_ended_is_not_counted_again_until_it_is_tried_again(rows):
+    job = rows.job()
+    rows.items(job, 4)
+    end(rows, limit=2, reused=True)
+    end(rows, limit=1, code="image_unreadable")
+    end(rows)
+    counted = progress(rows, job)
+    assert rows.sql("SELECT tally FROM job") == [(None,)]
+    rows.do(jobs.close)
+    assert rows.sql("SELECT tally FROM job") == [({"done": 3, "failed": 1, "reused": 2},)]
+    kept = progress(rows, job)
+    assert (kept.counts, kept.reused) == (counted.counts, counted.reused)
+    rows.do(jobs.retry, job)
+    again = progress(rows, job)
+    assert (again.counts[ItemState.QUEUED], again.counts[ItemState.DONE], again.reused) == (1, 3, 2)
+    rows.do(jobs.cancel, job)
+    assert rows.sql("SELECT tally FROM job") == [({"done": 3, "cancelled": 1, "reused": 2},)]
 
 
 def test_a_job_without_pictures_is_done_and_complete(rows):

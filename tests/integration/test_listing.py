@@ -4,8 +4,8 @@ import pytest
 
 from car.bulk_source import MAX_URI, BulkSource
 from db import jobs, listings
-from db.jobs import JobStatus
 from db.objects import ObjectStore
+from db.progress import JobStatus, progress_of
 from worker import listing as lister
 from worker.listing import list_sources
 
@@ -53,7 +53,7 @@ def keys(rows, bucket, state="queued"):
 
 
 def progress(rows, job):
-    return rows.do(lambda session: jobs.progress(session, jobs.get(session, job)))
+    return rows.do(lambda session: progress_of(session, jobs.get(session, job)))
 
 
 def again(rows, job):

@@ -4,9 +4,9 @@ import pytest
 
 from db import items, jobs, listings
 from db.errors import Conflict
-from db.jobs import JobStatus
 from db.listings import MAX_LISTING_FAILURES, Found, Refused
 from db.models import Lane
+from db.progress import JobStatus, progress_of
 from tests.rows import LEASE, together
 
 
@@ -23,7 +23,7 @@ def run_out(rows):
 
 
 def status(rows, job):
-    return rows.do(lambda session: jobs.progress(session, jobs.get(session, job))).status
+    return rows.do(lambda session: progress_of(session, jobs.get(session, job))).status
 
 
 def uris(rows):

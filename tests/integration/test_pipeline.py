@@ -23,6 +23,7 @@ from db import items, jobs, vocabularies
 from db.errors import StoreUnreachable
 from db.models import ItemState, JobKind, Lane
 from db.objects import ObjectStore
+from db.progress import progress_of
 from db.session import make_engine, transaction
 from worker.errors import OutOfMemory, WeightsMissing
 from worker.listing import list_sources
@@ -136,7 +137,7 @@ def job_over(engine, objects, bucket):
 def counts(engine):
     def count(job_id):
         with transaction(engine) as session:
-            progress = jobs.progress(session, jobs.get(session, job_id))
+            progress = progress_of(session, jobs.get(session, job_id))
         return {str(state): n for state, n in progress.counts.items() if n}
 
     return count
