@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -134,3 +136,35 @@ def test_migrate_says_that_the_password_is_wrong(empty_database_url):
     missing = CliRunner().invoke(app, ["migrate"], env={"DATABASE_URL": None})
     assert missing.exit_code == 2
     assert "postgresql://user:password@host:5432/name" in missing.output
+
+
+def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, database_url):
+    def alive():
+        command = [sys.executable, "-m", "worker.alive"]
+        return subprocess.run(command, env=engine_environment, capture_output=True, text=True, timeout=60, check=False)
+
+    silent = alive()
+    assert silent.returncode == 1
+    assert "was heard of" in silent.stderr
+    engine = make_engine(database_url)
+    with transaction(engine) as session:
+        workers.seen(session, workers.Presence(f"{socket.gethostname()}:1:abc", "gpu", "cpu", {}, "0"))
+    assert alive().returncode == 0
+    with transaction(engine) as session:
+        session.execute(text("UPDATE worker SET seen_at = now() - interval '2 minutes'"))
+    engine.dispose()
+    assert alive().returncode == 1
+
+
+def test_beat_keeps_a_file_for_health_checks_where_it_is_told_to(engine_environment, tmp_path):
+    file = tmp_path / "schedule"
+    command = [sys.executable, "-m", "cli.main", "beat", "--schedule", str(file)]
+    beat = subprocess.Popen(command, env=engine_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("schedule*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        beat.terminate()
+        assert beat.wait(20) == 0
