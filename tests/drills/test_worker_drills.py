@@ -241,3 +241,39 @@ def test_a_sleeping_worker_that_wakes_after_its_lease_writes_nothing(service):
     assert service.rows("SELECT id, worker, attempt, result_id FROM item ORDER BY id") == before
     assert service.counts() == {"done": 12}
     exactly_once(service, 12)
+
+
+def test_connections_that_postgres_drops_in_mid_job_lose_and_double_nothing(service):
+    upload(service, 14)
+    service.start_all()
+    service.job("in/")
+    service.until(service.busy_child)
+    with psycopg.connect(service.environment["DATABASE_URL"], autocommit=True) as connection:
+        drop = (
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'car'"
+        )
+        dropped = 0
+        for _ in range(8):
+            dropped += connection.execute(drop).fetchone()[0]
+            time.sleep(0.7)
+    assert dropped > 0
+    service.until(lambda: service.ended(14))
+    assert service.counts() == {"done": 14}
+    exactly_once(service, 14)
+
+
+def test_an_s3_server_that_hangs_for_a_while_costs_time_alone(service, engines):
+    upload(service, 14)
+    service.start_all()
+    service.job("in/")
+    service.until(service.busy_child)
+    server = int((engines.data_dir.path / "run" / "s3.pid").read_text().split()[0])
+    os.kill(server, signal.SIGSTOP)
+    try:
+        time.sleep(8)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    service.until(lambda: service.ended(14))
+    assert service.counts() == {"done": 14}
+    exactly_once(service, 14)
