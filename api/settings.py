@@ -1,6 +1,8 @@
 """The settings of the web process."""
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from car.presets import PRESETS
 from db.settings import EngineSettings
@@ -21,6 +23,47 @@ class ApiSettings(EngineSettings):
     drawings: int = Field(
         default=2, ge=1, le=64, alias="CAR_API_DRAWINGS", description="overlays and masks drawn at a time"
     )
+
+    models: str = Field(
+        default="demo", alias="CAR_MODELS", description="demo, openai, or a folder of models: as the workers have it"
+    )
+    basic_auth_user: str | None = Field(
+        default=None, alias="BASIC_AUTH_USER", description="user name that Label Studio sends"
+    )
+    basic_auth_pass: SecretStr | None = Field(
+        default=None, alias="BASIC_AUTH_PASS", description="password that Label Studio sends"
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, alias="CAR_WEBHOOK_SECRET", description="what Label Studio's webhook sends as X-Car-Token"
+    )
+    predict_wait_seconds: float = Field(
+        default=3.0, ge=0, le=60, alias="PREDICT_WAIT_SECONDS", description="an annotator's smart tool waits so long"
+    )
+    predict_max_body: int = Field(
+        default=64 * 2**20,
+        ge=2**16,
+        le=2**30,
+        alias="CAR_PREDICT_MAX_BODY",
+        description="bytes of a request of Label Studio, which sends all selected tasks at once",
+    )
+    predict_max_answer: int = Field(
+        default=32 * 2**20,
+        ge=2**16,
+        le=2**30,
+        alias="CAR_PREDICT_MAX_ANSWER",
+        description="bytes of predictions in one answer; the rest is written back or given the next time",
+    )
+
+    @field_validator("basic_auth_user", "basic_auth_pass", "webhook_secret", mode="before")
+    @classmethod
+    def _nothing_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @model_validator(mode="after")
+    def _name_and_password_go_together(self) -> Self:
+        if bool(self.basic_auth_user) != bool(self.basic_auth_pass):
+            raise ValueError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither")
+        return self
 
     @field_validator("preset")
     @classmethod

@@ -19,6 +19,16 @@ def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabu
     return f"car-{CODE_VERSION}+{_models(weights)[:8]}.{recipe.digest[:8]}.{vocabulary.digest[:8]}"
 
 
+def label_studio_version(weights: Mapping[str, str] | None, recipe: Recipe, words: str, regions: str) -> str:
+    """What Label Studio knows a project's predictions by: the model version, and a fifth digest of how masks become
+    regions, so that it asks anew when a brush becomes a polygon. `words` is the vocabulary's digest, or that of the way
+    in which each task gives its own; it and `regions` are cut to eight digits. Without `weights` (no worker has ever
+    told them) their digest is zeros.
+    """
+    models = _models(weights) if weights is not None else "0" * 8
+    return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{words[:8]}.{regions[:8]}"
+
+
 def run_key(image_sha256: str, weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
     """Sha256 (hex) over the picture's bytes and all that model_version names, uncut: equal keys mean equal masks."""
     parts = (image_sha256, vocabulary.digest, recipe.digest, _models(weights), CODE_VERSION)

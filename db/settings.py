@@ -1,5 +1,6 @@
 """Where rows, objects and doorbells are: the settings that every process of the service shares."""
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -20,7 +21,11 @@ _SCHEMES: dict[str, tuple[str, ...]] = {
     "celery_broker_url": ("redis://", "rediss://", "redis+socket://", "sentinel://"),
     "aws_endpoint_url_s3": ("http://", "https://"),
     "s3_public_endpoint": ("http://", "https://"),
+    "label_studio_url": ("http://", "https://"),
 }
+
+_OTHER_NAMES = {"LABEL_STUDIO_HOST": "LABEL_STUDIO_URL", "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY"}
+"""As backends of Label Studio's own kit are configured."""
 
 Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()/-]*$")]
 
@@ -61,6 +66,16 @@ class EngineSettings(BaseSettings):
         alias="CAR_S3_PUBLIC_ENDPOINT",
         description="S3 as browsers reach it, for presigned links, where it is not AWS_ENDPOINT_URL_S3",
     )
+    label_studio_url: str | None = Field(
+        default=None,
+        alias="LABEL_STUDIO_URL",
+        description="Label Studio, as this service reaches it; without it pictures on it cannot be fetched",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        default=None,
+        alias="LABEL_STUDIO_API_KEY",
+        description="token of a Label Studio user, legacy or personal; with it predictions are written back",
+    )
     database_pool: int = Field(
         default=10, ge=1, le=200, alias="CAR_DATABASE_POOL", description="connections a process keeps at most"
     )
@@ -68,7 +83,9 @@ class EngineSettings(BaseSettings):
         default="INFO", alias="LOG_LEVEL", description="least severity that is logged"
     )
 
-    @field_validator("database_url", "celery_broker_url", "aws_endpoint_url_s3", "s3_public_endpoint")
+    @field_validator(
+        "database_url", "celery_broker_url", "aws_endpoint_url_s3", "s3_public_endpoint", "label_studio_url"
+    )
     @classmethod
     def _of_a_known_scheme(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
         known = _SCHEMES[info.field_name or ""]
@@ -76,6 +93,11 @@ class EngineSettings(BaseSettings):
         if plain is not None and not plain.startswith(known):
             raise ValueError(f"must begin with {' or '.join(known)}")
         return value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _without_slash(cls, value: str | None) -> str | None:
+        return value.rstrip("/") if value else value
 
     @model_validator(mode="after")
     def _key_and_secret_go_together(self) -> Self:
@@ -89,7 +111,13 @@ class EngineSettings(BaseSettings):
         return value.upper() if isinstance(value, str) else value
 
     @field_validator(
-        "aws_endpoint_url_s3", "s3_public_endpoint", "aws_access_key_id", "aws_secret_access_key", mode="before"
+        "aws_endpoint_url_s3",
+        "s3_public_endpoint",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "label_studio_url",
+        "label_studio_api_key",
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -103,6 +131,9 @@ class EngineSettings(BaseSettings):
             SettingsInvalid: what is missing or wrong, by the names of the variables; never their values.
 
         """
+        for usual, ours in _OTHER_NAMES.items():
+            if os.environ.get(usual) and not os.environ.get(ours):
+                known.setdefault(ours, os.environ[usual])
         try:
             return cls(**known)  # type: ignore[arg-type]
         except ValidationError as error:

@@ -25,6 +25,8 @@ class Task(StrEnum):
     SEGMENT = "car.segment"
     LIST = "car.list"
     PUBLISH = "car.publish"
+    SYNC = "car.sync"
+    FEEDBACK = "car.feedback"
     REAP = "car.reap"
 
 
@@ -32,6 +34,8 @@ QUEUE_OF: dict[Task, Queue] = {
     Task.SEGMENT: Queue.GPU,
     Task.LIST: Queue.IO,
     Task.PUBLISH: Queue.IO,
+    Task.SYNC: Queue.IO,
+    Task.FEEDBACK: Queue.IO,
     Task.REAP: Queue.IO,
 }
 

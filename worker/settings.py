@@ -46,3 +46,24 @@ class WorkerSettings(EngineSettings):
     max_bytes: int = Field(
         default=64 * 2**20, ge=1, alias="CAR_MAX_BYTES", description="a picture's file of more is not fetched"
     )
+    sync_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=86400,
+        alias="CAR_SYNC_SECONDS",
+        description="between looks at Label Studio's projects for tasks that no webhook told; 0: never",
+    )
+    publish_threads: int = Field(
+        default=4, ge=1, le=32, alias="CAR_PUBLISH_THREADS", description="predictions written back at a time"
+    )
+    preset: str = Field(
+        default="voc", alias="CAR_PRESET", description="recipe of projects whose backend names none, as the API has it"
+    )
+    allowed_hosts: str = Field(
+        default="",
+        alias="CAR_ALLOWED_HOSTS",
+        description="host or host:port,… that pictures may be fetched from although they are in a private network",
+    )
+    fetch_seconds: float = Field(
+        default=60.0, ge=1, le=600, alias="CAR_FETCH_SECONDS", description="a picture that takes longer is given up"
+    )

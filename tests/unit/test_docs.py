@@ -101,7 +101,7 @@ def test_every_address_of_the_docs_is_one_of_the_api():
 def test_no_file_names_a_package_registry():
     suffixes = {".py", ".md", ".toml", ".lock", ".yml", ".txt", ".json"}
     hosts = re.compile(r"files\.pythonhosted|pypi\.org|registry\.npmjs|--(extra-)?index-url")
-    skipped = {".venv", ".git", "out", ".car"}
+    skipped = {".venv", ".venv-label-studio", ".git", "out", ".car"}
     for path in ROOT.rglob("*"):
         if path.suffix in suffixes and not skipped & set(path.relative_to(ROOT).parts) and path != Path(__file__):
             assert not hosts.search(path.read_text(errors="ignore")), path

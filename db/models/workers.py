@@ -1,0 +1,42 @@
+"""Who computes."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.models.base import Base, since_now
+
+
+class Worker(Base):
+    """A worker process, as long as it is heard of."""
+
+    __tablename__ = "worker"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """host:pid:random, never used twice."""
+    queue: Mapped[str]
+    device: Mapped[str]
+    weights: Mapped[dict[str, Any]]
+    """Role to sha256; empty for workers without models."""
+    code_version: Mapped[str]
+    finished: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Items since it started."""
+    started_at: Mapped[datetime] = since_now()
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Offer(Base):
+    """Weights that workers of this installation last had: what the web process makes model versions of, also while no
+    worker lives.
+    """
+
+    __tablename__ = "offer"
+
+    proposal: Mapped[str] = mapped_column(primary_key=True)
+    classifier: Mapped[str] = mapped_column(primary_key=True)
+    """Names of f and g as recipes give them; both `*` for a pair that serves every recipe."""
+    weights: Mapped[dict[str, Any]]
+    """Role to sha256."""
+    offered_at: Mapped[datetime] = since_now()
