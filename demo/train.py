@@ -4,6 +4,7 @@
     python -m demo.train --stage proposal --start out/trunk &       # these two side by side,
     python -m demo.train --stage classifier --start out/trunk       # one core each
     python -m demo.train --stage rehearsal --start demo/weights/classifier
+    python -m demo.train --stage sam                                # by itself
 
 The first writes to `--checkpoints`, the others to demo/weights. A stopped run goes on from its checkpoint.
 """
@@ -18,12 +19,14 @@ from typing import Final, Protocol
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from transformers import CLIPModel
 
 from demo.classifier_training import ClassifierStage
 from demo.proposal_training import ProposalStage
 from demo.rehearsal import RehearsalStage
+from demo.sam_training import SamStage, load_sam, save_sam
 from demo.scenes import Split, generator
 from demo.towers import WEIGHTS, save_model
 from demo.trunk_training import TrunkStage
@@ -32,7 +35,7 @@ from demo.trunk_training import TrunkStage
 class Stage(Protocol):
     """One model and its loss."""
 
-    model: CLIPModel
+    model: CLIPModel | Sam
 
     def modules(self) -> nn.ModuleList:
         """The model and whatever is trained beside it."""
@@ -41,11 +44,12 @@ class Stage(Protocol):
         """Loss on fresh scenes, and its named parts."""
 
 
-STAGES: Final[dict[str, type[TrunkStage] | type[ProposalStage] | type[ClassifierStage]]] = {
+STAGES: Final[dict[str, type[TrunkStage | ProposalStage | ClassifierStage | SamStage]]] = {
     "trunk": TrunkStage,
     "proposal": ProposalStage,
     "classifier": ClassifierStage,
     "rehearsal": RehearsalStage,
+    "sam": SamStage,
 }
 
 
@@ -67,6 +71,7 @@ PLANS: Final = {
     "proposal": Plan(steps=2400, rate=8e-4),
     "classifier": Plan(steps=1800, rate=6e-4),
     "rehearsal": Plan(steps=1500, rate=5e-4),
+    "sam": Plan(steps=2000, rate=1.2e-3, report_every=20, save_every=50),
 }
 """About what the shipped weights were trained with; demo/MODEL_CARD.md says how they came about."""
 
@@ -96,15 +101,36 @@ def train(stage: Stage, plan: Plan, checkpoint: Path, folder: Path) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            stage.model.logit_scale.clamp_(max=math.log(100))
+        bound(stage.model)
         sums = {name: sums.get(name, 0.0) + value for name, value in parts.items()}
         if (step + 1) % plan.report_every == 0:
             report(step + 1, plan, first, started, sums)
             sums = {}
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             save(checkpoint, modules, optimizer, step + 1)
-            save_model(stage.model, folder)
+            write(stage.model, folder)
+
+
+@torch.no_grad()
+def bound(model: CLIPModel | Sam) -> None:
+    """CLIP's temperature stays within CLIP's own bounds."""
+    if isinstance(model, CLIPModel):
+        model.logit_scale.clamp_(max=math.log(100))
+
+
+def write(model: CLIPModel | Sam, folder: Path) -> None:
+    if isinstance(model, Sam):
+        save_sam(model, folder)
+    else:
+        save_model(model, folder)
+
+
+def read(model: CLIPModel | Sam, folder: Path) -> None:
+    """Begin as a copy of a trained model of the same size."""
+    if isinstance(model, Sam):
+        model.load_state_dict(load_sam(folder))
+    else:
+        model.load_state_dict(CLIPModel.from_pretrained(folder).float().state_dict())
 
 
 def report(step: int, plan: Plan, first: int, started: float, sums: dict[str, float]) -> None:
@@ -147,7 +173,7 @@ def main() -> None:
     folder = folder_of(options)
     stage = STAGES[options.stage](folder)
     if options.start:
-        stage.model.load_state_dict(CLIPModel.from_pretrained(options.start).float().state_dict())
+        read(stage.model, options.start)
     plan = PLANS[options.stage]
     plan = replace(plan, steps=options.steps or plan.steps, rate=options.rate or plan.rate)
     train(stage, plan, options.checkpoints / f"{options.stage}.safetensors", folder)
@@ -157,7 +183,8 @@ def folder_of(options: argparse.Namespace) -> Path:
     """Where a stage writes its model."""
     if options.stage == "trunk":
         return Path(options.checkpoints) / "trunk"
-    return Path(options.weights) / ("proposal" if options.stage == "proposal" else "classifier")
+    stage: str = options.stage
+    return Path(options.weights) / {"rehearsal": "classifier"}.get(stage, stage)
 
 
 def arguments() -> argparse.Namespace:

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 
 from car import rle
 from car.recipe import Mode, Recipe
-from car.segmentation import Mask, Segmentation, Step, StopReason, Work
+from car.segmentation import Mask, Segmentation, Source, Step, StopReason, Work
 from worker.segmenter import crf
+from worker.segmenter.ensembling import Regions, ensemble
 from worker.segmenter.sizes import Image, enlarge, enlarge_mask
 
 Clock = Callable[[], float]
@@ -51,6 +52,8 @@ class Unfinished:
     """Milliseconds by stage so far; empty where no clock was given."""
     work: Work
     """Of the picture itself; what its passes did is in `rests`."""
+    regions: Regions = ()
+    """SAM's automatic masks of `image`; none where the recipe has no SAM, or nothing survived."""
 
     def finish(self, clock: Clock | None = None) -> Segmentation:
         """CAMs to masks at the user's size, run-length coded. Same bits in every process."""
@@ -88,13 +91,14 @@ class Unfinished:
         for some in together:
             cams = np.stack([enlarge(cam, height, width) for cam in rest.cams[some]])
             sharp = crf.sharpen(self.image, cams, self.recipe, bg_factor=rest.bg_factor)
-            for label, score, mask in zip(rest.labels[some], rest.scores[some], sharp, strict=True):
+            best, sources = ensemble(sharp, self.regions, self.recipe)
+            for label, score, mask, source in zip(rest.labels[some], rest.scores[some], best, sources, strict=True):
                 whole = enlarge_mask(mask, self.size)
                 if whole.any():
-                    yield _mask(label, score, whole)
+                    yield _mask(label, score, whole, source)
 
 
-def _mask(label: str, score: float, mask: Bool[np.ndarray, "h w"]) -> Mask:
+def _mask(label: str, score: float, mask: Bool[np.ndarray, "h w"], source: Source) -> Mask:
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     x, y = int(columns[0]), int(rows[0])
     return Mask(
@@ -103,4 +107,5 @@ def _mask(label: str, score: float, mask: Bool[np.ndarray, "h w"]) -> Mask:
         area=int(np.count_nonzero(mask)),
         bbox=(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1),
         rle=rle.encode_coco(mask),
+        source=source,
     )

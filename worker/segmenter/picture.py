@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from car.recipe import Recipe
 from car.segmentation import Work
 from car.vocabulary import Vocabulary
+from worker.segmenter.ensembling import Regions
 from worker.segmenter.finishing import Rest, Unfinished
 from worker.segmenter.plans import Plan, in_order_of
 from worker.segmenter.proposals import Encoded
@@ -25,11 +26,18 @@ class Picture:
     """The picture as it is segmented: no longer than the recipe's max_side."""
     encoded: Encoded
     rests: list[Rest] = field(default_factory=list)
+    regions: Regions = ()
+    """SAM's automatic masks of `image`."""
 
     @property
     def pixel(self) -> float:
         """Pixels of the user's picture to one of `image`."""
         return math.prod(self.size) / math.prod(self.image.shape[:2])
+
+    @property
+    def anything_left(self) -> bool:
+        """Whether a word survived in any pass so far."""
+        return any(rest.labels for rest in self.rests)
 
     def rest(self, plan: Plan, survivors: Survivors, vocabulary: Vocabulary) -> None:
         """Take down where a pass over some of the vocabulary's words came to rest."""
@@ -55,4 +63,5 @@ class Picture:
             order=tuple(name for name in vocabulary.names if name in alive),
             timings=dict(timings),
             work=Work(proposal_forwards=1, vector_jacobian_products=self.encoded.products),
+            regions=self.regions,
         )

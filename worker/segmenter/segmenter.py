@@ -15,6 +15,7 @@ from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
 from worker.segmenter.encoder import Encoder
+from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
 from worker.segmenter.picture import Picture
 from worker.segmenter.plans import Plan, canonical, in_order_of, plans
@@ -53,6 +54,8 @@ class Segmenter:
     classifier: Encoder
     batches: Batches | None = None
     clock: Clock | None = None
+    sam: FindRegions | None = None
+    """Asked for recipes that have SAM on, and for no others."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
 
     def segment(
@@ -84,8 +87,11 @@ class Segmenter:
 
         Raises:
             VocabularyError: a text of more tokens than CLIP reads.
+            ValueError: something that is no picture, or a recipe with SAM where there is none.
 
         """
+        if recipe.sam and self.sam is None:
+            raise ValueError("the recipe has sam=on, and this segmenter was made without a SAM")
         for image in images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
                 raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
@@ -103,6 +109,7 @@ class Segmenter:
                 rests = self._run(plan, runs, recipe, batches, watch, look)
                 for run, rest in zip(runs, rests, strict=True):
                     run.rest(plan, rest, vocabulary)
+            self._find_regions(runs, recipe, watch)
             done |= {run.index: run.unfinished(vocabulary, recipe, watch.times) for run in runs}
         return [done[index] for index in range(len(images))]
 
@@ -119,6 +126,14 @@ class Segmenter:
             texts = self._embedded(plan.vocabulary, recipe)
         loops = [recur(self._subject(plan, run, texts, recipe, observe)) for run in runs]
         return self._drive(loops, recipe, batches, watch)
+
+    def _find_regions(self, runs: list[Picture], recipe: Recipe, watch: "_Stopwatch") -> None:
+        """SAM sees each picture by itself, once, and only where it can matter."""
+        if not recipe.sam or self.sam is None:
+            return
+        with watch.over("sam_ms"):
+            for run in runs:
+                run.regions = self.sam(run.image, recipe) if run.anything_left else ()
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))
