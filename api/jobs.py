@@ -17,7 +17,6 @@ from api.schemas.jobs import RecipeOfJob, Setting, VocabularyOfJob
 from api.security import Reader, Writer
 from api.vocabularies import find, vocabulary_of
 from car.bulk_source import BulkSource
-from car.errors import RecipeError
 from car.presets import preset
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
@@ -136,10 +135,7 @@ def _new_job(session: Session, engines: EnginesDep, request: JobRequest) -> NewJ
 
 def _recipe(name: str, settings: Mapping[str, Setting]) -> Recipe:
     """Raises: RecipeError."""
-    recipe = preset(name).with_settings({key: _written(value) for key, value in settings.items()})
-    if recipe.sam:
-        raise RecipeError("sam=on: SAM ensembling is not in this version; leave it out")
-    return recipe
+    return preset(name).with_settings({key: _written(value) for key, value in settings.items()})
 
 
 def _written(value: Setting) -> str:

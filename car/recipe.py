@@ -78,6 +78,7 @@ class Recipe:
     preset: str = _choice("voc", "name of the preset this recipe began as; does not change masks")
     proposal_model: str = _choice("openai/clip-vit-base-patch16", "hub id of f where no folder is given")
     classifier_model: str = _choice("openai/clip-vit-large-patch14", "hub id of g where no folder is given")
+    sam_model: str = _choice("sam-vit-h", "SAM where no folder is given: sam-vit-b, sam-vit-l or sam-vit-h")
 
     mode: Mode = _choice(Mode.SEMANTIC, "semantic: queries share the pixels; refer: one query at a time")
     cam: Cam = _choice(Cam.CAA, "GradCAM with attention affinity (caa) or without (gradcam)")
@@ -194,7 +195,7 @@ class Recipe:
         return recipe
 
 
-_NAMES_ONLY = ("preset", "proposal_model", "classifier_model")
+_NAMES_ONLY = ("preset", "proposal_model", "classifier_model", "sam_model")
 
 
 def key_of(name: str) -> str:

@@ -9,11 +9,23 @@ import typer
 
 from car.recipe import Recipe
 from cli.errors import OutputError
-from cli.model_choice import DEMO, ModelChoice, load
-from cli.options import ClassifierModel, Device, Models, OnDevice, Preset, ProposalModel, Settings, recipe_of
+from cli.model_choice import DEMO, ModelChoice, load, load_sam
+from cli.options import (
+    ClassifierModel,
+    Device,
+    Models,
+    OnDevice,
+    Preset,
+    ProposalModel,
+    Sam,
+    Settings,
+    recipe_of,
+    with_sam,
+)
 
 if TYPE_CHECKING:
     from evaluation.shapes import ShapesResult
+    from worker.segmenter.ensembling import FindRegions
     from worker.weights import ClipPair
 
 app = typer.Typer(help="Measure the masks where the truth is known.", no_args_is_help=True)
@@ -37,6 +49,7 @@ def shapes(
     models: Models = DEMO,
     proposal_model: ProposalModel = None,
     classifier_model: ClassifierModel = None,
+    sam: Sam = None,
     device: OnDevice = Device.AUTO,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="F", help="Every figure as JSON.")] = None,
 ) -> None:
@@ -44,13 +57,14 @@ def shapes(
 
     With the recurrence, and without it: what the recurrence is worth.
     """
-    choice = ModelChoice(models, proposal_model, classifier_model)
-    recipe = recipe_of(preset or choice.default_preset, settings)
+    choice = ModelChoice(models, proposal_model, classifier_model, sam)
+    recipe = with_sam(recipe_of(preset or choice.default_preset, settings), sam, settings)
     pair = load(choice, recipe, device)
-    result = _measure(pair, recipe, scenes, seed, one_step=one_step)
+    find_regions, digests = load_sam(choice, recipe, device)
+    result = _measure(pair, recipe, scenes, seed, one_step=one_step, find_regions=find_regions)
     _print(result)
     if json_file is not None:
-        document = asdict(result) | {"seed": seed, "recipe": recipe.to_json(), "weights": pair.digests}
+        document = asdict(result) | {"seed": seed, "recipe": recipe.to_json(), "weights": pair.digests | digests}
         try:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(document, indent=2) + "\n")
@@ -58,7 +72,9 @@ def shapes(
             raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
 
 
-def _measure(pair: "ClipPair", recipe: Recipe, scenes: int, seed: int, *, one_step: bool) -> "ShapesResult":
+def _measure(
+    pair: "ClipPair", recipe: Recipe, scenes: int, seed: int, *, one_step: bool, find_regions: "FindRegions | None"
+) -> "ShapesResult":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -70,7 +86,7 @@ def _measure(pair: "ClipPair", recipe: Recipe, scenes: int, seed: int, *, one_st
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=scenes)
         return evaluate(
-            Segmenter(pair.proposal, pair.classifier),
+            Segmenter(pair.proposal, pair.classifier, sam=find_regions),
             held_out_scenes(scenes, seed=seed),
             recipe,
             one_step=one_step,

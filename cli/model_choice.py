@@ -12,6 +12,8 @@ from cli.options import Device
 if TYPE_CHECKING:
     import torch
 
+    from worker.places import Places
+    from worker.segmenter.sam import AutomaticMasks
     from worker.weights import ClipPair
 
 DEMO = "demo"
@@ -20,11 +22,13 @@ OPENAI = "openai"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """What --models, --proposal-model and --classifier-model say together."""
+    """What --models, --proposal-model, --classifier-model and --sam say together."""
 
     models: str
     proposal: str | None = None
     classifier: str | None = None
+    sam: str | None = None
+    """A folder or the name of a release; none: the one beside the models, or that of the recipe."""
 
     @property
     def is_demo(self) -> bool:
@@ -34,23 +38,27 @@ class ModelChoice:
     def default_preset(self) -> str:
         return "demo" if self.is_demo else "voc"
 
-    def places(self, recipe: Recipe) -> tuple[str | Path, str | Path]:
-        """Folders or hub ids of f and g."""
-        if self.proposal is not None and self.classifier is not None:
-            return self.proposal, self.classifier
-        proposal, classifier = self._pair(recipe)
-        return self.proposal or proposal, self.classifier or classifier
+    def places(self, recipe: Recipe) -> "Places":
+        from worker.places import Places
 
-    def _pair(self, recipe: Recipe) -> tuple[str | Path, str | Path]:
+        if self.proposal is not None and self.classifier is not None:
+            return Places(self.proposal, self.classifier, self.sam or recipe.sam_model)
+        found = self._found(recipe)
+        return Places(self.proposal or found.proposal, self.classifier or found.classifier, self.sam or found.sam)
+
+    def _found(self, recipe: Recipe) -> "Places":
+        from worker.places import Places
+
         if self.models == OPENAI:
-            return recipe.proposal_model, recipe.classifier_model
+            return Places(recipe.proposal_model, recipe.classifier_model, recipe.sam_model)
         folder = demo_folder() / "weights" if self.models == DEMO else Path(self.models)
         if not folder.is_dir():
             raise WrongUse(f"--models {self.models}: there is no folder {folder}; give {DEMO}, {OPENAI} or a folder")
         for role in ("proposal", "classifier"):
             if not (folder / role).is_dir():
                 raise WrongUse(f"--models {self.models}: {folder} holds no {role}/ folder with a CLIP model")
-        return folder / "proposal", folder / "classifier"
+        sam = folder / "sam"
+        return Places(folder / "proposal", folder / "classifier", sam if sam.is_dir() else None)
 
 
 def demo_folder() -> Path:
@@ -63,7 +71,20 @@ def load(choice: ModelChoice, recipe: Recipe, device: Device) -> "ClipPair":
     places = choice.places(recipe)
     from worker.weights import load_pair
 
-    return load_pair(*places, device=torch_device(device))
+    return load_pair(places.proposal, places.classifier, device=torch_device(device))
+
+
+def load_sam(choice: ModelChoice, recipe: Recipe, device: Device) -> "tuple[AutomaticMasks | None, dict[str, str]]":
+    """The SAM and its digest under its role, where the recipe asks for one; else nothing, and nothing is imported."""
+    if not recipe.sam:
+        return None, {}
+    place = choice.places(recipe).sam
+    if place is None:
+        raise WrongUse(f"sam=on, and --models {choice.models} holds no sam/ folder; give --sam FOLDER")
+    from worker.weights import digest, sam_folder_of
+    from worker.weights import load_sam as load_folder
+
+    return load_folder(place, device=torch_device(device)), {"sam": digest(sam_folder_of(place))}
 
 
 def torch_device(device: Device) -> "torch.device":

@@ -1,4 +1,4 @@
-"""`car models`: which CLIPs are here, and fetching those that are not."""
+"""`car models`: which CLIPs and SAMs are here, and fetching those that are not."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +8,14 @@ import typer
 from car.recipe import Recipe
 from cli.model_choice import DEMO, OPENAI, demo_folder
 
-app = typer.Typer(help="Weights: the built-in pair, and those of the hub.", no_args_is_help=True)
+app = typer.Typer(help="Weights: the built-in ones, those of the hub, and SAM's.", no_args_is_help=True)
 
 _MEBIBYTE = 2**20
 
 
 @app.command("list")
 def list_() -> None:
-    """What is here: the built-in demo pair, and the models that presets ask for."""
+    """What is here: the built-in demo models, and the models that presets ask for."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -23,8 +23,9 @@ def list_() -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("model", "for", "here", "size", "sha256"):
         table.add_column(name, overflow="fold")
-    built_in = {str(demo_folder() / "weights" / role): role for role in ("proposal", "classifier")}
+    built_in = {str(demo_folder() / "weights" / role): role for role in ("proposal", "classifier", "sam")}
     asked = {where: f"demo: {role}" for where, role in built_in.items()} | {i: _asked_by(i) for i in _hub_ids()}
+    asked |= dict.fromkeys(_sams(), "sam, where a recipe turns it on")
     for where, purpose in asked.items():
         here, size, sha = _state(where)
         name = f"demo {built_in[where]}" if where in built_in else where
@@ -36,29 +37,75 @@ def list_() -> None:
 def pull(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[openai|HUB_ID]...", help="openai is every CLIP that the presets ask for."),
+        typer.Argument(
+            metavar="[openai|HUB_ID|SAM]...",
+            help="openai is every CLIP that the presets ask for; a SAM is sam-vit-b, sam-vit-l or sam-vit-h.",
+        ),
     ] = None,
 ) -> None:
-    """Fetch models from the hub ahead of time, safetensors only. Exit code 1 if one could not be fetched."""
-    from worker.errors import WeightsMissing
-    from worker.hub import pull as fetch
-    from worker.weights import digest, folder_of
+    """Fetch models ahead of time: CLIPs from the hub, safetensors only; SAMs from their authors, known by their sha256
+    and converted to safetensors. Exit code 1 if one could not be fetched.
+    """
+    from worker.errors import WeightsError
+    from worker.weights import digest
 
     wanted: dict[str, None] = {}
     for model in models or [OPENAI]:
         wanted |= dict.fromkeys(_hub_ids() if model == OPENAI else [model])
     failed = False
-    for hub_id in wanted:
+    for name in wanted:
         try:
-            fetch(hub_id)
-            folder = folder_of(hub_id)
-        except WeightsMissing as error:
+            folder = _fetched_sam(name) if name in _sams() else _fetched_clip(name)
+        except WeightsError as error:
             typer.echo(f"failed: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{hub_id} is here: {folder} (sha256 {digest(folder)})")
+        typer.echo(f"{name} is here: {folder} (sha256 {digest(folder)})")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A released sam_vit_*.pth.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Where to; by default where `car models pull` puts it.")
+    ] = None,
+) -> None:
+    """Make a SAM folder of a checkpoint of SAM's authors. Others are refused: a pickle can run code."""
+    from worker.sam_store import store
+    from worker.weights import convert_sam, digest, release_of
+
+    to = folder or store() / release_of(checkpoint)
+    name = convert_sam(checkpoint, to)
+    typer.echo(f"{name} is here: {to} (sha256 {digest(to)})")
+
+
+def _fetched_clip(hub_id: str) -> Path:
+    from worker.hub import pull as fetch
+    from worker.weights import folder_of
+
+    fetch(hub_id)
+    return folder_of(hub_id)
+
+
+def _fetched_sam(name: str) -> Path:
+    from worker.errors import WeightsMissing
+    from worker.sam_store import fetched, pulled_sam, store
+    from worker.weights import convert_sam
+
+    try:
+        return pulled_sam(name)
+    except WeightsMissing:
+        with fetched(name) as checkpoint:
+            convert_sam(checkpoint, store() / name)
+        return pulled_sam(name)
+
+
+def _sams() -> list[str]:
+    from worker.sam_store import RELEASES
+
+    return list(RELEASES)
 
 
 def _hub_recipes() -> dict[str, Recipe]:
@@ -87,10 +134,10 @@ def _asked_by(hub_id: str) -> str:
 def _state(where: str) -> tuple[str, str, str]:
     """Whether the model is here, its size, and the beginning of its digest."""
     from worker.errors import WeightsError
-    from worker.weights import digest, folder_of
+    from worker.weights import digest, folder_of, sam_folder_of
 
     try:
-        folder = folder_of(where)
+        folder = sam_folder_of(where) if Path(where).name.startswith("sam") else folder_of(where)
     except WeightsError:
         return ("no" if Path(where).is_absolute() else f"no; car models pull {where}"), "", ""
     size = (folder / "model.safetensors").stat().st_size / _MEBIBYTE

@@ -1,5 +1,6 @@
 """Options that several commands share, so that they are named and explained alike everywhere."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -72,10 +73,15 @@ ClassifierModel = Annotated[
         "--classifier-model", metavar="DIR", help="CLIP g, which judges them, instead.", rich_help_panel=_MODELS
     ),
 ]
+NO_SAM = "none"
 Sam = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--sam", metavar="PATH|none", help="SAM checkpoint; this version has none only.", rich_help_panel=_MODELS
+        "--sam",
+        metavar="PATH|none",
+        help="Refine masks with this SAM: a folder or sam-vit-b, -l, -h; none: with no SAM. Without this option "
+        "sam=on takes the one beside the models.",
+        rich_help_panel=_MODELS,
     ),
 ]
 OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODELS)]
@@ -114,6 +120,16 @@ def recipe_of(preset_name: str, settings: list[str] | None) -> Recipe:
     from car.presets import preset
 
     return preset(preset_name).with_settings(parse_settings(settings))
+
+
+def with_sam(recipe: Recipe, sam: str | None, settings: list[str] | None) -> Recipe:
+    """The recipe with --sam's word on whether there is one: a SAM turns it on, none turns it off."""
+    if sam is None:
+        return recipe
+    wanted = sam != NO_SAM
+    if "sam" in parse_settings(settings) and recipe.sam is not wanted:
+        raise WrongUse(f"--sam {sam} and --set sam={'on' if recipe.sam else 'off'} say the opposite of each other")
+    return replace(recipe, sam=wanted)
 
 
 def labels_of(labels: str | None, labels_file: Path | None, *, default: Path | None = None) -> list[Label]:

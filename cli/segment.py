@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from car.recipe import Recipe
 from car.vocabulary import Label
 from cli.errors import WrongUse
-from cli.model_choice import DEMO, ModelChoice, demo_folder, load
+from cli.model_choice import DEMO, ModelChoice, demo_folder, load, load_sam
 from cli.options import (
     Background,
     ClassifierModel,
@@ -24,6 +23,7 @@ from cli.options import (
     labels_of,
     recipe_of,
     vocabulary_of,
+    with_sam,
 )
 
 _RESULTS, _TERMINAL = "Results", "Terminal"
@@ -83,7 +83,7 @@ def segment(
     models: Models = DEMO,
     proposal_model: ProposalModel = None,
     classifier_model: ClassifierModel = None,
-    sam: Sam = "none",
+    sam: Sam = None,
     device: OnDevice = Device.AUTO,
     json: Json = None,
     masks: Masks = None,
@@ -99,9 +99,8 @@ def segment(
 
     Exit code 0: all done; 1: some files failed, each is named; 2: wrong use, nothing was done.
     """
-    choice = ModelChoice(models, proposal_model, classifier_model)
-    recipe = recipe_of(preset or choice.default_preset, settings)
-    _refuse_sam(sam, recipe)
+    choice = ModelChoice(models, proposal_model, classifier_model, sam)
+    recipe = with_sam(recipe_of(preset or choice.default_preset, settings), sam, settings)
     known = demo_folder() / "labels.txt" if choice.is_demo else None
     words = labels_of(labels, labels_file, default=known)
     vocabulary = vocabulary_of(words, background, recipe.mode)
@@ -120,20 +119,15 @@ def segment(
         report.note("the demo models know coloured shapes only; for real pictures: car models pull, --models openai")
     with report.waiting("opening the models"):
         pair = load(choice, recipe, device)
+        find_regions, digests = load_sam(choice, recipe, device)
         from cli.segmenting import Run
 
-    run = Run(pair, vocabulary, recipe, outputs, report)
+    run = Run(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests)
     run.over(paths)
     failed = missing + run.failed
     report.total(run.done, failed)
     if failed:
         raise typer.Exit(1)
-
-
-def _refuse_sam(sam: str, recipe: Recipe) -> None:
-    if sam != "none" or recipe.sam:
-        asked = "--set sam=on" if sam == "none" else f"--sam {sam}"
-        raise WrongUse(f"{asked}: SAM ensembling is not in this version; leave it out, or give --sam none")
 
 
 def _find(images: list[Path]) -> tuple[list[Path], list[str]]:

@@ -21,6 +21,7 @@ from cli.outputs import Outputs, Result
 from cli.report import Advance, Report
 from worker.errors import ImageError
 from worker.images import Picture, open_image
+from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.recurrence import Look
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.weights import ClipPair
@@ -35,14 +36,19 @@ class Run:
     recipe: Recipe
     outputs: Outputs
     report: Report
+    sam: FindRegions | None
+    digests: dict[str, str]
+    """Role to sha256, of every model that the recipe uses."""
     failed: list[str] = field(default_factory=list)
     """Paths of files without a result."""
     done: int = 0
 
     def __post_init__(self) -> None:
         self._batches = Batches.suited_to(self.pair.proposal.device)
-        self._segmenter = Segmenter(self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter)
-        self._version = model_version(self.pair.digests, self.recipe, self.vocabulary)
+        self._segmenter = Segmenter(
+            self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter, self.sam
+        )
+        self._version = model_version(self.digests, self.recipe, self.vocabulary)
         self._limits = picture_limits(self.pair.proposal.device, self.pair.proposal.patch, self.recipe.max_side)
 
     def over(self, paths: list[Path]) -> None:
@@ -117,7 +123,7 @@ class Run:
         return {
             "image": image | {"format": picture.format, "notes": list(picture.notes)},
             "model_version": self._version,
-            "weights": self.pair.digests,
+            "weights": self.digests,
             "recipe": self.recipe.to_json(),
             **segmentation.to_json(),
         }

@@ -11,21 +11,17 @@ from numpy.typing import NDArray
 
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
-from worker.errors import DeviceMissing, OutOfMemory
+from worker.errors import DeviceMissing, OutOfMemory, WeightsMissing
 from worker.images import Picture
+from worker.places import Places
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.proposals import padded_size
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import shrunk_size
-from worker.weights import digest, folder_of, load_pair
+from worker.weights import digest, folder_of, load_pair, load_sam, sam_folder_of
 
-_ROLES = ("proposal", "classifier")
 _AT_ONCE = 4
 """Pictures go through a CPU one by one all the same; together they cost fewer transactions."""
-
-
-Places = tuple[str | Path, str | Path]
-"""Folders or hub ids of f and g."""
 
 
 def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -> "ClipModel":
@@ -50,7 +46,9 @@ def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -
 
 @dataclass
 class ClipModel:
-    """Pairs of CLIPs on one device, each loaded when a recipe first asks for it. `begin` is for one thread."""
+    """Pairs of CLIPs on one device, each loaded when a recipe first asks for it, and with it the SAM when one with
+    sam=on does. `begin` is for one thread.
+    """
 
     models: Places | None
     where: torch.device
@@ -67,16 +65,23 @@ class ClipModel:
         return self.weights_for(Recipe())
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
-        """Raises: WeightsMissing, where the recipe names a pair that was never pulled."""
-        return {role: digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)}
+        """Raises: WeightsMissing, where a model of the recipe was never pulled, or there is no SAM for it."""
+        places = self._places(recipe)
+        folders = {"proposal": folder_of(places.proposal), "classifier": folder_of(places.classifier)}
+        if recipe.sam:
+            folders["sam"] = sam_folder_of(_sam_of(places))
+        return {role: digest(folder) for role, folder in folders.items()}
 
     def load(self, recipe: Recipe) -> Segmenter:
-        """The recipe's pair, on the device."""
+        """The recipe's models, on the device."""
         places = self._places(recipe)
         if places not in self._pairs:
-            pair = load_pair(*places, device=self.where)
+            pair = load_pair(places.proposal, places.classifier, device=self.where)
             self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
-        return self._pairs[places]
+        segmenter = self._pairs[places]
+        if recipe.sam and segmenter.sam is None:
+            segmenter.sam = load_sam(_sam_of(places), device=self.where)
+        return segmenter
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
         return padded_size(*shrunk_size(picture.height, picture.width, recipe.max_side))
@@ -90,4 +95,10 @@ class ClipModel:
             raise OutOfMemory(f"{len(images)} pictures at once need more memory than {self.device} has") from error
 
     def _places(self, recipe: Recipe) -> Places:
-        return self.models or (recipe.proposal_model, recipe.classifier_model)
+        return self.models or Places(recipe.proposal_model, recipe.classifier_model, recipe.sam_model)
+
+
+def _sam_of(places: Places) -> str | Path:
+    if places.sam is None:
+        raise WeightsMissing("sam=on, and there is no SAM beside the models here: put one into their folder as sam/")
+    return places.sam

@@ -7,9 +7,10 @@ from sqlalchemy import Engine
 from db.objects import ObjectStore
 from worker.finishers import Finishers
 from worker.images import ImageLimits
-from worker.model import Places, load_model
+from worker.model import load_model
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
+from worker.places import Places
 from worker.settings import WorkerSettings
 
 

@@ -15,7 +15,6 @@ from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
-from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from db.objects import ObjectStore
 from db.schema import require_current
 from db.session import make_engine, transaction
 from worker.listing import list_sources
+from worker.places import Places
 from worker.queue import Queue, Task, ring
 from worker.reaping import reap as reap_once
 from worker.settings import WorkerSettings
@@ -51,8 +51,8 @@ class Plan:
 
     settings: WorkerSettings
     queues: tuple[Queue, ...]
-    models: tuple[str | Path, str | Path] | None
-    """Folders or hub ids of f and g; None: those that each recipe names."""
+    models: Places | None
+    """None: those that each recipe names."""
 
 
 @dataclass

@@ -1,22 +1,31 @@
-"""The one place that opens checkpoints: pairs of CLIPs as transformers folders, safetensors only, named by content."""
+"""The one place that opens checkpoints: CLIPs as transformers folders and SAMs as folders of config.json and
+model.safetensors, named by content. Of pickles it opens one kind, once: released SAMs, to convert them.
+"""
 
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from worker.errors import WeightsInvalid, WeightsMissing
 from worker.hub import FILES, WEIGHTS, pulled
+from worker.sam_store import RELEASES, Release, pulled_sam
 from worker.segmenter.encoder import Encoder
 
+if TYPE_CHECKING:
+    from worker.segmenter.sam import AutomaticMasks
+
 _READ = 1 << 20
+_SAM_FILES = ("config.json", WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -94,12 +103,107 @@ def digest(folder: Path) -> str:
     known = _read_memo(memo)
     if {name: known.get(name) for name in stamp} == stamp and "sha256" in known:
         return str(known["sha256"])
+    sha = _sha256(weights)
+    with contextlib.suppress(OSError):  # a read-only folder costs the time of hashing, nothing else
+        memo.write_text(json.dumps(stamp | {"sha256": sha}))
+    return sha
+
+
+def load_sam(where: str | Path, *, device: torch.device) -> "AutomaticMasks":
+    """A SAM from a folder or by the name of a release that was pulled: float32, as the official generator runs it.
+
+    Its code is imported here and nowhere else, so that recipes without SAM never pay for it.
+
+    Raises:
+        WeightsMissing: no such folder, or a file of it is absent, or the release was never pulled.
+        WeightsInvalid: a file is damaged or no SAM.
+
+    """
+    from worker.segmenter.sam import AutomaticMasks  # noqa: PLC0415
+    from worker.segmenter.sam_network import MODEL_TYPE, SamSizes, filled  # noqa: PLC0415
+
+    folder = sam_folder_of(where)
+    config = _config_of(folder)
+    if config.get("model_type") != MODEL_TYPE:
+        raise WeightsInvalid(f"{folder / 'config.json'} describes no SAM (model_type must be {MODEL_TYPE!r})")
+    _check_readable(folder / WEIGHTS)
+    try:
+        network = filled(SamSizes.from_json(config), load_file(folder / WEIGHTS))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsInvalid(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {error}") from error
+    return AutomaticMasks.suited_to(network.to(device))
+
+
+def sam_folder_of(where: str | Path) -> Path:
+    """The local folder of a SAM: itself, or that of a release that was pulled before.
+
+    Raises:
+        WeightsMissing: it is not there, or not whole.
+
+    """
+    if str(where) in RELEASES:
+        return pulled_sam(str(where))
+    folder = Path(where)
+    if folder.is_file():
+        raise WeightsMissing(
+            f"{folder} is a file; `car models convert {folder} FOLDER` makes a SAM folder of a release"
+        )
+    if not folder.is_dir():
+        raise WeightsMissing(f"there is no folder {where}; a SAM is a folder or one of {', '.join(RELEASES)}")
+    for name in _SAM_FILES:
+        if not (folder / name).is_file():
+            raise WeightsMissing(f"{folder / name} is missing; a SAM folder holds {', '.join(_SAM_FILES)}")
+    return folder
+
+
+def convert_sam(checkpoint: Path, folder: Path, *, releases: Mapping[str, Release] = RELEASES) -> str:
+    """Write a released SAM's tensors as safetensors; returns the release's name.
+
+    The file is unpickled, so it must be a release by its sha256, and torch is told to make nothing but tensors of it.
+
+    Raises:
+        WeightsMissing: there is no such file.
+        WeightsInvalid: it is not a release.
+
+    """
+    from worker.segmenter import sam_network  # noqa: PLC0415
+
+    name = release_of(checkpoint, releases=releases)
+    sizes: sam_network.SamSizes = getattr(sam_network, releases[name].sizes.upper())
+    tensors = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(sizes.to_json(), indent=2) + "\n")
+    fresh = folder / f"{WEIGHTS}.new"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, fresh)
+    fresh.replace(folder / WEIGHTS)
+    return name
+
+
+def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) -> str:
+    """The name of the release that a file is, by its content.
+
+    Raises:
+        WeightsMissing: there is no such file.
+        WeightsInvalid: it is not a release.
+
+    """
+    if not checkpoint.is_file():
+        raise WeightsMissing(f"there is no file {checkpoint}")
+    sha = _sha256(checkpoint)
+    for name, release in releases.items():
+        if release.sha256 == sha:
+            return name
+    raise WeightsInvalid(
+        f"{checkpoint} (sha256 {sha}) is none of the released checkpoints {', '.join(releases)}; "
+        "others are not opened, because a pickle can run code"
+    )
+
+
+def _sha256(path: Path) -> str:
     sha = hashlib.sha256()
-    with weights.open("rb") as stream:
+    with path.open("rb") as stream:
         while chunk := stream.read(_READ):
             sha.update(chunk)
-    with contextlib.suppress(OSError):  # a read-only folder costs the time of hashing, nothing else
-        memo.write_text(json.dumps(stamp | {"sha256": sha.hexdigest()}))
     return sha.hexdigest()
 
 
@@ -112,12 +216,16 @@ def _read_memo(memo: Path) -> dict[str, Any]:
 
 
 def _check_config(folder: Path) -> None:
+    if _config_of(folder).get("model_type") != "clip":
+        raise WeightsInvalid(f"{folder / 'config.json'} describes no CLIP model (model_type must be 'clip')")
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise WeightsInvalid(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != "clip":
-        raise WeightsInvalid(f"{folder / 'config.json'} describes no CLIP model (model_type must be 'clip')")
+    return config if isinstance(config, dict) else {}
 
 
 def _check_readable(weights: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what is missing or wrong is named, with what to do; nothing is unpickled."""
+"""Checkpoints: what is missing or wrong is named, with what to do; nothing unknown is unpickled."""
 
 import ast
 import json
@@ -75,10 +75,14 @@ def test_a_folder_that_is_not_there_is_named(where: str) -> None:
 
 
 def test_nothing_in_the_project_unpickles() -> None:
-    forbidden = {"pickle", "torch.load", "joblib", "dill"}
+    forbidden = {"pickle", "joblib", "dill"}
+    loads = []
     for folder in ("car", "worker", "cli", "evaluation", "demo"):
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text())
             imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-            called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-            assert not (imported | called) & forbidden, path
+            called = {ast.unparse(n.func): n for n in ast.walk(tree) if isinstance(n, ast.Call)}
+            assert not (imported | called.keys()) & forbidden, path
+            loads += [(path.name, ast.unparse(called["torch.load"]))] if "torch.load" in called else []
+    # Released SAMs alone, known by their content before they are opened.
+    assert loads == [("weights.py", "torch.load(checkpoint, map_location='cpu', weights_only=True)")]

@@ -5,11 +5,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
+from torch import Tensor, nn
 
 MODEL_TYPE = "segment_anything"
 """`model_type` of a folder's config.json."""
+
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of RGB bytes; every SAM's."""
 
 _MULTIMASKS = 3
 _LAYER_NORM_EPS = 1e-6
@@ -90,5 +94,24 @@ def build(sizes: SamSizes) -> Sam:
             iou_head_depth=3,
             iou_head_hidden_dim=sizes.quality_hidden,
         ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
     )
     return sam.eval()
+
+
+def filled(sizes: SamSizes, tensors: Mapping[str, Tensor]) -> Sam:
+    """A SAM of these tensors, float32, that learns nothing any more; no time is spent on random weights.
+
+    Raises:
+        RuntimeError: tensors are missing, too many, or of other shapes.
+
+    """
+    with torch.device("meta"):
+        sam = build(sizes)
+    sam.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    # These two are in no checkpoint.
+    sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)
+    sam.pixel_std = torch.tensor(PIXEL_STD).view(-1, 1, 1)
+    frozen: Sam = sam.requires_grad_(requires_grad=False)
+    return frozen
