@@ -1,4 +1,4 @@
-"""CaR's quality on the shapes world: mIoU with and without the recurrence, on held-out scenes."""
+"""CaR on held-out scenes of the shapes world: mIoU with and without the recurrence, with and without SAM."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from car import rle
 from car.recipe import Recipe
-from car.segmentation import Mask, Segmentation
+from car.segmentation import Mask, Segmentation, Source
 from car.vocabulary import Vocabulary
 from demo.scenes import WORDS, Scene
 from evaluation.metrics import ConfusionMatrix, boundary_f
@@ -29,6 +29,19 @@ class ClassResult:
     """True pixels of the class."""
 
 
+_ONE_PIXEL = 0.004
+"""Share of the diagonal of a scene that, rounded up, is one pixel."""
+
+
+@dataclass(frozen=True)
+class Borders:
+    """How good masks are as such, and how well their borders lie."""
+
+    miou: float
+    boundary_f: float
+    boundary_f_fine: float
+
+
 @dataclass(frozen=True)
 class ShapesResult:
     """Figures of one run. mIoU counts the background as a class and leaves out classes that no scene shows."""
@@ -38,13 +51,19 @@ class ShapesResult:
     miou_one_step: float | None
     """The same pipeline stopped after its first step with every word kept; none if it was not asked for."""
     boundary_f: float
-    """Mean over the words present in each scene."""
+    """Mean over the words present in each scene; a border may be off by 0.8 % of the diagonal, two pixels."""
+    boundary_f_fine: float
+    """The same with half the tolerance, one pixel."""
     precision: float
     """Share of the words that came out which are truly there, over all scenes."""
     recall: float
     """Share of the words truly there that came out."""
     mean_steps: float
     per_class: tuple[ClassResult, ...]
+    sam_share: float | None = None
+    """Share of the masks that came out which are SAM's; none where the recipe has no SAM."""
+    without_sam: Borders | None = None
+    """The same recurrences finished without SAM; none where the recipe has none."""
 
 
 def evaluate(
@@ -58,18 +77,23 @@ def evaluate(
 ) -> ShapesResult:
     """Segment every scene with the whole vocabulary (by default all of `WORDS`) and compare with its ground truth."""
     vocabulary = vocabulary or Vocabulary.of(WORDS)
-    full, first = ConfusionMatrix(len(WORDS) + 1), ConfusionMatrix(len(WORDS) + 1)
-    tally = _Tally()
+    first = ConfusionMatrix(len(WORDS) + 1)
+    tally, plain = _Tally(), _Tally()
     for done, scene in enumerate(scenes, start=1):
-        (found,) = segmenter.segment([scene.image], vocabulary, recipe)
-        full.add(scene.labels, label_map(found, WORDS))
+        if recipe.sam:
+            (unfinished,) = segmenter.recur([scene.image], vocabulary, recipe)
+            found = unfinished.finish()
+            plain.add(scene, replace(unfinished, regions=()).finish())
+        else:
+            (found,) = segmenter.segment([scene.image], vocabulary, recipe)
         tally.add(scene, found)
         if one_step:
-            (rough,) = segmenter.segment([scene.image], vocabulary, without_recurrence(recipe))
+            (rough,) = segmenter.segment([scene.image], vocabulary, without_recurrence(replace(recipe, sam=False)))
             first.add(scene.labels, label_map(rough, WORDS))
         if progress is not None:
             progress(done)
-    return tally.result(full, first if one_step else None)
+    result = tally.result(first if one_step else None)
+    return replace(result, sam_share=tally.sam_share, without_sam=plain.borders) if recipe.sam else result
 
 
 def without_recurrence(recipe: Recipe) -> Recipe:
@@ -93,11 +117,13 @@ def decoded(mask: Mask) -> np.ndarray:
 
 
 class _Tally:
-    """What is counted by scene and not by pixel."""
+    """What is counted, scene by scene."""
 
     def __init__(self) -> None:
-        self.true_words = self.found_words = self.right_words = self.steps = self.scenes = 0
+        self.true_words = self.found_words = self.right_words = self.steps = self.scenes = self.by_sam = 0
         self.edges: list[float] = []
+        self.fine_edges: list[float] = []
+        self.pixels = ConfusionMatrix(len(WORDS) + 1)
 
     def add(self, scene: Scene, found: Segmentation) -> None:
         names = {mask.label for mask in found.masks}
@@ -106,19 +132,32 @@ class _Tally:
         self.found_words += len(names)
         self.right_words += len(names & set(scene.words))
         self.steps += len(found.steps)
+        self.by_sam += sum(mask.source is Source.SAM for mask in found.masks)
         painted = label_map(found, WORDS)
-        self.edges += [boundary_f(scene.labels == k, painted == k) for k in _indices(scene.words)]
+        self.pixels.add(scene.labels, painted)
+        for k in _indices(scene.words):
+            truth, said = scene.labels == k, painted == k
+            self.edges.append(boundary_f(truth, said))
+            self.fine_edges.append(boundary_f(truth, said, share=_ONE_PIXEL))
 
-    def result(self, full: ConfusionMatrix, first: ConfusionMatrix | None) -> ShapesResult:
+    @property
+    def sam_share(self) -> float:
+        return self.by_sam / max(1, self.found_words)
+
+    @property
+    def borders(self) -> Borders:
+        edges = [float(np.mean(one)) if one else float("nan") for one in (self.edges, self.fine_edges)]
+        return Borders(self.pixels.miou(), *edges)
+
+    def result(self, first: ConfusionMatrix | None) -> ShapesResult:
         return ShapesResult(
             scenes=self.scenes,
-            miou=full.miou(),
+            **vars(self.borders),
             miou_one_step=None if first is None else first.miou(),
-            boundary_f=float(np.mean(self.edges)) if self.edges else float("nan"),
             precision=self.right_words / max(1, self.found_words),
             recall=self.right_words / max(1, self.true_words),
             mean_steps=self.steps / max(1, self.scenes),
-            per_class=tuple(_per_class(full, first)),
+            per_class=tuple(_per_class(self.pixels, first)),
         )
 
 

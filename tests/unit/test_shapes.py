@@ -1,11 +1,13 @@
 """evaluation.shapes against segmenters whose quality is known beforehand."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 
 from car import rle
 from car.presets import preset
-from car.segmentation import Mask, Segmentation, StopReason
+from car.segmentation import Mask, Segmentation, Source, StopReason
 from demo.scenes import WORDS, held_out_scenes
 from evaluation.shapes import evaluate, label_map, without_recurrence
 
@@ -77,3 +79,41 @@ def test_without_recurrence_one_step_keeps_every_word():
     assert recipe.max_steps == 1
     assert recipe.theta == 0
     assert recipe.eta == preset("demo").eta
+
+
+class Smudged(Oracle):
+    """Masks whose borders are right with SAM alone: without regions each loses its first row."""
+
+    def recur(self, images, vocabulary, recipe):
+        assert recipe.sam
+        return [_Smudged(self._one(image, recipe)) for image in images]
+
+
+@dataclass(frozen=True)
+class _Smudged:
+    found: Segmentation
+    regions: tuple[int, ...] = (1,)
+
+    def finish(self):
+        if self.regions:
+            return replace(self.found, masks=tuple(replace(m, source=Source.SAM) for m in self.found.masks))
+        return replace(self.found, masks=tuple(map(_without_rim, self.found.masks)))
+
+
+def _without_rim(mask):
+    pixels = rle.decode_coco(mask.rle).astype(bool)
+    inner = pixels & np.roll(pixels, 3, 0) & np.roll(pixels, -3, 0)
+    return _mask(mask.label, mask.score, inner)
+
+
+def test_what_sam_gains_is_measured_against_the_same_masks_without_it(scenes):
+    result = evaluate(Smudged(scenes), scenes, replace(preset("demo"), sam=True))
+    assert (result.miou, result.boundary_f, result.boundary_f_fine, result.sam_share) == (1, 1, 1, 1)
+    assert result.without_sam.miou < 1
+    assert result.without_sam.boundary_f_fine <= result.without_sam.boundary_f < 1
+
+
+def test_without_sam_there_is_nothing_to_compare(scenes):
+    result = evaluate(Oracle(scenes), scenes, preset("demo"))
+    assert result.without_sam is None
+    assert result.sam_share is None
