@@ -39,10 +39,10 @@ POINTS_A_SCENE: Final = 6
 ON_OBJECTS: Final = 0.75
 """Share of the points."""
 
-_FREQUENCY: Final = 2.0
-"""Of the points' random Fourier features, times SAM's own: this world's objects are smaller than the picture."""
+_FREQUENCIES: Final = (0.4, 2.5)
+"""Slowest and fastest of the points' random Fourier features, times SAM's own: from half a picture to a patch or two."""
 
-_QUIET: Final = 0.2
+_QUIET: Final = 0.3
 """Size of everything else that queries and keys are the sum of, times the package's own."""
 
 _NEARNESS: Final = 2.5
@@ -114,26 +114,28 @@ class SamStage:
 
 
 def first_weights(model: Sam) -> None:
-    """Random weights of which one thing holds from the first step on: a point attends to the patches around it.
+    """Random weights of which one thing holds from the first step on: all tokens look at the patches around the point.
 
     Queries and keys carry the Fourier features of their places. Projected alike, their product peaks where the places
-    agree; with the package's own random weights that has to be found out first, for hours.
+    agree; the first self-attention hands the point's features on to the tokens of the masks. With the package's own
+    random weights all that has to be found out first: after hours the masks still were of any object at all.
     """
     nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
     prompts, decoder = model.prompt_encoder, model.mask_decoder
-    prompts.pe_layer.positional_encoding_gaussian_matrix.mul_(_FREQUENCY)
+    features = prompts.pe_layer.positional_encoding_gaussian_matrix
+    features.mul_(torch.logspace(*np.log10(_FREQUENCIES), features.shape[1]))
     layers = list(decoder.transformer.layers)
-    attentions = [layer.cross_attn_token_to_image for layer in layers]
-    for attention in (*attentions, decoder.transformer.final_attn_token_to_image):
+    to_image = [layer.cross_attn_token_to_image for layer in layers] + [decoder.transformer.final_attn_token_to_image]
+    for attention in (*to_image, *(layer.cross_attn_image_to_token for layer in layers)):
         nn.init.orthogonal_(attention.q_proj.weight, gain=_NEARNESS)
         attention.k_proj.weight.data.copy_(attention.q_proj.weight)
+    for projection in (layers[0].self_attn.v_proj, layers[0].self_attn.out_proj):
+        nn.init.eye_(projection.weight)
     # What is added to places must be smaller than they are, or it drowns them.
-    for embedding in (*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed):
+    embeddings = (*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed)
+    for embedding in (*embeddings, decoder.iou_token, decoder.mask_tokens):
         embedding.weight.data.mul_(_QUIET)
-    for embedding in (decoder.iou_token, decoder.mask_tokens):
-        embedding.weight.data.mul_(_QUIET)
-    norms = [norm for layer in layers for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4)]
-    for norm in (*norms, model.image_encoder.neck[3]):
+    for norm in (model.image_encoder.neck[3], *(layer.norm4 for layer in layers)):
         norm.weight.data.mul_(_QUIET)
 
 
