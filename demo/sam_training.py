@@ -40,7 +40,7 @@ ON_OBJECTS: Final = 0.75
 """Share of the points."""
 
 _FREQUENCIES: Final = (0.4, 2.5)
-"""Slowest and fastest of the points' random Fourier features, times SAM's own: from half a picture to a patch or two."""
+"""Slowest and fastest of the points' random Fourier features, times SAM's own: half a picture to a patch or two."""
 
 _QUIET: Final = 0.3
 """Size of everything else that queries and keys are the sum of, times the package's own."""
