@@ -158,6 +158,9 @@ class Recipe:
         doc = asdict(self)
         for name in _NAMES_ONLY:
             del doc[name]
+        if not self.sam:
+            # With SAM its name counts, for recipes that differ in nothing else are to be kept apart.
+            del doc["sam_model"]
         return hashlib.sha256(json.dumps(doc, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -195,7 +198,7 @@ class Recipe:
         return recipe
 
 
-_NAMES_ONLY = ("preset", "proposal_model", "classifier_model", "sam_model")
+_NAMES_ONLY = ("preset", "proposal_model", "classifier_model")
 
 
 def key_of(name: str) -> str:

@@ -128,3 +128,14 @@ def test_settings_round_trip_through_text(eta: float, theta: float) -> None:
 
 def test_keys_are_written_as_the_paper_says_them() -> None:
     assert "lambda" in {key_of(f.name) for f in fields(Recipe)}
+
+
+def test_the_name_of_a_sam_is_part_of_a_recipe_that_uses_it_and_of_no_other():
+    base = preset("voc")
+    named = base.with_settings({"sam_model": "sam-vit-b"})
+    assert named.digest == base.digest
+    assert named.with_settings({"sam": "on"}).digest != base.with_settings({"sam": "on"}).digest
+
+
+def test_recipes_without_sam_keep_the_digests_that_results_are_stored_under():
+    assert preset("voc").digest[:8] == "b88d81e4"
