@@ -1,6 +1,7 @@
 """SAM in the segmenter: after the CRF, wherever the picture is finished, and only where the recipe asks for it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pictures
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from car.presets import preset
@@ -23,6 +26,7 @@ from worker.finishers import Finishers
 from worker.model import ClipModel
 from worker.places import Places
 from worker.segmenter.ensembling import Region, Regions
+from worker.segmenter.sam_network import SamSizes, build
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import Image
 from worker.weights import digest, load_pair
@@ -139,22 +143,41 @@ def test_sam_is_timed_by_itself(pair, drawn, scenes):
     assert "sam_ms" not in segmented(timed, scenes[:1], OFF)[0].timings
 
 
-def test_the_trained_sam_refines_the_demo_models_masks(scenes):
-    model = ClipModel(Places(*(WEIGHTS / role for role in ("proposal", "classifier", "sam"))), CPU, Batches(1, 4), 4)
-    unfinished = model.begin([scene.image for scene in scenes], Vocabulary.of(WORDS), ON)
-    masks = [mask for one in unfinished for mask in one.finish().masks]
-    assert sum(mask.source is Source.SAM for mask in masks) > len(masks) / 2
+@pytest.fixture(scope="module")
+def sam_folder(tmp_path_factory):
+    """A SAM of random weights."""
+    sizes = SamSizes(
+        image_size=64, patch=8, width=16, depth=1, heads=2, global_blocks=(0,), prompt_width=16, decoder_heads=2,
+        decoder_mlp=16, quality_hidden=16, mask_prompt_width=4,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sam")
+    torch.manual_seed(0)
+    save_file(build(sizes).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(sizes.to_json()))
+    return folder
 
 
-def test_a_worker_names_its_sam_in_results_of_recipes_that_use_it():
-    model = ClipModel(Places(*(WEIGHTS / role for role in ("proposal", "classifier", "sam"))), CPU, Batches(1, 4), 4)
-    assert set(model.weights_for(OFF)) == {"proposal", "classifier"}
-    assert model.weights_for(ON)["sam"] == digest(WEIGHTS / "sam")
+def worker(sam):
+    return ClipModel(Places(WEIGHTS / "proposal", WEIGHTS / "classifier", sam), CPU, Batches(1, 4), 4)
+
+
+def test_a_worker_loads_its_sam_when_a_recipe_asks_for_it(sam_folder, scenes):
+    model = worker(sam_folder)
     assert model.load(OFF).sam is None
+    loose = replace(ON, sam_points_per_side=3, sam_pred_iou=0.0, sam_stability=0.0)
+    [one] = model.begin([scenes[0].image], Vocabulary.of(WORDS), loose)
+    assert one.regions
+    assert model.load(OFF).sam is model.load(ON).sam
+
+
+def test_a_worker_names_its_sam_in_results_of_recipes_that_use_it(sam_folder):
+    model = worker(sam_folder)
+    assert set(model.weights_for(OFF)) == {"proposal", "classifier"}
+    assert model.weights_for(ON)["sam"] == digest(sam_folder)
 
 
 def test_a_worker_without_a_sam_says_so_and_serves_other_recipes():
-    model = ClipModel(Places(WEIGHTS / "proposal", WEIGHTS / "classifier"), CPU, Batches(1, 4), 4)
+    model = worker(None)
     with pytest.raises(WeightsMissing, match="no SAM beside the models"):
         model.weights_for(ON)
     assert model.weights_for(OFF)
@@ -169,22 +192,24 @@ def test_off_imports_nothing_of_sam():
     assert shown.stdout == "set()\n"
 
 
-def test_the_command_line_turns_sam_on_by_naming_it(scenes, tmp_path):
-    from PIL import Image as Pictures  # noqa: PLC0415
-
+def test_the_command_line_turns_sam_on_by_naming_it_or_finds_it_beside_the_models(scenes, sam_folder, tmp_path):
+    for role in ("proposal", "classifier"):
+        shutil.copytree(WEIGHTS / role, tmp_path / "models" / role)
+    shutil.copytree(sam_folder, tmp_path / "models" / "sam")
     Pictures.fromarray(scenes[0].image).save(tmp_path / "one.png")
 
     def document(*arguments):
         labels = ",".join(scenes[0].words)
         command = ["segment", str(tmp_path / "one.png"), "--labels", labels, "--json", str(tmp_path / "j.json")]
+        command += ["--models", str(tmp_path / "models"), "--set", "sam_points_per_side=4"]
         result = CliRunner().invoke(app, [*command, *arguments])
         assert result.exit_code == 0, result.output
         return json.loads((tmp_path / "j.json").read_text())
 
-    on, off = document("--sam", str(WEIGHTS / "sam")), document("--sam", "none")
+    on, off = document("--sam", str(sam_folder)), document("--sam", "none")
     assert on == document("--set", "sam=on") | {"timings": on["timings"]}
     assert off == document() | {"timings": off["timings"]}
-    assert on["weights"]["sam"] == digest(WEIGHTS / "sam")
+    assert on["weights"]["sam"] == digest(sam_folder)
     assert "sam" not in off["weights"]
     assert on["model_version"] != off["model_version"]
     assert on["recipe"]["sam"] is True

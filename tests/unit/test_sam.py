@@ -1,19 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.utils.amg import build_point_grid
 
 from car.presets import preset
-from demo.scenes import held_out_scenes
-from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from tests.conftest import paint
 from worker.segmenter import sam_decoder
 from worker.segmenter.sam import AutomaticMasks, grid, resize
 from worker.segmenter.sam_network import VIT_B, VIT_H, VIT_L, SamSizes, build
-from worker.weights import load_sam
 
 RANDOM = SamSizes(
     image_size=96, patch=8, width=24, depth=2, heads=2, global_blocks=(1,), window=5, prompt_width=32,
@@ -137,36 +133,3 @@ def test_a_size_that_is_missing_or_unknown_is_refused():
     for document in ({"width": 8, "depth": 1}, VIT_B.to_json() | {"colour": 1}):
         with pytest.raises(TypeError):
             SamSizes.from_json(document)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return load_sam(WEIGHTS / "sam", device=torch.device("cpu")).network
-
-
-@pytest.mark.parametrize("size", [(160, 160), (240, 150)])
-def test_the_trained_sam_gives_the_official_generators_masks(trained, size):
-    """With the thresholds at which it is used, duplicates removed: one to one, in the same order."""
-    counted = agreeing = 0
-    for scene in held_out_scenes(3, seed=6, size=size):
-        wanted = preset("demo")
-        ours, theirs = AutomaticMasks(trained)(scene.image, wanted), official(trained, scene.image, wanted)
-        assert len(ours) == len(theirs)
-        pairs = zip(ours, theirs, strict=True)
-        agreeing += sum(mask_iou(whole(a, scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
-        counted += len(theirs)
-    assert counted >= 3
-    assert agreeing >= 0.98 * counted
-
-
-def test_the_trained_sam_finds_the_objects_of_a_scene(trained):
-    for scene in held_out_scenes(3, seed=7):
-        found = [whole(region, scene.labels.shape) for region in AutomaticMasks(trained)(scene.image, preset("demo"))]
-        for k in np.unique(scene.labels[scene.labels > 0]):
-            assert max(mask_iou(scene.labels == k, mask) for mask in found) > 0.8
-
-
-def test_the_trained_sam_is_small_and_finite():
-    folder = WEIGHTS / "sam"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())

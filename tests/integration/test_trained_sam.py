@@ -1,0 +1,82 @@
+"""The tiny SAM of demo/weights: its masks are those of the official generator, and they gain boundary quality."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from segment_anything import SamAutomaticMaskGenerator
+
+from car.presets import preset
+from demo.scenes import held_out_scenes
+from demo.towers import WEIGHTS
+from evaluation.metrics import mask_iou
+from evaluation.shapes import evaluate
+from worker.segmenter.segmenter import Segmenter
+from worker.weights import load_pair, load_sam
+
+CPU = torch.device("cpu")
+RECIPE = replace(preset("demo"), sam=True)
+
+pytestmark = pytest.mark.skipif(
+    not (WEIGHTS / "sam" / "model.safetensors").is_file(), reason="not trained yet: python -m demo.train --stage sam"
+)
+
+
+@pytest.fixture(scope="module")
+def sam():
+    return load_sam(WEIGHTS / "sam", device=CPU)
+
+
+def official(network, image):
+    generator = SamAutomaticMaskGenerator(
+        network,
+        points_per_side=RECIPE.sam_points_per_side,
+        pred_iou_thresh=RECIPE.sam_pred_iou,
+        stability_score_thresh=RECIPE.sam_stability,
+        box_nms_thresh=RECIPE.sam_box_nms,
+    )
+    return generator.generate(image)
+
+
+def whole(region, shape):
+    mask = np.zeros(shape, bool)
+    mask[region.box] = region.pixels
+    return mask
+
+
+@pytest.mark.parametrize("size", [(160, 160), (240, 150)])
+def test_its_masks_are_those_of_the_official_generator(sam, size):
+    """With the thresholds at which it is used, duplicates removed: one to one, in the same order."""
+    counted = agreeing = 0
+    for scene in held_out_scenes(3, seed=6, size=size):
+        ours, theirs = sam(scene.image, RECIPE), official(sam.network, scene.image)
+        assert len(ours) == len(theirs)
+        pairs = zip(ours, theirs, strict=True)
+        agreeing += sum(mask_iou(whole(a, scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
+        counted += len(theirs)
+    assert counted >= 3
+    assert agreeing >= 0.98 * counted
+
+
+def test_it_finds_the_objects_of_a_scene(sam):
+    for scene in held_out_scenes(3, seed=7):
+        found = [whole(region, scene.labels.shape) for region in sam(scene.image, RECIPE)]
+        for k in np.unique(scene.labels[scene.labels > 0]):
+            assert max(mask_iou(scene.labels == k, mask) for mask in found) > 0.8
+
+
+def test_it_gains_boundary_quality():
+    pair = load_pair(WEIGHTS / "proposal", WEIGHTS / "classifier", device=CPU)
+    segmenter = Segmenter(pair.proposal, pair.classifier, sam=load_sam(WEIGHTS / "sam", device=CPU))
+    result = evaluate(segmenter, held_out_scenes(20, seed=1), RECIPE, one_step=False)
+    assert result.sam_share > 0.5
+    assert result.miou > result.without_sam.miou
+    assert result.boundary_f_fine > result.without_sam.boundary_f_fine
+
+
+def test_it_is_small_and_finite():
+    folder = WEIGHTS / "sam"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())
