@@ -4,6 +4,7 @@ A point on plain ground asks for no mask at all, only for a predicted quality of
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -123,7 +124,8 @@ def first_weights(model: Sam) -> None:
     nn.init.trunc_normal_(model.image_encoder.pos_embed, std=0.02)
     prompts, decoder = model.prompt_encoder, model.mask_decoder
     features = prompts.pe_layer.positional_encoding_gaussian_matrix
-    features.mul_(torch.logspace(*np.log10(_FREQUENCIES), features.shape[1]))
+    slowest, fastest = (math.log10(one) for one in _FREQUENCIES)
+    features.mul_(torch.logspace(slowest, fastest, features.shape[1]))
     layers = list(decoder.transformer.layers)
     to_image = [layer.cross_attn_token_to_image for layer in layers] + [decoder.transformer.final_attn_token_to_image]
     for attention in (*to_image, *(layer.cross_attn_image_to_token for layer in layers)):
