@@ -4,6 +4,7 @@ CarError
 ├── KeyMissing            no bearer key
 ├── ScopeMissing          a good key that may not do this
 ├── TextInvalid           a path or header that no row can hold
+├── InstanceUnknown       a project of which nobody says where its Label Studio is
 ├── SourceEmpty           a source in which no picture was found
 └── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
 """
@@ -36,6 +37,10 @@ class TextInvalid(CarError):  # noqa: N818
     code = "request_invalid"
 
 
+class InstanceUnknown(CarError):  # noqa: N818
+    code = "request_invalid"
+
+
 class SourceEmpty(SourceError):  # noqa: N818
     code = "source_empty"
 
@@ -55,6 +60,7 @@ STATUS: dict[str, HTTPStatus] = {
     "cursor_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "recipe_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "vocabulary_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "labeling_config_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "source_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "source_empty": HTTPStatus.UNPROCESSABLE_ENTITY,
     # Of a job's source, which the client named; those of our own bucket become ObjectsUnavailable.

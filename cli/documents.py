@@ -117,6 +117,13 @@ class Label(TypedDict):
     prompts: list[str]
 
 
+class Reason(TypedDict):
+    code: str
+    count: int
+    example: str
+    task: int
+
+
 class Project(ProjectEntry):
     model_version: str
     preset: str
@@ -124,7 +131,8 @@ class Project(ProjectEntry):
     tasks: int
     items: dict[str, int]
     predictions: dict[str, int]
-    failures: dict[str, int]
+    failed: list[Reason]
+    unsent: list[Reason]
 
 
 class ProjectTask(TypedDict):

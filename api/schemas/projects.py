@@ -79,6 +79,15 @@ class ProjectEntry(ResponseModel):
     created_at: datetime
 
 
+class ReasonView(ResponseModel):
+    """Why some tasks have no prediction."""
+
+    code: str = Field(examples=["image_corrupt"])
+    count: int
+    example: str = Field(description="the detail of one of them")
+    task: int = Field(description="its number in Label Studio")
+
+
 class ProjectView(ProjectEntry):
     """A project and what became of its tasks."""
 
@@ -90,8 +99,9 @@ class ProjectView(ProjectEntry):
     extra_params: dict[str, Any]
     tasks: int = Field(description="tasks that are known here")
     items: dict[ItemState, int] = Field(description="their pictures", examples=[_ITEMS])
-    predictions: dict[PredictionState, int] = Field(description="of this model version", examples=[_PREDICTIONS])
-    failures: dict[str, int] = Field(description="why pictures failed, by code", examples=[{"image_corrupt": 2}])
+    predictions: dict[PredictionState, int] = Field(description="of the present configuration", examples=[_PREDICTIONS])
+    failed: list[ReasonView] = Field(description="why pictures failed, the most frequent reason first")
+    unsent: list[ReasonView] = Field(description="why predictions were refused, or wait after an error")
 
 
 class TaskEntry(ResponseModel):
@@ -103,8 +113,11 @@ class TaskEntry(ResponseModel):
     error: ErrorView | None
     result: UUID | None
     result_url: str | None = Field(description="of this API", examples=["/api/v1/results/…"])
+    finished_at: datetime | None
+    model_version: str | None = Field(description="of its prediction")
     prediction: PredictionState | None = Field(description="null: there is none yet")
     prediction_id: int | None = Field(description="Label Studio's; null where it was the answer to /predict")
+    sent_at: datetime | None
     prediction_error: ErrorView | None
 
 
