@@ -9,7 +9,6 @@ from api.dependencies import CursorParam, DoorbellDep, EnginesDep, Limit, Sessio
 from api.errors import InstanceUnknown
 from api.schemas import ErrorView, Page
 from api.schemas.projects import (
-    LabelFeedback,
     ProblemOfProject,
     ProjectEntry,
     ProjectLabel,
@@ -20,7 +19,6 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
-from db import feedback as annotators
 from db import jobs, predictions, projects
 from db.models import ItemState, Project
 from db.projects import Known, Seen, TaskView, Way
@@ -79,13 +77,6 @@ def tasks(
     known = projects.find(session, number, instance)
     found, after = projects.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
     return Page(items=[_task(one) for one in found], next=after)
-
-
-@router.get("/{number}/feedback", summary="What annotators made of the predictions, by label and prompts")
-def feedback(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
-    known = projects.find(session, number, instance)
-    found = annotators.by_label(session, known.row)
-    return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
 
 
 @router.post("/{number}/sync", status_code=202, summary="Look at all tasks of a project")
