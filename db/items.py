@@ -36,6 +36,10 @@ class Claimed:
     alone: bool
     vocabulary_id: UUID
     recipe_id: UUID
+    instance: str | None = None
+    """The Label Studio whose task wants it; None for other jobs."""
+    task: int | None = None
+    """Of Label Studio, in whose name the picture is fetched."""
 
 
 @dataclass(frozen=True, slots=True)
