@@ -102,8 +102,10 @@ class Service:
     def projects(self, most: int) -> Iterator[ProjectEntry]:
         return cast("Iterator[ProjectEntry]", self._pages(_PROJECTS, {}, most))
 
-    def project(self, number: int) -> Project:
-        return cast("Project", self._json("GET", f"{_PROJECTS}/{number}"))
+    def project(self, number: int, instance: str | None = None) -> Project:
+        """`instance`: Label Studio's address, where several have a project of this number."""
+        asked = {"instance": instance} if instance else {}
+        return cast("Project", self._send("GET", f"{_PROJECTS}/{number}", params=asked).json())
 
     def note_project(self, number: int, document: Mapping[str, Any]) -> Project:
         """Tell the service of a project as Label Studio has it."""

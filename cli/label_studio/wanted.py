@@ -1,5 +1,6 @@
 """What a connected project looks like in Label Studio, and what has to change for it. No request is made here."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,15 +64,16 @@ def own_backend(backends: Sequence[Document], wish: Wish) -> Document | None:
 def backend_difference(found: Document | None, wish: Wish) -> Difference:
     """Label Studio checks a change like a new one, so `body` is always whole."""
     found = found or {}
+    params = extra_params_of(found)
     body: dict[str, Any] = {
         "project": wish.project,
         "url": wish.url,
         "title": wish.title or found.get("title") or _TITLE,
         "is_interactive": True,
-        "extra_params": {**(found.get("extra_params") or {}), **wish.extra_params},
+        "extra_params": {**params, **wish.extra_params},
         "auth_method": "BASIC_AUTH" if wish.user else "NONE",
     }
-    present = {**found, "extra_params": found.get("extra_params") or {}}
+    present = {**found, "extra_params": params}
     fields = [name for name, value in body.items() if name not in ("project", "url") and present.get(name) != value]
     if not same_address(str(found.get("url") or ""), wish.url):
         fields.append("url")
@@ -83,6 +85,17 @@ def backend_difference(found: Document | None, wish: Wish) -> Difference:
         if not found.get("basic_auth_pass_is_set") or found.get("state") != CONNECTED:
             fields.append("basic_auth_pass")
     return Difference(body, tuple(fields))
+
+
+def extra_params_of(backend: Document) -> dict[str, Any]:
+    """An object, be it as Label Studio's form writes it, as text. What is neither counts as none."""
+    given = backend.get("extra_params")
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return {}
+    return dict(given) if isinstance(given, Mapping) else {}
 
 
 def own_webhook(webhooks: Sequence[Document], wish: Wish) -> Document | None:
