@@ -69,7 +69,9 @@ class ClipModel:
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
         """Raises: WeightsMissing, where the recipe names a pair that was never pulled."""
-        return {role: weights_digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)}
+        return {
+            role: weights_digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)
+        }
 
     def load(self, recipe: Recipe) -> Segmenter:
         """The recipe's pair, on the device."""

@@ -35,7 +35,9 @@ def load_pair(proposal: str | Path, classifier: str | Path, *, device: torch.dev
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
     proposal_encoder, classifier_encoder = (load_encoder(folder, device=device) for folder in roles.values())
-    return ClipPair(proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()})
+    return ClipPair(
+        proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()}
+    )
 
 
 def load_encoder(folder: Path, *, device: torch.device) -> Encoder:

@@ -69,7 +69,9 @@ class Face:
         for whatever waits.
         """
         for task in sorted(tasks):
-            await to_thread.run_sync(partial(ring, self._engines.bell, task), limiter=self._bells)
+            await to_thread.run_sync(
+                partial(ring, self._engines.bell, task), limiter=self._bells, abandon_on_cancel=True
+            )
 
     def count(self, answers: Counter[str]) -> None:
         for answer, number in answers.items():

@@ -19,7 +19,8 @@ class ConfigProblem(ResponseModel):
 
 class SetUp(ResponseModel):
     model_version: str = Field(
-        description="what Label Studio compares before it asks again", examples=["car-0.1.0+8f31c2d0.1b2c3d4e.0a1b2c3d.9f8e7d6c"]
+        description="what Label Studio compares before it asks again",
+        examples=["car-0.1.0+8f31c2d0.1b2c3d4e.0a1b2c3d.9f8e7d6c"],
     )
     problems: list[ConfigProblem] = Field(description="what of the labeling configuration cannot be mapped")
 
@@ -42,7 +43,8 @@ class PredictRequest(BaseModel):
     project: str = Field(examples=["2.1795220370"])
     label_config: str
     params: dict[str, Any] = Field(
-        default={}, description="`context` holds the prompt of a smart tool; login and password are neither used nor kept"
+        default={},
+        description="`context` holds the prompt of a smart tool; login and password are neither used nor kept",
     )
 
 
