@@ -3,7 +3,7 @@
 CarError
 ├── KeyMissing            no bearer key
 ├── ScopeMissing          a good key that may not do this
-├── CredentialsRefused    a speaker for Label Studio without the right name and password, or without the webhook's secret
+├── CredentialsRefused    Label Studio without the right name and password, or its webhook without our secret
 ├── BodyInvalid           a body of Label Studio that is none
 ├── TextInvalid           a path or header that no row can hold
 ├── SourceEmpty           a source in which no picture was found

@@ -82,8 +82,8 @@ class Observed:
 
 
 class BodyLimit:
-    """Refuses a body of more than `most` bytes before anything reads it, whatever its length is said to be. Addresses of
-    `others` have limits of their own.
+    """Refuses a body of more than `most` bytes before anything reads it, whatever its length is said to be. Addresses
+    of `others` have limits of their own.
     """
 
     def __init__(self, app: ASGIApp, most: int, others: Mapping[str, int]) -> None:

@@ -40,9 +40,9 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch models from the hub ahead of time, safetensors only. Exit code 1 if one could not be fetched."""
+    from car.weights_digest import weights_digest
     from worker.errors import WeightsMissing
     from worker.hub import pull as fetch
-    from car.weights_digest import weights_digest
     from worker.weights import folder_of
 
     wanted: dict[str, None] = {}
@@ -87,8 +87,8 @@ def _asked_by(hub_id: str) -> str:
 
 def _state(where: str) -> tuple[str, str, str]:
     """Whether the model is here, its size, and the beginning of its digest."""
-    from worker.errors import WeightsError
     from car.weights_digest import weights_digest
+    from worker.errors import WeightsError
     from worker.weights import folder_of
 
     try:

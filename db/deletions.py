@@ -1,5 +1,6 @@
 """Tasks that were deleted in Label Studio: nothing is computed for them alone, and nothing is sent to them."""
 
+import json
 from collections.abc import Collection
 
 from sqlalchemy import text
@@ -19,11 +20,7 @@ _ORPHAN = text("""
 _FORGET = text("""
     DELETE FROM task
     WHERE task = ANY(CAST(:tasks AS bigint[]))
-        AND job_id IN (
-            SELECT id FROM job
-            WHERE kind = 'label_studio' AND source ->> 'instance' = :instance
-                AND CAST(source ->> 'project' AS bigint) = :number
-        )
+        AND job_id IN (SELECT id FROM job WHERE kind = 'label_studio' AND source @> CAST(:project AS jsonb))
     RETURNING item_id
 """)
 
@@ -44,7 +41,8 @@ def tasks_deleted(session: Session, project: models.Project, tasks: Collection[i
     """Pending predictions of these tasks become orphaned; queued pictures that no other task means are cancelled. How
     many pictures. What was computed stays: the same picture may come again.
     """
-    given = {"instance": project.instance, "number": project.number, "tasks": sorted(tasks)}
-    session.execute(_ORPHAN, given)
-    items = sorted(set(session.scalars(_FORGET, given)))
+    of = {"instance": project.instance, "project": project.number}
+    numbers = sorted(set(tasks))
+    session.execute(_ORPHAN, {"instance": project.instance, "number": project.number, "tasks": numbers})
+    items = sorted(set(session.scalars(_FORGET, {"project": json.dumps(of), "tasks": numbers})))
     return len(session.scalars(_CANCEL, {"items": items}).all()) if items else 0

@@ -36,8 +36,8 @@ GivenToken = Annotated[str | None, Security(_token)]
 async def _speaker(face: FaceDep, given: Given) -> None:
     if face.settings.basic_auth_user and not _knows_password(face.settings, given):
         raise CredentialsRefused(
-            "Label Studio must send this service's name and password: give BASIC_AUTH_USER and BASIC_AUTH_PASS with the "
-            "backend's address, under Basic authentication"
+            "Label Studio must send this service's name and password: give BASIC_AUTH_USER and BASIC_AUTH_PASS with "
+            "the backend's address, under Basic authentication"
         )
 
 
@@ -68,7 +68,8 @@ def _knows_password(settings: ApiSettings, given: HTTPAuthorizationCredentials |
         sent = b64decode(given.credentials, validate=True)
     except ValueError:
         return False
-    return any([compare_digest(sent, one) for one in _encodings(f"{user}:{password.get_secret_value()}")])
+    known = _encodings(f"{user}:{password.get_secret_value()}")
+    return any(compare_digest(sent, one) for one in known)
 
 
 def _encodings(text: str) -> list[bytes]:

@@ -58,8 +58,8 @@ class Answered:
     response_class=Response,
 )
 async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Speaker) -> Response:
-    """Queues what is not known and answers at once: as many results as tasks, `[]` for each that is queued or failed. Only
-    a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
+    """Queues what is not known and answers at once: as many results as tasks, `[]` for each that is queued or failed.
+    Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
     """
     given = await request.body()
     document = await face.work(partial(bodies.read, given), size=len(given))

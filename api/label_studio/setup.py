@@ -1,9 +1,9 @@
 """POST /setup: before every prediction Label Studio asks for the version, and tells what the project is now.
 
-What of a configuration cannot be mapped is told beside the version, which is all that Label Studio reads. One with which
-no mask could become a region is refused with 422: Label Studio then says, when the backend is added and on its page
-later, that it "might be incompatible with the current labeling configuration". A version instead would look like success
-and stay without predictions for ever. The reason in words is in our log and on the project's page.
+What of a configuration cannot be mapped is told beside the version, which is all that Label Studio reads. One with
+which no mask could become a region is refused with 422: Label Studio then says, when the backend is added, that it
+"might be incompatible with the current labeling configuration", and shows it in error later. A version instead would
+look like success and stay without predictions for ever. The reason in words is in our log and on the project's page.
 """
 
 from functools import partial

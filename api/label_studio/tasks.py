@@ -54,7 +54,7 @@ def wishes_of(plan: ProjectPlan, tasks: Sequence[object], *, instance: str, obje
         seen |= {number} if number is not None else set()
     # Pictures within the tasks go to S3, which takes its time for each; all else is a matter of microseconds.
     slow = [place for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)]
-    found = {place: None for place in slow} | {
+    found = dict.fromkeys(slow) | {
         place: wish_of(plan, task, address)
         for place, task in enumerate(wanted)
         if task is not None and place not in set(slow)

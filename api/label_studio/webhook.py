@@ -37,7 +37,7 @@ log = structlog.get_logger("api.label_studio")
     responses={200: {"model": Told, "description": "an event that means nothing here"}},
 )
 async def webhook(request: Request, response: Response, face: FaceDep, after: BackgroundTasks, _: Teller) -> Told:
-    """Tasks that were created are labelled; of what people draw is learnt how good the masks were. Nothing is trained."""
+    """Tasks that were created are labelled; what people draw is compared with our masks. Nothing is trained."""
     given = await request.body()
     document = await face.work(partial(bodies.read, given), size=len(given))
     action = bodies.text_of(document, "action")
