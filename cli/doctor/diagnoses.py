@@ -138,6 +138,10 @@ DIAGNOSES: dict[str, Diagnosis] = {
         "Label Studio cannot reach the backend: no answer to /health within a second",
         "check that its address is right from where Label Studio runs (in a container, 127.0.0.1 is the container)",
     ),
+    "backend_password": Diagnosis(
+        "Label Studio sends the backend another name or password than BASIC_AUTH_USER and BASIC_AUTH_PASS",
+        f"`{_RECONNECT}`",
+    ),
     "backend_error": Diagnosis("Label Studio reached the backend, whose /setup failed", "see the message"),
     "backend_not_first": Diagnosis(
         "the project has several ML backends, and Label Studio asks only the first for predictions",

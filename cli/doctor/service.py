@@ -125,7 +125,7 @@ def api(address: ApiAddress) -> Finding:
         try:
             list(service.projects(1))
         except ApiRefused as error:
-            code = "api_key_refused" if error.status in (401, 403) else "api_unreachable"  # noqa: PLR2004 - HTTP's
+            code = "api_key_refused" if error.status in (401, 403) else "api_unreachable"
             return diagnosed("API", code, str(error))
         except CarError as error:
             return diagnosed("API", "api_unreachable", str(error))
@@ -140,7 +140,7 @@ def face(address: ApiAddress, given: Credentials) -> Finding:
     try:
         with httpx.Client(base_url=address.url.rstrip("/"), timeout=10, trust_env=False) as client:
             auth = (given.user, given.password) if given.user and given.password else None
-            mine, open_ = client.get("/", auth=auth), client.get("/")
+            mine, stranger = client.get("/health", auth=auth), client.get("/health", auth=("doctor", token_hex(8)))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return skipped(check, f"{address.url}: {type(error).__name__}")
     if mine.status_code == 401:  # noqa: PLR2004 - HTTP's
@@ -148,7 +148,7 @@ def face(address: ApiAddress, given: Credentials) -> Finding:
             check, "basic_auth_refused", f"{address.url} answers 401 to BASIC_AUTH_USER {given.user or '(unset)'}"
         )
     if mine.status_code != 200:  # noqa: PLR2004
-        return skipped(check, f"{address.url}/ answers {mine.status_code}")
-    if open_.status_code == 200:  # noqa: PLR2004
-        return diagnosed(check, "face_open", f"{address.url} answers without a password")
+        return skipped(check, f"{address.url}/health answers {mine.status_code}")
+    if stranger.status_code == 200:  # noqa: PLR2004
+        return diagnosed(check, "face_open", f"{address.url} answers whoever asks")
     return good(check, "asked for, and this one is right")

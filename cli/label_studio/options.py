@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 Project = Annotated[
-    int, typer.Option("--project", min=1, metavar="N", help="Its number, as in Label Studio's address bar: /projects/N/.")
+    int,
+    typer.Option("--project", min=1, metavar="N", help="Its number, as in Label Studio's address bar: /projects/N/."),
 ]
 AnyProject = Annotated[
     int | None, typer.Option("--project", min=1, metavar="N", help="One project; by itself all that are known.")
@@ -48,7 +49,9 @@ def label_studio(url: str | None, *, ask_token: bool, data_dir: Path) -> "Iterat
     if not token and (ask_token or sys.stdin.isatty()):
         token = typer.prompt(f"token of a user of {address}", hide_input=True, err=True)
     if not token:
-        raise WrongUse("Label Studio's token is not known: set LABEL_STUDIO_API_KEY, or give --token to be asked for it")
+        raise WrongUse(
+            "Label Studio's token is not known: set LABEL_STUDIO_API_KEY, or give --token to be asked for it"
+        )
     with LabelStudio(address, str(token)) as studio:
         yield studio
 
