@@ -1,4 +1,4 @@
-"""`car bench predict`: what a user of Label Studio waits for when a selection of tasks is sent, with no worker alive."""
+"""`car bench predict`: what a user of Label Studio waits for, who sends a selection of tasks while no worker lives."""
 
 from typing import Annotated, Any
 
