@@ -85,7 +85,7 @@ def _named_late(session: Session, project: models.Project, wanted: dict[str, obj
     renamed: UUID | None = session.scalar(
         text(
             "UPDATE job SET source = CAST(:source AS jsonb) WHERE id = :job AND vocabulary_id = :vocabulary "
-            "AND recipe_id = :recipe AND source || '{\"stamp\": \"\"}' = source "
+            'AND recipe_id = :recipe AND source || \'{"stamp": ""}\' = source '
             "AND source - 'stamp' = CAST(:source AS jsonb) - 'stamp' RETURNING id"
         ),
         wanted | {"job": project.job_id},
