@@ -65,7 +65,7 @@ class TaskView:
 
 
 def progress(session: Session, project: models.Project, *, weights: Mapping[str, Any] | None = None) -> ProjectProgress:
-    """Counted now. `weights`: those that /setup makes its version of; by themselves the newest that a worker offered."""
+    """Counted now. `weights`: those that /setup makes its version of; without, the newest that a worker offered."""
     raise NotImplementedError
 
 
