@@ -3,20 +3,16 @@
 Nothing that Label Studio takes is refused while something usable remains: what cannot be used is told as a `Problem`.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
 from car.errors import CarError
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    pass
 
 MAX_CHARACTERS: Final = 1_000_000
 """Two thousand labels take a fifth of it."""
