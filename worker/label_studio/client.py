@@ -35,7 +35,7 @@ class Project:
 class TaskPage:
     """Tasks in the order of their ids, as they are stored: addresses in their data are not resolved."""
 
-    tasks: tuple[tuple[int, dict[str, Any]], ...]
+    tasks: tuple[tuple[int, object], ...]
     """Id and data."""
     total: int
     """Of the tasks that were asked for, this page and all after it."""
@@ -114,8 +114,7 @@ class LabelStudio(Connection):
         page: dict[str, str | int] = {"project": project, "page_size": limit, "resolve_uri": "false"}
         with _project_missing(project):
             told = self._object(self.ask("GET", "/api/tasks/", query=page | {"query": json.dumps(wanted)}))
-        rows = [(self._number(one, "id"), one.get("data")) for one in self._list(told.get("tasks"))]
-        tasks = tuple((number, data) for number, data in rows if isinstance(data, dict))
+        tasks = tuple((self._number(one, "id"), one.get("data")) for one in self._list(told.get("tasks")))
         return TaskPage(tasks, self._number(told, "total"))
 
     def task(self, number: int) -> dict[str, Any]:
