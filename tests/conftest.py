@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.fake_label_studio",
     "tests.recorded",
     "tests.label_studio_rows",
+    "tests.picture_server",
 ]
 
 CONTEXT = 77
