@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from car.model_version import CODE_VERSION
 from db import items, jobs, listings, results, workers
 from db.session import transaction
 
@@ -26,4 +27,5 @@ def reap(engine: Engine) -> Reaping:
         results.expire(session)
         closed = jobs.close(session)
         workers.forget(session)
+        workers.reaped(session, CODE_VERSION)
         return Reaping(reaped.requeued, reaped.dead, closed, items.waiting(session), listings.waiting(session))
