@@ -21,8 +21,8 @@ pytest_plugins = [
     "tests.api_client",
     "tests.rows",
     "tests.fake_label_studio",
-    "tests.recorded",
     "tests.label_studio_rows",
+    "tests.recorded",
 ]
 
 CONTEXT = 77
