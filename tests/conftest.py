@@ -21,9 +21,9 @@ pytest_plugins = [
     "tests.api_client",
     "tests.rows",
     "tests.fake_label_studio",
-    "tests.recorded",
     "tests.label_studio_rows",
     "tests.picture_server",
+    "tests.recorded",
 ]
 
 CONTEXT = 77
