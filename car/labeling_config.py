@@ -1,25 +1,9 @@
-"""Label Studio's labeling configuration, read: which picture, which controls, which labels they hold.
+"""What of a Label Studio labeling configuration concerns masks. Read by `car.labeling_xml`."""
 
-Nothing that Label Studio takes is refused while something usable remains: what cannot be used is told as a `Problem`.
-"""
-
-import re
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from car.errors import CarError
-
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
-MAX_CHARACTERS: Final = 1_000_000
-"""Two thousand labels take a fifth of it."""
 
 
 class LabelingConfigError(CarError):
@@ -62,8 +46,9 @@ class ConfigLabel:
     """A Label or Choice, merged over the controls that hold it."""
 
     value: str
-    """What regions carry: `alias` where there is one, as Label Studio does it."""
+    """What regions carry: `alias` where there is one."""
     shown: str
+    """What annotators read."""
     predicted: tuple[str, ...] = ()
     """Of `predicted_values="car, sedan"`."""
     alias: str = ""
@@ -81,8 +66,6 @@ class Control:
     """Of the Labels control that names the regions of a plain Brush, Polygon or Rectangle."""
     single: bool = False
     """Choices of which one alone may be chosen."""
-    threshold: float | None = None
-    """`model_score_threshold`."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +76,8 @@ class LabelingConfig:
     controls: tuple[Control, ...]
     labels: tuple[ConfigLabel, ...]
     """In the order of the configuration."""
-    texts: Mapping[str, str]
-    """Text tags beside the picture: name -> value, as `$caption`."""
-    prompts: tuple[str, ...]
-    """Names of TextArea, keypoint and other controls by which a person may ask, smart ones and others."""
+    threshold: float | None
+    """The lowest `model_score_threshold` of the controls."""
+    referring: str | None
+    """Value of the Text tag marked `referring="true"`, as `$caption`: the words of each task."""
     problems: tuple[Problem, ...]
-
-    @cached_property
-    def threshold(self) -> float | None:
-        """The lowest `model_score_threshold`."""
-        return min((one.threshold for one in self.controls if one.threshold is not None), default=None)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from car.errors import CarError
-from car.project_plan import ProjectPlan, Within
+from car.project_plan import ProjectPlan
+from car.prompts import Within
 from car.rle import CocoRle
 
 
-class PredictionInvalid(CarError):
+class PredictionInvalid(CarError):  # noqa: N818 - the code says what it is
     """A prediction that Label Studio's own validation refuses; it was not sent."""
 
     code = "prediction_invalid"

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
+from car.weights_digest import weights_digest
 from worker.errors import DeviceMissing, OutOfMemory
 from worker.images import Picture
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.proposals import padded_size
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import shrunk_size
-from worker.weights import digest, folder_of, load_pair
+from worker.weights import folder_of, load_pair
 
 _ROLES = ("proposal", "classifier")
 _AT_ONCE = 4
@@ -75,7 +76,9 @@ class ClipModel:
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
         """Raises: WeightsMissing, where the recipe names a pair that was never pulled."""
-        return {role: digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)}
+        return {
+            role: weights_digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)
+        }
 
     def load(self, recipe: Recipe) -> Segmenter:
         """The recipe's pair, on the device."""

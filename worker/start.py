@@ -13,6 +13,7 @@ from db.objects import ObjectStore
 from db.session import transaction
 from worker.finishers import Finishers
 from worker.images import ImageLimits
+from worker.images.fetch import Headers, Sources
 from worker.model import Places, load_model
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
@@ -25,8 +26,14 @@ def make_pipeline(
     engine: Engine,
     objects: ObjectStore,
     name: str,
+    headers: Headers | None = None,
 ) -> Pipeline:
-    """Raises: WeightsError or DeviceMissing, with what to change."""
+    """`headers`: of the Label Studio that the settings name; None without a token.
+
+    Raises:
+        WeightsError, DeviceMissing, SettingsInvalid: with what to change.
+
+    """
     return Pipeline(
         engine=engine,
         objects=objects,
@@ -39,6 +46,7 @@ def make_pipeline(
             store_threads=settings.store_threads,
             images=ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes),
         ),
+        pictures=Sources.of(settings, objects, headers),
     )
 
 

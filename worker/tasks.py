@@ -186,6 +186,8 @@ def _end(**_: Any) -> None:  # noqa: ANN401
         except CarError as error:
             structlog.get_logger().warning("farewell_failed", reason=str(error))
         process.engine.dispose()
+        if process.pipeline is not None:
+            process.pipeline.close()
 
 
 def _made(plan: Plan) -> Process:

@@ -14,7 +14,6 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from car.bulk_source import split_s3
 from car.errors import CarError
 from car.model_version import model_version, run_key
 from db import items, results, vocabularies
@@ -22,10 +21,11 @@ from db.errors import DatabaseUnreachable
 from db.items import Claimed, Ended, Failed
 from db.session import transaction
 from worker.images import open_image
+from worker.images.fetch import name_of
 from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.work import Fetched, Limits, Model, Objects, Wish
+from worker.pipeline.work import Fetched, Limits, Model, Pictures, Wish
 
 _LOOKUP_AT_ONCE = 64
 _ELSEWHERE = timedelta(seconds=2)
@@ -42,7 +42,7 @@ class Intake:
     def __init__(
         self,
         engine: Engine,
-        objects: Objects,
+        pictures: Pictures,
         worker: str,
         model: Model,
         limits: Limits,
@@ -52,7 +52,7 @@ class Intake:
         ledger: Ledger,
         plenty: Callable[[], object],
     ) -> None:
-        self._engine, self._objects, self._worker, self._model, self._limits = engine, objects, worker, model, limits
+        self._engine, self._pictures, self._worker, self._model, self._limits = engine, pictures, worker, model, limits
         self._hand, self._buckets, self._ledger, self._plenty = hand, buckets, ledger, plenty
         self._said_plenty = 0.0
         self._wishes: OrderedDict[tuple[UUID, UUID], Wish | CarError] = OrderedDict()
@@ -139,9 +139,8 @@ class Intake:
             self._fail(Failed(item, wish.code, str(wish), wish.retryable))
             return
         try:
-            bucket, key = split_s3(item.uri)
-            data = self._objects.read(bucket, key, max_bytes=self._limits.images.max_bytes)
-            picture = open_image(data, self._limits.images, name=item.uri)
+            data = self._pictures.read(item.uri, instance=item.instance, task=item.task)
+            picture = open_image(data, self._limits.images, name=name_of(item.uri))
         except CarError as error:
             self._fail(Failed(item, error.code, str(error), error.retryable))
         except Exception as error:  # noqa: BLE001 - the edge: one bad picture never ends its neighbours
