@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.label_studio_rows",
     "tests.picture_server",
     "tests.recorded",
+    "tests.label_studio_rows",
 ]
 
 CONTEXT = 77
