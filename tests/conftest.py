@@ -24,7 +24,6 @@ pytest_plugins = [
     "tests.label_studio_rows",
     "tests.picture_server",
     "tests.recorded",
-    "tests.label_studio_rows",
 ]
 
 CONTEXT = 77

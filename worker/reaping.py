@@ -5,12 +5,8 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
-<<<<<<< HEAD
 from car.model_version import CODE_VERSION
-from db import items, jobs, listings, results, workers
-=======
 from db import items, jobs, listings, predictions, projects, results, workers
->>>>>>> rows
 from db.session import transaction
 
 
@@ -36,10 +32,7 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
         results.expire(session)
         closed = jobs.close(session)
         workers.forget(session)
-<<<<<<< HEAD
         workers.reaped(session, CODE_VERSION)
-        return Reaping(reaped.requeued, reaped.dead, closed, items.waiting(session), listings.waiting(session))
-=======
         if instance is not None and sync_every:
             projects.want_all(session, instance=instance, every=sync_every)
         return Reaping(
@@ -51,4 +44,3 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
             predictions_wait=predictions.waiting(session, instance),
             syncs_wait=instance is not None and projects.sync_waiting(session, instance=instance),
         )
->>>>>>> rows
