@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.rows",
     "tests.fake_label_studio",
     "tests.label_studio_rows",
+    "tests.outbox",
     "tests.picture_server",
     "tests.recorded",
 ]
