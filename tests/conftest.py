@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.api_client",
     "tests.rows",
     "tests.fake_label_studio",
+    "tests.outbox",
     "tests.picture_server",
     "tests.label_studio_rows",
     "tests.recorded",
