@@ -21,9 +21,9 @@ pytest_plugins = [
     "tests.api_client",
     "tests.rows",
     "tests.fake_label_studio",
-    "tests.label_studio_rows",
     "tests.outbox",
     "tests.picture_server",
+    "tests.label_studio_rows",
     "tests.recorded",
 ]
 
