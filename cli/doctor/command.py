@@ -56,7 +56,9 @@ def _show(finding: "Finding") -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    head = Text.assemble((f"{finding.verdict:<7} ", _STYLES[finding.verdict]), (finding.check, "bold"), f": {finding.detail}")
+    head = Text.assemble(
+        (f"{finding.verdict:<7} ", _STYLES[finding.verdict]), (finding.check, "bold"), f": {finding.detail}"
+    )
     if finding.code:
         head.append(f" ({finding.code})", "dim")
     console.print(head)

@@ -61,7 +61,9 @@ def plan_of(found: Connected, preset: str) -> tuple[ProjectPlan | None, list[Fin
     if plan.problems:
         return plan, [diagnosed(check, "labels_unmapped", one.detail) for one in plan.problems]
     words = "each task's own" if plan.vocabulary is None else f"{len(plan.vocabulary.labels)} labels"
-    return plan, [good(check, f"{words}, shown by {', '.join(sorted({str(one.kind) for one in plan.config.controls}))}")]
+    return plan, [
+        good(check, f"{words}, shown by {', '.join(sorted({str(one.kind) for one in plan.config.controls}))}")
+    ]
 
 
 def backend(found: Connected) -> Iterator[Finding]:
@@ -128,7 +130,9 @@ def webhook(found: Connected, *, heard: bool | None) -> Iterator[Finding]:
     if "headers" in wrong:
         yield diagnosed(check, "webhook_secret", f"{own.get('url')} sends another X-Car-Token, or none")
     if "actions" in wrong and not own.get("send_for_all_actions"):
-        yield diagnosed(check, "webhook_actions", f"{own.get('url')} sends {', '.join(own.get('actions') or ['nothing'])}")
+        yield diagnosed(
+            check, "webhook_actions", f"{own.get('url')} sends {', '.join(own.get('actions') or ['nothing'])}"
+        )
     if wrong & {"is_active", "send_payload", "headers"}:
         return
     if heard is False and (finding := _blocked(found, own)):
@@ -160,7 +164,9 @@ def ours(engine: Engine, url: str, number: int) -> tuple[ProjectProgress | None,
         return None, diagnosed(check, "project_unknown", str(error))
     except CarError as error:
         return None, skipped(check, str(error))
-    return found, good(check, f"{found.tasks:,} tasks, {found.predictions.get(PredictionState.SENT, 0):,} predictions sent")
+    return found, good(
+        check, f"{found.tasks:,} tasks, {found.predictions.get(PredictionState.SENT, 0):,} predictions sent"
+    )
 
 
 def versions(found: Connected, known: ProjectProgress) -> Iterator[Finding]:

@@ -43,6 +43,8 @@ def token(studio: "LabelStudio") -> Finding:
         if error.code in DIAGNOSES:
             return diagnosed(check, error.code, str(error))
         return diagnosed(check, "token_unknown", str(error))
+    if studio.tokens.kind == "access":
+        return diagnosed(check, "token_short_lived", "it still works, for some minutes")
     return good(check, f"{studio.tokens.kind} token of {user.get('email') or user.get('id')}")
 
 
