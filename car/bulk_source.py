@@ -188,7 +188,7 @@ def manifest_line(line: str) -> str | None:
     in an empty line or a comment.
 
     Raises:
-        SourceError: the line holds no address of an object.
+        SourceError: the line holds no address of a picture.
 
     """
     stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}").strip()
@@ -205,8 +205,29 @@ def manifest_line(line: str) -> str | None:
             raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/picture.jpg"}}')
     else:
         uri = stripped
-    split_s3(uri)
+    check_address(uri)
     return uri
+
+
+def check_address(uri: str) -> None:
+    """An object of S3, or a page of the web: which of those may be asked, workers decide.
+
+    Raises:
+        SourceError: another scheme, no bucket, key or host, or too long.
+
+    """
+    if not uri[:8].lower().startswith(("http://", "https://")):
+        split_s3(uri)
+        return
+    shown = _shown(uri)
+    _refuse_unstorable(uri)
+    if len(uri.encode()) > MAX_URI:
+        raise SourceError(
+            f"{shown} is longer than {MAX_URI} bytes; if it is a signed link, give its s3:// address instead"
+        )
+    host = uri.partition("://")[2]
+    if not uri.isprintable() or not host or host[0] in "/?#":
+        raise SourceError(f"{shown} is no address of a picture; it looks like https://host/picture.jpg")
 
 
 def cut(text: str, most: int = MAX_URI) -> str:

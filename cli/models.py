@@ -40,9 +40,10 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch models from the hub ahead of time, safetensors only. Exit code 1 if one could not be fetched."""
+    from car.weights_digest import weights_digest
     from worker.errors import WeightsMissing
     from worker.hub import pull as fetch
-    from worker.weights import digest, folder_of
+    from worker.weights import folder_of
 
     wanted: dict[str, None] = {}
     for model in models or [OPENAI]:
@@ -56,7 +57,7 @@ def pull(
             typer.echo(f"failed: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{hub_id} is here: {folder} (sha256 {digest(folder)})")
+        typer.echo(f"{hub_id} is here: {folder} (sha256 {weights_digest(folder)})")
     if failed:
         raise typer.Exit(1)
 
@@ -86,12 +87,13 @@ def _asked_by(hub_id: str) -> str:
 
 def _state(where: str) -> tuple[str, str, str]:
     """Whether the model is here, its size, and the beginning of its digest."""
+    from car.weights_digest import weights_digest
     from worker.errors import WeightsError
-    from worker.weights import digest, folder_of
+    from worker.weights import folder_of
 
     try:
         folder = folder_of(where)
     except WeightsError:
         return ("no" if Path(where).is_absolute() else f"no; car models pull {where}"), "", ""
     size = (folder / "model.safetensors").stat().st_size / _MEBIBYTE
-    return "yes", f"{size:.1f} MiB", digest(folder)[:12]
+    return "yes", f"{size:.1f} MiB", weights_digest(folder)[:12]

@@ -24,6 +24,8 @@ from cli.processes import Processes
 _READY_SECONDS = 120
 _DRAIN_SECONDS = 30
 _LOOK_SECONDS = 0.2
+_SECRETS = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "CAR_WEBHOOK_SECRET")
+"""What Label Studio says to the API: made here where the environment does not give them."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -60,8 +62,8 @@ def up(
         with console.status("preparing tables and bucket"):
             api = _keys(held, f"http://{_reachable(host)}:{port}")
         usual = {"CAR_PRESET": ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset}
-        basic = {name: value for name, value in api.items() if name.startswith("BASIC_AUTH_")}
-        environment = {**usual, **os.environ, **basic}
+        secrets = {name: api[name] for name in _SECRETS}
+        environment = {**usual, **os.environ, **secrets}
         processes = Processes(held.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)
@@ -75,7 +77,7 @@ def _keys(held: DataDir, url: str) -> dict[str, str]:
     from cli.installation import make_ready
     from db.settings import EngineSettings
 
-    given = {name: os.environ[name] for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS") if os.environ.get(name)}
+    given = {name: os.environ[name] for name in _SECRETS if os.environ.get(name)}
     api = make_ready(EngineSettings.from_environment(), {**held.notes().get("api", {}), **given})
     api["CAR_API_URL"] = url
     held.note(api=api)

@@ -16,7 +16,14 @@ from transformers.utils import logging as transformers_logging
 
 install_import_hook("worker.segmenter", "beartype.beartype").__enter__()
 
-pytest_plugins = ["tests.services", "tests.api_client", "tests.rows"]
+pytest_plugins = [
+    "tests.services",
+    "tests.api_client",
+    "tests.rows",
+    "tests.fake_label_studio",
+    "tests.recorded",
+    "tests.label_studio_rows",
+]
 
 CONTEXT = 77
 

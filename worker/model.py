@@ -1,7 +1,7 @@
 """The pair of CLIPs on its device, as the pipeline uses it."""
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
+from car.weights_digest import weights_digest
 from worker.errors import DeviceMissing, OutOfMemory
 from worker.images import Picture
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.proposals import padded_size
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import shrunk_size
-from worker.weights import digest, folder_of, load_pair
+from worker.weights import folder_of, load_pair
 
 _ROLES = ("proposal", "classifier")
 _AT_ONCE = 4
@@ -28,9 +29,15 @@ Places = tuple[str | Path, str | Path]
 """Folders or hub ids of f and g."""
 
 
-def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -> "ClipModel":
+Loaded = Callable[[tuple[str, str] | None, Mapping[str, str]], None]
+"""Told the names of f and g as recipes give them, None for those of every recipe, and the weights by role."""
+
+
+def load_model(
+    models: Places | None, *, device: str = "auto", batch: int = 0, loaded: Loaded | None = None
+) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
-    `batch` 0: as many pictures at once as suit the device.
+    `batch` 0: as many pictures at once as suit the device. `loaded` is called for each pair, once.
 
     Raises:
         WeightsMissing: see worker.weights.
@@ -43,7 +50,7 @@ def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
-    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE))
+    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded)
     model.load(Recipe())
     return model
 
@@ -56,6 +63,7 @@ class ClipModel:
     where: torch.device
     batches: Batches
     batch: int
+    loaded: Loaded | None = field(default=None, repr=False)
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property
@@ -68,7 +76,9 @@ class ClipModel:
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
         """Raises: WeightsMissing, where the recipe names a pair that was never pulled."""
-        return {role: digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)}
+        return {
+            role: weights_digest(folder_of(place)) for role, place in zip(_ROLES, self._places(recipe), strict=True)
+        }
 
     def load(self, recipe: Recipe) -> Segmenter:
         """The recipe's pair, on the device."""
@@ -76,6 +86,9 @@ class ClipModel:
         if places not in self._pairs:
             pair = load_pair(*places, device=self.where)
             self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+            if self.loaded is not None:
+                names = None if self.models else (recipe.proposal_model, recipe.classifier_model)
+                self.loaded(names, pair.digests)
         return self._pairs[places]
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:

@@ -1,22 +1,18 @@
 """The one place that opens checkpoints: pairs of CLIPs as transformers folders, safetensors only, named by content."""
 
-import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from car.weights_digest import WEIGHTS, weights_digest
 from worker.errors import WeightsInvalid, WeightsMissing
-from worker.hub import FILES, WEIGHTS, pulled
+from worker.hub import FILES, pulled
 from worker.segmenter.encoder import Encoder
-
-_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,9 @@ def load_pair(proposal: str | Path, classifier: str | Path, *, device: torch.dev
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
     proposal_encoder, classifier_encoder = (load_encoder(folder, device=device) for folder in roles.values())
-    return ClipPair(proposal_encoder, classifier_encoder, {role: digest(folder) for role, folder in roles.items()})
+    return ClipPair(
+        proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()}
+    )
 
 
 def load_encoder(folder: Path, *, device: torch.device) -> Encoder:
@@ -83,32 +81,6 @@ def folder_of(where: str | Path) -> Path:
                 f"pickled .bin and .pt files are never opened)"
             )
     return folder
-
-
-def digest(folder: Path) -> str:
-    """Sha256 (hex) of the folder's safetensors, remembered beside it as long as size and time of the file stand."""
-    weights = folder / WEIGHTS
-    stat = weights.stat()
-    stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    memo = folder / f"{WEIGHTS}.sha256"
-    known = _read_memo(memo)
-    if {name: known.get(name) for name in stamp} == stamp and "sha256" in known:
-        return str(known["sha256"])
-    sha = hashlib.sha256()
-    with weights.open("rb") as stream:
-        while chunk := stream.read(_READ):
-            sha.update(chunk)
-    with contextlib.suppress(OSError):  # a read-only folder costs the time of hashing, nothing else
-        memo.write_text(json.dumps(stamp | {"sha256": sha.hexdigest()}))
-    return sha.hexdigest()
-
-
-def _read_memo(memo: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(memo.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _check_config(folder: Path) -> None:

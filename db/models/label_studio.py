@@ -100,7 +100,13 @@ class Prediction(Base):
     __table_args__ = (
         one_of("state", PredictionState),
         UniqueConstraint("instance", "project", "task", "model_version"),
-        Index("prediction_pending_idx", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        Index("prediction_pending_idx", "instance", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        Index(
+            "prediction_unrendered_idx",
+            "not_before",
+            "id",
+            postgresql_where=text("state = 'pending' AND document IS NULL"),
+        ),
         Index(None, "item_id"),
         Index(None, "result_id"),
     )
@@ -126,6 +132,8 @@ class Prediction(Base):
     score: Mapped[float | None] = mapped_column()
     prediction: Mapped[int | None] = mapped_column(BigInteger)
     """Label Studio's id of it; none where it was the answer to /predict."""
+    attempted_at: Mapped[datetime | None] = mapped_column()
+    """When a publisher last took it to be sent."""
     sent_at: Mapped[datetime | None] = mapped_column()
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
