@@ -1,7 +1,7 @@
 """The pair of CLIPs on its device, as the pipeline uses it."""
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,15 @@ Places = tuple[str | Path, str | Path]
 """Folders or hub ids of f and g."""
 
 
-def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -> "ClipModel":
+Loaded = Callable[[tuple[str, str] | None, Mapping[str, str]], None]
+"""Told the names of f and g as recipes give them, None for those of every recipe, and the weights by role."""
+
+
+def load_model(
+    models: Places | None, *, device: str = "auto", batch: int = 0, loaded: Loaded | None = None
+) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
-    `batch` 0: as many pictures at once as suit the device.
+    `batch` 0: as many pictures at once as suit the device. `loaded` is called for each pair, once.
 
     Raises:
         WeightsMissing: see worker.weights.
@@ -44,7 +50,7 @@ def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
-    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE))
+    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded)
     model.load(Recipe())
     return model
 
@@ -57,6 +63,7 @@ class ClipModel:
     where: torch.device
     batches: Batches
     batch: int
+    loaded: Loaded | None = field(default=None, repr=False)
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,6 +86,9 @@ class ClipModel:
         if places not in self._pairs:
             pair = load_pair(*places, device=self.where)
             self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+            if self.loaded is not None:
+                names = None if self.models else (recipe.proposal_model, recipe.classifier_model)
+                self.loaded(names, pair.digests)
         return self._pairs[places]
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:

@@ -1,10 +1,16 @@
 """A gpu worker's pipeline from its settings: the models come onto the device here."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
+import structlog
 from sqlalchemy import Engine
 
+from car.errors import CarError
+from db import offers
 from db.objects import ObjectStore
+from db.session import transaction
 from worker.finishers import Finishers
 from worker.images import ImageLimits
 from worker.images.fetch import Headers, Sources
@@ -31,7 +37,7 @@ def make_pipeline(
     return Pipeline(
         engine=engine,
         objects=objects,
-        model=load_model(models, device=settings.device, batch=settings.batch),
+        model=load_model(models, device=settings.device, batch=settings.batch, loaded=partial(_tell, engine)),
         finish=Finishers(processes=settings.finish_processes),
         name=name,
         limits=Limits(
@@ -42,3 +48,12 @@ def make_pipeline(
         ),
         pictures=Sources.of(settings, objects, headers),
     )
+
+
+def _tell(engine: Engine, names: tuple[str, str] | None, weights: Mapping[str, str]) -> None:
+    """The web process makes model versions of what workers have loaded."""
+    try:
+        with transaction(engine) as session:
+            offers.offer(session, *(names or (offers.ANY, offers.ANY)), weights)
+    except CarError as error:
+        structlog.get_logger().warning("offer_failed", reason=str(error))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection
 from ctypes import c_bool
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
@@ -130,10 +131,20 @@ def list_() -> None:
 def reap() -> None:
     """Bring back what silent workers held, and ring for whatever waits."""
     process = here()
-    seen = reap_once(process.engine)
+    settings = process.plan.settings
+    seen = reap_once(
+        process.engine,
+        instance=settings.label_studio_url if settings.label_studio_api_key else None,
+        sync_every=timedelta(seconds=settings.sync_seconds),
+    )
     if seen.requeued or seen.dead:
         structlog.get_logger().warning("reaped", requeued=seen.requeued, dead=seen.dead)
-    for wanted, task in ((seen.items_wait, Task.SEGMENT), (seen.sources_wait, Task.LIST)):
+    for wanted, task in (
+        (seen.items_wait, Task.SEGMENT),
+        (seen.sources_wait, Task.LIST),
+        (seen.predictions_wait, Task.PUBLISH),
+        (seen.syncs_wait, Task.SYNC),
+    ):
         if wanted:
             ring(current_app, task)
 

@@ -114,6 +114,7 @@ def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answ
             # A lone task is one that a person has just opened.
             lane=Lane.INTERACTIVE if len(wanted) == 1 else Lane.BULK,
             answering=face.settings.predict_max_answer,
+            missing=True,  # it leaves out tasks that have a prediction of our version
         )
     by_task = {answer.task: answer for answer in answers}
     return _told([by_task[wish.task] if wish is not None else None for wish in wishes])

@@ -104,7 +104,7 @@ def test_what_is_pending_of_a_former_picture_is_never_sent(project):
 
 def test_a_refused_task_is_a_failed_item_that_says_why(project):
     refused = ("source_invalid", 'the task has no "image"; it has "text" \0')
-    [one, two] = project.ask(Asked(task=1, refused=refused), Asked(task=2, refused=refused))
+    one = project.ask(Asked(task=1, refused=refused), Asked(task=2, refused=refused))[0]
     assert (one.state, one.error_code, one.error_detail) == ("failed", refused[0], refused[1].replace("\0", "\\0"))
     [row, other] = project.items_by_task()
     assert (row.uri, row.attempt, row.id != other.id) == ("task 1", 0, True)
