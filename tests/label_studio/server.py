@@ -1,11 +1,13 @@
 """A real Label Studio as a process: SQLite in a folder, a port of its own, one user with both kinds of token."""
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +44,16 @@ class Server:
 
 def program() -> Path:
     """Where Label Studio's own environment is: `LABEL_STUDIO_VENV`, or .venv-label-studio beside pyproject.toml."""
-    usual = Path(__file__).parents[2] / ".venv-label-studio"
-    return Path(os.environ.get("LABEL_STUDIO_VENV", usual)) / "bin" / "label-studio"
+    return _venv() / "bin" / "label-studio"
+
+
+def _venv() -> Path:
+    return Path(os.environ.get("LABEL_STUDIO_VENV", Path(__file__).parents[2] / ".venv-label-studio"))
+
+
+def _empty_database() -> Path:
+    """Kept beside the program: making its tables takes Label Studio longer than all else at its first start."""
+    return _venv() / "empty.sqlite3"
 
 
 @contextmanager
@@ -54,8 +64,11 @@ def label_studio(folder: Path) -> Iterator[Server]:
         RuntimeError: it did not start, with its last words.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port(8081)
+    database = folder / "data" / "label_studio.sqlite3"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if _empty_database().exists():
+        shutil.copyfile(_empty_database(), database)
+    port = free_port()
     log = folder / "label-studio.log"
     command = [str(program()), "start", "--no-browser", "--port", str(port), "--internal-host", "127.0.0.1"]
     with log.open("wb") as written:
@@ -71,6 +84,8 @@ def label_studio(folder: Path) -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{port}", log)
     try:
         _wait(server, process)
+        if not _empty_database().exists():
+            _keep(database)
         yield server
     finally:
         _stop(process)
@@ -101,6 +116,14 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     return inherited | settings
+
+
+def _keep(database: Path) -> None:
+    kept = _empty_database()
+    written = kept.with_suffix(f".{os.getpid()}")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(written)) as copy:
+        source.backup(copy)
+    written.replace(kept)
 
 
 def _wait(server: Server, process: "subprocess.Popen[bytes]") -> None:

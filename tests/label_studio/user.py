@@ -55,17 +55,13 @@ class User:
     def import_tasks(self, project: int, addresses: Iterable[str], **data: Any) -> list[int]:
         """One task for each address of a picture; their numbers in this order."""
         body = [{"data": {"image": address, **data}} for address in addresses]
-        answer = self.ask(
-            "POST", f"/api/projects/{project}/import", params={"return_task_ids": "true"}, json=body
-        )
+        answer = self.ask("POST", f"/api/projects/{project}/import", params={"return_task_ids": "true"}, json=body)
         return [int(number) for number in answer["task_ids"]]
 
     def upload(self, project: int, files: Sequence[tuple[str, bytes]]) -> list[int]:
         """Pictures as a person drops them into the page."""
         sent = [(name, (name, content)) for name, content in files]
-        answer = self.ask(
-            "POST", f"/api/projects/{project}/import", params={"return_task_ids": "true"}, files=sent
-        )
+        answer = self.ask("POST", f"/api/projects/{project}/import", params={"return_task_ids": "true"}, files=sent)
         return [int(number) for number in answer["task_ids"]]
 
     def tasks(self, project: int) -> list[Json]:
