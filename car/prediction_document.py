@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from car.found import Found, FoundMask
+from car.labeling_config import Kind
 from car.pieces import pointed_at, without_noise
 from car.prediction_check import PredictionInvalid, check_prediction
 from car.project_plan import ProjectPlan
@@ -96,10 +97,11 @@ def _wanted(plan: ProjectPlan, found: Found, only: Sequence[str] | None, notes: 
 
 
 def _told(plan: ProjectPlan, groups: list[tuple[FoundMask, list[Region]]]) -> Iterator[str]:
-    """Masks that are shown in another way than their label's first control would."""
+    """Masks that no single ring holds, where the label has a better control."""
     for mask, regions in groups:
         place, shown = plan.places.of(mask.label), regions[0]["type"]
-        if place is not None and not shown.startswith(place.controls[0].kind):
+        polygon = place is not None and place.controls[0].kind is Kind.POLYGON
+        if polygon and not shown.startswith(Kind.POLYGON):
             yield f"the mask of {mask.label!r} is shown by {regions[0]['from_name']!r}, which can hold it"
 
 
