@@ -54,7 +54,7 @@ def test_tasks_say_why_they_failed_and_where_their_result_is(client, project):
     mine = project.do(items.claim, "w", limit=1, lease=LEASE)
     project.do(items.fail, "w", [Failed(mine[0], "image_corrupt", "broken", retryable=False)])
     done, failed = client.get(f"{SEVEN}/tasks").json()["items"]
-    assert client.get(done["result_url"]).json()["id"] == done["result"]
+    assert client.get(done["result_url"] + "/history").json()["result"] == done["result"]
     assert (done["task"], done["prediction"], done["error"]) == (1, "pending", None)
     assert (failed["task"], failed["result"], failed["error"]) == (
         2,
