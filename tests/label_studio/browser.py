@@ -4,9 +4,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
 
 from tests.label_studio.server import Server
 
@@ -60,6 +59,16 @@ def open_task(page: Page, server: Server, project: int, task: int) -> None:
     page.wait_for_timeout(_DRAWN_MS)
 
 
-def shoot(page: Page, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(path))
+def picture_box(page: Page) -> FloatRect:
+    """Where the editor shows the picture."""
+    box = page.locator(".lsf-image img").first.bounding_box()
+    if box is None:
+        raise AssertionError("the editor shows no picture")
+    return box
+
+
+def open_data_manager(page: Page, server: Server, project: int) -> None:
+    page.goto(f"{server.url}/projects/{project}/data")
+    page.wait_for_selector("text=Submitted annotations", state="visible")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(_DRAWN_MS)

@@ -1,14 +1,19 @@
 """A real Label Studio and our whole service, each started once. `make test-label-studio` runs what is here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from cli.embedded import start_engines
 from tests.label_studio.browser import chromium, logged_in
 from tests.label_studio.server import Server, label_studio, program
 from tests.label_studio.service import Service, logs, service
 from tests.label_studio.user import User
+from tests.picture_server import PictureServer
+from tests.services import Bucket, client_of
 
 HERE = Path(__file__).parent
 
@@ -39,11 +44,57 @@ def user(server) -> Iterator[User]:
 
 
 @pytest.fixture(scope="session")
-def labeler(server, tmp_path_factory) -> Iterator[Service]:
+def web() -> Iterator[PictureServer]:
+    """A web server; `pages` are put into it."""
+    with PictureServer() as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class ForeignS3:
+    """A bucket on an S3 server that knows no key of ours."""
+
+    environment: Mapping[str, str]
+    bucket: Bucket
+
+    @property
+    def name(self) -> str:
+        return self.bucket.name
+
+    def put(self, key: str, content: bytes) -> None:
+        self.bucket.put(key, content)
+
+
+@pytest.fixture(scope="session")
+def foreign_s3(tmp_path_factory) -> Iterator[ForeignS3]:
+    with start_engines(tmp_path_factory.mktemp("foreign"), durable=False, which=("s3",)) as started:
+        yield ForeignS3(started.environment, _bucket(started.environment, "annotators"))
+
+
+@pytest.fixture(scope="session")
+def labeler(server, web, foreign_s3, tmp_path_factory) -> Iterator[Service]:
     """It writes back with a personal access token, as a new Label Studio gives them."""
     folder = tmp_path_factory.mktemp("car")
-    with service(folder, LABEL_STUDIO_URL=server.url, LABEL_STUDIO_API_KEY=server.personal_token()) as started:
+    hosts = f"{web.place},{urlsplit(foreign_s3.environment['AWS_ENDPOINT_URL_S3']).netloc}"
+    with service(
+        folder,
+        LABEL_STUDIO_URL=server.url,
+        LABEL_STUDIO_API_KEY=server.personal_token(),
+        CAR_ALLOWED_HOSTS=hosts,
+    ) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def own_bucket(labeler) -> Bucket:
+    """On the S3 server of the service."""
+    return _bucket(labeler.environment, "pictures")
+
+
+def _bucket(environment: Mapping[str, str], name: str) -> Bucket:
+    client = client_of(environment)
+    client.create_bucket(Bucket=name)
+    return Bucket(name, client)
 
 
 @pytest.fixture(autouse=True)

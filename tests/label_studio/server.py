@@ -29,6 +29,8 @@ class Server:
 
     url: str
     log: Path
+    files: Path
+    """The folder whose files it may serve as local files."""
     email: str = EMAIL
     password: str = PASSWORD
     token: str = TOKEN
@@ -81,7 +83,7 @@ def label_studio(folder: Path) -> Iterator[Server]:
             cwd=folder,
             start_new_session=True,
         )
-    server = Server(f"http://127.0.0.1:{port}", log)
+    server = Server(f"http://127.0.0.1:{port}", log, folder)
     try:
         _wait(server, process)
         if not _empty_database().exists():

@@ -98,6 +98,13 @@ class User:
         synced: Json = self.ask("POST", f"/api/storages/s3/{storage['id']}/sync")
         return synced
 
+    def connect_folder(self, project: int, folder: Path) -> None:
+        """Make a folder beside Label Studio the project's source, and import what lies in it."""
+        storage = self.ask(
+            "POST", "/api/storages/localfiles/", json={"project": project, "path": str(folder), "use_blob_urls": True}
+        )
+        self.ask("POST", f"/api/storages/localfiles/{storage['id']}/sync")
+
     def annotate(self, task: int, result: Sequence[Json]) -> Json:
         made: Json = self.ask("POST", f"/api/tasks/{task}/annotations/", json={"result": list(result)})
         return made
