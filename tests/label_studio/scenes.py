@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from demo.scenes import WORDS, Scene, held_out_scenes
 
-_ORIENTATION, _TURNED_RIGHT = 0x0112, 6
+_SERIES = 41
 _OPAQUE = 127
 
 
@@ -27,19 +27,13 @@ class Picture:
         return np.asarray(self.scene.labels == WORDS.index(word) + 1)
 
 
-def pictures(count: int, *, seed: int, size: tuple[int, int] = (160, 160), turned: bool = False) -> list[Picture]:
-    """As PNG files; with `turned`, as JPEG files of a camera that was held upright."""
+def scenes(count: int) -> list[Picture]:
+    """The first of one series, as PNG files: what several tests show has its masks computed once."""
     made = []
-    for number, scene in enumerate(held_out_scenes(count, seed=seed, size=size)):
+    for number, scene in enumerate(held_out_scenes(count, seed=_SERIES)):
         out = BytesIO()
-        image = Image.fromarray(scene.image)
-        if turned:
-            exif = Image.Exif()
-            exif[_ORIENTATION] = _TURNED_RIGHT
-            image.transpose(Image.Transpose.ROTATE_90).save(out, "JPEG", quality=95, subsampling=0, exif=exif)
-        else:
-            image.save(out, "PNG")
-        made.append(Picture(f"scene-{seed}-{number}.{'jpg' if turned else 'png'}", out.getvalue(), scene))
+        Image.fromarray(scene.image).save(out, "PNG")
+        made.append(Picture(f"scene-{number}.png", out.getvalue(), scene))
     return made
 
 

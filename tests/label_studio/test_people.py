@@ -5,13 +5,13 @@ import json
 import pytest
 
 from tests.label_studio.labels import config, labels
-from tests.label_studio.scenes import drawn, iou, pictures
+from tests.label_studio.scenes import drawn, iou, scenes
 from tests.label_studio.service import service
 from tests.label_studio.user import eventually
 
 pytestmark = pytest.mark.timeout(900)
 
-SCENES = pictures(4, seed=41)
+SCENES = scenes(4)
 SECONDS = 300
 TOOLS = (
     f'<KeyPointLabels name="point" toName="image" smart="true">{labels()}</KeyPointLabels>'

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.label_studio.labels import config
-from tests.label_studio.scenes import box, drawn, iou, pictures
+from tests.label_studio.scenes import box, drawn, iou, scenes
 from tests.label_studio.user import eventually
 
 pytestmark = pytest.mark.timeout(1200)
 
-SCENES = pictures(50, seed=41)
+SCENES = scenes(50)
 ARRIVAL_SECONDS = 600
 
 

@@ -7,12 +7,12 @@ from base64 import b64encode
 import pytest
 
 from tests.label_studio.labels import config
-from tests.label_studio.scenes import drawn, iou, pictures
+from tests.label_studio.scenes import drawn, iou, scenes
 from tests.label_studio.user import eventually
 
 pytestmark = pytest.mark.timeout(900)
 
-SCENES = pictures(3, seed=52)
+SCENES = scenes(3)
 SECONDS = 300
 
 

@@ -5,12 +5,12 @@ import time
 import pytest
 
 from tests.label_studio.labels import config
-from tests.label_studio.scenes import pictures
+from tests.label_studio.scenes import scenes
 from tests.label_studio.user import eventually
 
 pytestmark = pytest.mark.timeout(1500)
 
-SCENES = pictures(30, seed=41)
+SCENES = scenes(30)
 SECONDS = 600
 
 
