@@ -20,7 +20,6 @@ from api.label_studio import prompts
 from api.label_studio.access import Speaker
 from api.label_studio.face import Face, FaceDep
 from api.label_studio.project import noted, reason
-from api.label_studio.tasks import asked_of, wishes_of
 from api.label_studio.weights import weights_of
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
@@ -29,6 +28,7 @@ from db.models import ItemState, Lane
 from db.projects import Way
 from db.session import transaction
 from db.tasks import Answer
+from db.wishes import asked_of, wishes_of
 from worker.queue import Task
 
 router = APIRouter()

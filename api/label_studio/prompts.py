@@ -18,7 +18,6 @@ from api import pictures
 from api.label_studio import body as bodies
 from api.label_studio.face import Face
 from api.label_studio.project import noted, version
-from api.label_studio.tasks import Wish, asked_of, wish_of
 from api.label_studio.weights import weights_of
 from car.errors import CarError
 from car.prediction_document import Found, prediction_document
@@ -29,6 +28,7 @@ from db.pictures import address_of
 from db.projects import Known, Way
 from db.session import transaction
 from db.tasks import Answer
+from db.wishes import Wish, asked_of, number_of, wish_of
 from worker.queue import Queue, Task
 
 _LOOK_SECONDS = 0.1
@@ -58,7 +58,7 @@ async def answer(
 
     """
     task = wanted[0] if wanted else None
-    if not isinstance(task, Mapping) or bodies.number_of(task.get("id")) is None:
+    if not isinstance(task, Mapping) or number_of(task.get("id")) is None:
         raise PromptInvalid("the prompt is of no task; send one with an id and its data")
     question = await face.work(partial(_asked, face, document, task, context))
     standing = question.standing

@@ -16,13 +16,13 @@ from api.label_studio.access import Teller
 from api.label_studio.face import Face, FaceDep
 from api.label_studio.predict import bells_of
 from api.label_studio.project import noted, reason
-from api.label_studio.tasks import asked_of, wishes_of
 from api.label_studio.weights import weights_of
 from api.schemas.label_studio import Told, WebhookRequest, body
 from car.errors import CarError
 from db import deletions, feedback, projects, tasks
 from db.projects import Known, Way
 from db.session import transaction
+from db.wishes import asked_of, number_of, wishes_of
 from worker.queue import Task
 
 router = APIRouter()
@@ -115,7 +115,7 @@ def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
         for one in told if isinstance(told, list) else [told]:
             if not isinstance(one, Mapping) or one.get("was_cancelled"):
                 continue
-            number, task, result = bodies.number_of(one.get("id")), bodies.number_of(one.get("task")), one.get("result")
+            number, task, result = number_of(one.get("id")), number_of(one.get("task")), one.get("result")
             if number is not None and task is not None and isinstance(result, list):
                 feedback.note(session, known.row, task, number, result)
     return {Task.FEEDBACK}
@@ -134,7 +134,7 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _numbers(entries: list[Any]) -> list[int]:
-    found = [bodies.number_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
+    found = [number_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
     return [one for one in found if one is not None]
 
 

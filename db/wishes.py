@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from api.label_studio.body import number_of
 from car.errors import CarError, SourceError, VocabularyError
 from car.project_plan import ProjectPlan
 from car.vocabulary import Vocabulary
@@ -22,8 +21,9 @@ from db.pictures import address_of
 from db.tasks import Asked
 
 _STORED_AT_ONCE = 8
+_LARGEST_ID = 2**63 - 1
 
-log = structlog.get_logger("api.label_studio")
+log = structlog.get_logger("label_studio.tasks")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ def asked_of(session: Session, wishes: Iterable[Wish]) -> list[Asked]:
         )
         for wish in wanted
     ]
+
+
+def number_of(value: object) -> int | None:
+    """An id of Label Studio; None where it is none."""
+    return value if type(value) is int and 0 < value <= _LARGEST_ID else None
 
 
 def _is_inline(plan: ProjectPlan, task: Mapping[str, Any]) -> bool:
