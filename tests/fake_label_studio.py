@@ -116,7 +116,7 @@ class FakeLabelStudio:
 
     def personal_token(self, *, seconds=10**8):
         """A JWT refresh token, as the page of personal access tokens gives it."""
-        token = _jwt("refresh", seconds)
+        token = jwt("refresh", seconds)
         self._refresh[token] = time.time() + seconds
         return token
 
@@ -177,7 +177,7 @@ class FakeLabelStudio:
     def refreshed(self, request):
         if self._refresh.get(request.body.get("refresh"), 0) < time.time():
             raise RefusedError(401, "Token is invalid")
-        token = _jwt("access", self.access_seconds)
+        token = jwt("access", self.access_seconds)
         self._access[token] = time.time() + self.access_seconds
         return 200, {}, {"access": token}
 
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _jwt(kind, seconds):
+def jwt(kind, seconds):
     """A JSON web token that nobody signed."""
     claims = {"token_type": kind, "exp": int(time.time() + seconds), "jti": uuid.uuid4().hex, "user_id": "1"}
     parts = ({"alg": "HS256", "typ": "JWT"}, claims, "signature")

@@ -18,7 +18,8 @@ CarError
 │   └── WeightsInvalid      not the checkpoint that was expected
 ├── FinisherLost            the process that finished a picture died with it in hand
 ├── DeviceMissing           no such device here
-└── OutOfMemory             the device has too little memory for this many pictures, or for this one
+├── OutOfMemory             the device has too little memory for this many pictures, or for this one
+└── LabelStudioError        see worker.label_studio.errors
 """
 
 from car.errors import CarError

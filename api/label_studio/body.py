@@ -10,9 +10,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from api.errors import BodyInvalid
+from db.wishes import number_of
 
 _STAMP = re.compile(r"([0-9]{1,9})(\.[0-9]{1,12})?", re.ASCII)
-_LARGEST_ID = 2**63 - 1
 _LONGEST_HOST = 2_000
 
 
@@ -72,11 +72,6 @@ def stamp_of_project(project: Mapping[str, Any]) -> Stamp:
     except ValueError:
         return Stamp(number, "")
     return Stamp(number, f"{number}.{int(created.timestamp())}" if created.tzinfo else "")
-
-
-def number_of(value: object) -> int | None:
-    """An id of Label Studio; None where it is none."""
-    return value if type(value) is int and 0 < value <= _LARGEST_ID else None
 
 
 def text_of(document: Mapping[str, Any], name: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from api.label_studio.body import number_of
 from car.errors import CarError, SourceError, VocabularyError
 from car.project_plan import ProjectPlan
 from car.vocabulary import Vocabulary
@@ -22,8 +21,9 @@ from db.pictures import address_of
 from db.tasks import Asked
 
 _STORED_AT_ONCE = 8
+_LARGEST_ID = 2**63 - 1
 
-log = structlog.get_logger("api.label_studio")
+log = structlog.get_logger("label_studio.tasks")
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ def wishes_of(plan: ProjectPlan, tasks: Sequence[object], *, instance: str, obje
         wanted.append(task if isinstance(task, Mapping) and number is not None and number not in seen else None)
         seen |= {number} if number is not None else set()
     # Pictures within the tasks go to S3, which takes its time for each; all else is a matter of microseconds.
-    slow = [place for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)]
-    found = dict.fromkeys(slow) | {
-        place: wish_of(plan, task, address)
+    slow = {place: task for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)}
+    found = [
+        wish_of(plan, task, address) if task is not None and place not in slow else None
         for place, task in enumerate(wanted)
-        if task is not None and place not in set(slow)
-    }
+    ]
     if slow:
         with ThreadPoolExecutor(_STORED_AT_ONCE, "inline") as threads:
-            made = threads.map(lambda place: wish_of(plan, wanted[place] or {}, address), slow)
-            found |= dict(zip(slow, made, strict=True))
-    return [found.get(place) for place in range(len(wanted))]
+            made = threads.map(lambda task: wish_of(plan, task, address), slow.values())
+            for place, wish in zip(slow, made, strict=True):
+                found[place] = wish
+    return found
 
 
 def wish_of(plan: ProjectPlan, task: Mapping[str, Any], address: Address) -> Wish | None:
@@ -97,6 +97,11 @@ def asked_of(session: Session, wishes: Iterable[Wish]) -> list[Asked]:
         )
         for wish in wanted
     ]
+
+
+def number_of(value: object) -> int | None:
+    """An id of Label Studio; None where it is none."""
+    return value if type(value) is int and 0 < value <= _LARGEST_ID else None
 
 
 def _is_inline(plan: ProjectPlan, task: Mapping[str, Any]) -> bool:
