@@ -325,6 +325,12 @@ def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, o
     assert error.value.retryable is retryable
 
 
+def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(ours, label_studio, task):
+    label_studio.fail("GET", "/tasks", status=424)
+    with pytest.raises(SourceUnreachable, match="its own storage"):
+        ours(token=label_studio.token).read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
+
+
 def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, label_studio, task):
     sources = ours(Shelf(theirs=AccessDenied("no right")))
     with pytest.raises(AccessDenied, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):

@@ -26,7 +26,9 @@ _PICTURES = re.compile(
 _LOGIN = re.compile(r"/user/login/?\Z")
 _UPLOAD = re.compile(r"/data/(upload/.+)", re.DOTALL)
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _SERVER_ERROR = 200, 401, 403, 404, 410, 500
-_PASSING = {408, 424, 425, 429}
+_STORAGE_FAILED = 424
+"""Of the resolve route, whatever the reason."""
+_PASSING = {408, 425, 429}
 _SIGNED = re.compile(r"[?&](X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 
 
@@ -223,6 +225,11 @@ class Sources:
                 else "the file or its storage was removed there"
             )
             raise SourceNotFound(f"Label Studio has nothing at {answer.address}: {told}")
+        if answer.status == _STORAGE_FAILED:
+            raise SourceUnreachable(
+                f"Label Studio could not read {answer.address} from its own storage ({answer.status}): the object is "
+                "gone, or the storage is away or no longer takes Label Studio's key"
+            )
         _refuse(answer)
 
 
