@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from car.project_plan import ProjectPlan, plan_project
 from db import models, project_jobs
@@ -194,6 +195,7 @@ class _Found:
                 ),
                 {"id": self.row.id},
             )
+            set_committed_value(self.row, f"{way}_at", self.now)
 
 
 def _look(session: Session, instance: str, number: int) -> _Found | None:

@@ -88,7 +88,8 @@ def want_sync(session: Session, project: models.Project) -> None:
         text("UPDATE project SET sync_until = NULL WHERE id = :id AND sync_worker IS NULL AND sync_until IS NOT NULL"),
         {"id": project.id},
     )
-    session.refresh(project)
+    if project in session:
+        session.refresh(project)
 
 
 def want_all(session: Session, *, instance: str, every: timedelta) -> int:

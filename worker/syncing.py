@@ -1,4 +1,4 @@
-"""Looks at all tasks of Label Studio projects: those without our prediction are asked for, as if a webhook told them."""
+"""Looks at all tasks of Label Studio projects: what has no prediction of ours is asked for, as a webhook would have."""
 
 import time
 from collections.abc import Callable, Mapping
