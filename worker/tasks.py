@@ -31,7 +31,11 @@ from db import predictions, workers
 from db.objects import ObjectStore
 from db.schema import require_current
 from db.session import make_engine, transaction
+<<<<<<< HEAD
 from worker.label_studio import LabelStudio
+=======
+from worker.feedback import compare_annotations
+>>>>>>> rows
 from worker.listing import list_sources
 from worker.publish import Publisher
 from worker.queue import Queue, Task, ring
@@ -138,6 +142,7 @@ def list_() -> None:
         ring(current_app, Task.LIST)
 
 
+<<<<<<< HEAD
 @shared_task(name=str(Task.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def publish() -> None:
     """Render predictions and write them back, for a while."""
@@ -163,6 +168,22 @@ def sync() -> None:
         ring(current_app, Task.PUBLISH)
     if synced.more:
         ring(current_app, Task.SYNC)
+=======
+@shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def feedback() -> None:
+    """Compare what annotators drew with what was predicted, for a while."""
+    process = here()
+    done = compare_annotations(
+        process.engine,
+        process.objects,
+        process.name,
+        preset=process.plan.settings.preset,
+        stop=_told_to_stop,
+        seconds=_LISTING_SECONDS,
+    )
+    if done.more and not _told_to_stop():
+        ring(current_app, Task.FEEDBACK)
+>>>>>>> rows
 
 
 @shared_task(name=str(Task.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
@@ -182,6 +203,7 @@ def reap() -> None:
         (seen.sources_wait, Task.LIST),
         (seen.predictions_wait, Task.PUBLISH),
         (seen.syncs_wait, Task.SYNC),
+        (seen.annotations_wait, Task.FEEDBACK),
     ):
         if wanted:
             ring(current_app, task)
