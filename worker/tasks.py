@@ -32,10 +32,15 @@ from db.objects import ObjectStore
 from db.schema import require_current
 from db.session import make_engine, transaction
 <<<<<<< HEAD
+<<<<<<< HEAD
 from worker.label_studio import LabelStudio
 =======
 from worker.feedback import compare_annotations
 >>>>>>> rows
+=======
+from worker.feedback import compare_annotations
+from worker.label_studio import LabelStudio
+>>>>>>> regions
 from worker.listing import list_sources
 from worker.publish import Publisher
 from worker.queue import Queue, Task, ring
@@ -143,6 +148,25 @@ def list_() -> None:
 
 
 <<<<<<< HEAD
+<<<<<<< HEAD
+=======
+@shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def feedback() -> None:
+    """Compare what annotators drew with what was predicted, for a while."""
+    process = here()
+    done = compare_annotations(
+        process.engine,
+        process.objects,
+        process.name,
+        preset=process.plan.settings.preset,
+        stop=_told_to_stop,
+        seconds=_LISTING_SECONDS,
+    )
+    if done.more and not _told_to_stop():
+        ring(current_app, Task.FEEDBACK)
+
+
+>>>>>>> regions
 @shared_task(name=str(Task.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def publish() -> None:
     """Render predictions and write them back, for a while."""
@@ -168,6 +192,7 @@ def sync() -> None:
         ring(current_app, Task.PUBLISH)
     if synced.more:
         ring(current_app, Task.SYNC)
+<<<<<<< HEAD
 =======
 @shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def feedback() -> None:
@@ -184,6 +209,8 @@ def feedback() -> None:
     if done.more and not _told_to_stop():
         ring(current_app, Task.FEEDBACK)
 >>>>>>> rows
+=======
+>>>>>>> regions
 
 
 @shared_task(name=str(Task.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
