@@ -183,7 +183,7 @@ class _Reading:
         partners = {one.labels_name for one in controls.values()}
         if name in controls or name in partners or (tag.lower() == "choices" and image.name in _targets(holder)):
             return
-        held = [o.get("alias") or o.get("value", "") for o in holder.iter() if o.tag in ("Label", "Choice")]
+        held = [str(o.get("alias") or o.get("value") or "") for o in holder.iter() if o.tag in ("Label", "Choice")]
         missing = [value for value in dict.fromkeys(held) if value and value not in used]
         if not missing:
             return

@@ -188,7 +188,7 @@ def _expressions(given: object, places: Places, key: str) -> list[tuple[str | No
     if isinstance(given, str):
         return [_split(line.strip(), places) for line in given.splitlines() if line.strip()]
     if isinstance(given, Mapping):
-        found = []
+        found: list[tuple[str | None, str]] = []
         for label, words in given.items():
             name = places.named(str(label))
             if name is None:
