@@ -11,7 +11,7 @@ from api.label_studio.face import Face, FaceDep
 from api.label_studio.weights import weights_of
 from api.schemas import ErrorView, Page
 from api.schemas.projects import (
-    ProblemOfProject,
+    LabelFeedback,
     ProjectEntry,
     ProjectLabel,
     ProjectRequest,
@@ -21,6 +21,7 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
+from db import feedback as annotators
 from db import jobs, predictions, projects
 from db.models import ItemState, Project
 from db.projects import Known, Seen, TaskView, Way
@@ -50,7 +51,7 @@ def get(number: Number, session: SessionDep, _: Reader, face: FaceDep, instance:
 def note(
     number: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep, face: FaceDep
 ) -> ProjectView:
-    """Does what /setup does: the words and parameters of the project become a job. Nothing changes where they are known."""
+    """Does what /setup does: words and parameters become a job. Nothing changes where they are known."""
     instance = engines.settings.label_studio_url or (request.instance or "").rstrip("/")
     if not instance:
         raise InstanceUnknown(
@@ -81,6 +82,13 @@ def tasks(
     known = projects.find(session, number, instance)
     found, after = projects.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
     return Page(items=[_task(one) for one in found], next=after)
+
+
+@router.get("/{number}/feedback", summary="What annotators made of the predictions, by label and prompts")
+def feedback(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
+    known = projects.find(session, number, instance)
+    found = annotators.report(session, known.row)
+    return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
 
 
 @router.post("/{number}/sync", status_code=202, summary="Look at all tasks of a project")

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import httpx
 from sqlalchemy import text
@@ -31,6 +32,7 @@ _IDLE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.01
 
 Milliseconds = dict[str, float]
+Made = TypeVar("Made")
 
 
 def measure(here: Ground, *, tasks: int, projects: int, region_bytes: int) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def measure(here: Ground, *, tasks: int, projects: int, region_bytes: int) -> di
     sizes: list[int] = []
     with _api(here) as url, httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
         beside = _Beside(url)
-        idle = beside.during(lambda: time.sleep(_IDLE_SECONDS))
+        _, idle = beside.during(lambda: time.sleep(_IDLE_SECONDS))
         busy: dict[str, list[float]] = {}
         for number in range(1, projects + 1):
             version = client.post("/setup", json=_setup(number)).raise_for_status().json()["model_version"]
@@ -49,10 +51,10 @@ def measure(here: Ground, *, tasks: int, projects: int, region_bytes: int) -> di
             for phase, values in spent.items():
                 if phase == "known":
                     _make_known(here, number, version, region_bytes)
-                for path, seen in beside.during(
-                    lambda sent=sent, into=values: sizes.append(_ask(client, sent, into))
-                ).items():  # type: ignore[misc]
-                    busy.setdefault(path, []).extend(seen)
+                answered, seen = beside.during(partial(_ask, client, sent, values))
+                sizes.append(answered)
+                for path, times in seen.items():
+                    busy.setdefault(path, []).extend(times)
     return {
         "predict_ms": {phase: _figures(values) for phase, values in spent.items()},
         "answer_bytes": max(sizes),
@@ -77,20 +79,20 @@ class _Beside:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def during(self, work: Callable[[], object]) -> dict[str, list[float]]:
-        """Milliseconds of each answer that came while `work` ran."""
+    def during(self, work: Callable[[], Made]) -> tuple[Made, dict[str, list[float]]]:
+        """What `work` made, and the milliseconds of each answer that came while it ran."""
         over = threading.Event()
         seen: dict[str, list[float]] = {"/health": [], "/setup": []}
         threads = [threading.Thread(target=self._repeat, args=(path, over, seen[path])) for path in seen]
         for thread in threads:
             thread.start()
         try:
-            work()
+            made = work()
         finally:
             over.set()
             for thread in threads:
                 thread.join()
-        return seen
+        return made, seen
 
     def _repeat(self, path: str, over: threading.Event, into: list[float]) -> None:
         body = _setup(1_000_000)
@@ -180,9 +182,7 @@ def _make_known(here: Ground, project: int, version: str, region_bytes: int) -> 
     region = {"value": {"format": "rle", "rle": [7] * (region_bytes // 3), "brushlabels": ["cat"]}}
     document = json.dumps({"model_version": version, "score": 0.5, "result": [region]})
     with transaction(here.engine) as session:
-        job = session.execute(
-            text("SELECT job_id FROM project WHERE number = :number"), {"number": project}
-        ).scalar_one()
+        job = session.scalars(text("SELECT job_id FROM project WHERE number = :number"), {"number": project}).one()
         row = session.execute(text("SELECT vocabulary_id, recipe_id FROM job WHERE id = :job"), {"job": job}).one()
         words = vocabularies.get(session, row.vocabulary_id).vocabulary
         recipe = vocabularies.recipe(session, row.recipe_id).recipe

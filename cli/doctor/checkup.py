@@ -11,7 +11,7 @@ from cli.doctor import picture, project, service, studio
 from cli.doctor.diagnoses import Finding, Verdict, diagnosed, skipped
 from cli.doctor.project import Connected
 from cli.label_studio.wanted import Wish
-from cli.service import ApiAddress
+from cli.service import ApiAddress, Service
 from db.session import make_engine
 from db.settings import EngineSettings
 
@@ -104,7 +104,7 @@ class Checkup:
         yield finding
         yield from project.webhook(found, heard=None if known is None else known.row.webhook_at is not None)
         if known is not None:
-            yield from project.versions(found, known)
+            yield from project.versions(found, self._version(found) or known.model_version)
             yield from project.failures(known)
         if plan is None:
             yield skipped("a task's picture", "the labeling configuration does not say where it is")
@@ -113,6 +113,14 @@ class Checkup:
             yield picture.sample(found.studio, found.project.number, plan, picture.worker_settings(self.known))
         except CarError as error:
             yield diagnosed("settings", "settings_invalid", str(error))
+
+    def _version(self, found: Connected) -> str | None:
+        """As the API answers /setup: it knows weights that no worker has told yet."""
+        try:
+            with Service(self.api) as opened:
+                return opened.project(found.project.number, found.studio.url)["model_version"]
+        except CarError:
+            return None
 
     @property
     def _preset(self) -> str:

@@ -32,7 +32,7 @@ def sample(studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "Wo
         return diagnosed(_CHECK, "tasks_missing", f"project {project} has none")
     number, data = tasks[0]
     try:
-        raw = plan.image_of(data)
+        raw = plan.image_of(data if isinstance(data, Mapping) else {})
     except SourceError as error:
         return diagnosed(_CHECK, "picture_key_missing", f"task {number}: {error}")
     store = ObjectStore.of(settings)
@@ -83,5 +83,5 @@ def worker_settings(known: Mapping[str, str]) -> "WorkerSettings":
     """Raises: SettingsInvalid."""
     from worker.settings import WorkerSettings
 
-    names = {field.alias for field in WorkerSettings.model_fields.values()}
+    names = {field.alias for field in WorkerSettings.model_fields.values() if field.alias}
     return WorkerSettings.from_environment(**{name: known[name] for name in sorted(names & set(known))})

@@ -29,7 +29,7 @@ _PROBE = "doctor/"
 
 def engine_settings(known: Mapping[str, str]) -> tuple[EngineSettings | None, Finding]:
     check = "settings"
-    names = {field.alias for field in EngineSettings.model_fields.values()}
+    names = {field.alias for field in EngineSettings.model_fields.values() if field.alias}
     try:
         settings = EngineSettings.from_environment(**{name: known[name] for name in sorted(names & set(known))})
     except CarError as error:
