@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _CHECK = "a task's picture"
 
 
-def sample(studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "WorkerSettings") -> Finding:
+def sample(
+    studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "WorkerSettings", store: ObjectStore
+) -> Finding:
     """Of the project's first task."""
     from worker.images import open_image
     from worker.images.fetch import Sources
@@ -35,7 +37,6 @@ def sample(studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "Wo
         raw = plan.image_of(data if isinstance(data, Mapping) else {})
     except SourceError as error:
         return diagnosed(_CHECK, "picture_key_missing", f"task {number}: {error}")
-    store = ObjectStore.of(settings)
     sources = Sources.of(settings, store, studio.headers)
     try:
         uri = address_of(raw, instance=studio.url, objects=store)
