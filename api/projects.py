@@ -7,9 +7,11 @@ from sqlalchemy.orm import Session
 
 from api.dependencies import CursorParam, DoorbellDep, EnginesDep, Limit, SessionDep, Text
 from api.errors import InstanceUnknown
+from api.label_studio.face import Face, FaceDep
+from api.label_studio.weights import weights_of
 from api.schemas import ErrorView, Page
 from api.schemas.projects import (
-    ProblemOfProject,
+    LabelFeedback,
     ProjectEntry,
     ProjectLabel,
     ProjectRequest,
@@ -19,6 +21,7 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
+from db import feedback as annotators
 from db import jobs, predictions, projects
 from db.models import ItemState, Project
 from db.projects import Known, Seen, TaskView, Way
@@ -40,13 +43,15 @@ def page(session: SessionDep, _: Reader, cursor: CursorParam = None, limit: Limi
 
 
 @router.get("/{number}", summary="One project, and what became of its tasks")
-def get(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> ProjectView:
-    return view(session, projects.find(session, number, instance))
+def get(number: Number, session: SessionDep, _: Reader, face: FaceDep, instance: Instance = None) -> ProjectView:
+    return view(session, face, projects.find(session, number, instance))
 
 
 @router.put("/{number}", summary="Tell of a project, as Label Studio has it")
-def note(number: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep) -> ProjectView:
-    """Does what /setup does: the words and parameters of the project become a job. Nothing changes where they are known."""
+def note(
+    number: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep, face: FaceDep
+) -> ProjectView:
+    """Does what /setup does: words and parameters become a job. Nothing changes where they are known."""
     instance = engines.settings.label_studio_url or (request.instance or "").rstrip("/")
     if not instance:
         raise InstanceUnknown(
@@ -61,7 +66,7 @@ def note(number: Number, request: ProjectRequest, session: SessionDep, _: Writer
         extra_params=request.extra_params,
         way=Way.SYNC,
     )
-    return view(session, projects.note(session, seen, preset=engines.settings.preset))
+    return view(session, face, projects.note(session, seen, preset=engines.settings.preset))
 
 
 @router.get("/{number}/tasks", summary="Tasks of a project, and why those failed that did")
@@ -79,19 +84,28 @@ def tasks(
     return Page(items=[_task(one) for one in found], next=after)
 
 
+@router.get("/{number}/feedback", summary="What annotators made of the predictions, by label and prompts")
+def feedback(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
+    known = projects.find(session, number, instance)
+    found = annotators.report(session, known.row)
+    return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
+
+
 @router.post("/{number}/sync", status_code=202, summary="Look at all tasks of a project")
-def sync(number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, instance: Instance = None) -> ProjectView:
+def sync(
+    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
+) -> ProjectView:
     """A worker asks Label Studio for its tasks; those that are new are queued."""
     known = projects.find(session, number, instance)
     projects.want_sync(session, known.row)
     ring(Task.SYNC)
     session.flush()
-    return view(session, known)
+    return view(session, face, known)
 
 
 @router.post("/{number}/retry", status_code=202, summary="Try what failed once more")
 def retry(
-    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, instance: Instance = None
+    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
 ) -> ProjectRetried:
     """Failed and dead pictures, and predictions that Label Studio refused."""
     known = projects.find(session, number, instance)
@@ -102,13 +116,13 @@ def retry(
     if sent:
         ring(Task.PUBLISH)
     session.flush()
-    return ProjectRetried(pictures=pictures, predictions=sent, project=view(session, known))
+    return ProjectRetried(pictures=pictures, predictions=sent, project=view(session, face, known))
 
 
-def view(session: Session, known: Known) -> ProjectView:
+def view(session: Session, face: Face, known: Known) -> ProjectView:
     """All about a project, counted now."""
     row, plan = known.row, known.plan
-    found = projects.progress(session, row)
+    found = projects.progress(session, row, weights=weights_of(session, face, plan.recipe))
     words = plan.vocabulary.labels if plan.vocabulary is not None else None
     return ProjectView.model_validate(
         {

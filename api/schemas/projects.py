@@ -22,8 +22,8 @@ class ProjectRequest(RequestModel):
         json_schema_extra={
             "examples": [
                 {
-                    "label_config": '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
-                    '<Label value="pepsi can"/></BrushLabels></View>',
+                    "label_config": '<View><Image name="image" value="$image"/>'
+                    '<BrushLabels name="brush" toName="image"><Label value="pepsi can"/></BrushLabels></View>',
                     "title": "Shelves",
                     "stamp": "2.1795220370",
                 }

@@ -11,7 +11,8 @@ from cli.doctor import picture, project, service, studio
 from cli.doctor.diagnoses import Finding, Verdict, diagnosed, skipped
 from cli.doctor.project import Connected
 from cli.label_studio.wanted import Wish
-from cli.service import ApiAddress
+from cli.service import ApiAddress, Service
+from db.objects import ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
 
@@ -39,18 +40,18 @@ class Checkup:
         if settings is None:
             yield skipped("everything else", "needs the settings")
             return
-        engine = make_engine(settings.database_url.get_secret_value(), pool=1)
+        engine, store = make_engine(settings.database_url.get_secret_value(), pool=1), ObjectStore.of(settings)
         try:
-            yield from self._service(settings, engine)
-            yield from self._label_studio(settings, engine)
+            yield from self._service(settings, engine, store)
+            yield from self._label_studio(settings, engine, store)
         finally:
             engine.dispose()
 
-    def _service(self, settings: EngineSettings, engine: Engine) -> Iterator[Finding]:
+    def _service(self, settings: EngineSettings, engine: Engine, store: ObjectStore) -> Iterator[Finding]:
         database = service.database(engine)
         yield database
         yield service.broker(settings)
-        yield service.objects(settings)
+        yield service.objects(store)
         if database.verdict is Verdict.GOOD:
             yield from service.processes(engine, self._preset)
         else:
@@ -60,7 +61,7 @@ class Checkup:
         if reached.code != "api_unreachable":
             yield service.face(self.api, service.Credentials(self._wish.user, self._wish.password))
 
-    def _label_studio(self, settings: EngineSettings, engine: Engine) -> Iterator[Finding]:
+    def _label_studio(self, settings: EngineSettings, engine: Engine, store: ObjectStore) -> Iterator[Finding]:
         from worker.label_studio import LabelStudio
 
         url, key = settings.label_studio_url, settings.label_studio_api_key
@@ -72,9 +73,9 @@ class Checkup:
             yield finding if self.project is not None else skipped(finding.check, f"{missing} not set")
             return
         with LabelStudio(url, key.get_secret_value()) as opened:
-            yield from self._studio(opened, engine)
+            yield from self._studio(opened, engine, store)
 
-    def _studio(self, opened: "LabelStudio", engine: Engine) -> Iterator[Finding]:
+    def _studio(self, opened: "LabelStudio", engine: Engine, store: ObjectStore) -> Iterator[Finding]:
         reached = studio.reached(opened)
         yield reached
         if reached.verdict is Verdict.WRONG:
@@ -94,9 +95,9 @@ class Checkup:
             code = "project_missing" if error.code == "project_missing" else "label_studio_unreachable"
             yield diagnosed(f"project {self.project}", code, str(error))
             return
-        yield from self._project(found, engine)
+        yield from self._project(found, engine, store)
 
-    def _project(self, found: Connected, engine: Engine) -> Iterator[Finding]:
+    def _project(self, found: Connected, engine: Engine, store: ObjectStore) -> Iterator[Finding]:
         plan, findings = project.plan_of(found, self._preset)
         yield from findings
         yield from project.backend(found)
@@ -104,15 +105,24 @@ class Checkup:
         yield finding
         yield from project.webhook(found, heard=None if known is None else known.row.webhook_at is not None)
         if known is not None:
-            yield from project.versions(found, known)
+            yield from project.versions(found, self._version(found) or known.model_version)
             yield from project.failures(known)
         if plan is None:
             yield skipped("a task's picture", "the labeling configuration does not say where it is")
             return
         try:
-            yield picture.sample(found.studio, found.project.number, plan, picture.worker_settings(self.known))
+            settings = picture.worker_settings(self.known)
+            yield picture.sample(found.studio, found.project.number, plan, settings, store)
         except CarError as error:
             yield diagnosed("settings", "settings_invalid", str(error))
+
+    def _version(self, found: Connected) -> str | None:
+        """As the API answers /setup: it knows weights that no worker has told yet."""
+        try:
+            with Service(self.api) as opened:
+                return opened.project(found.project.number, found.studio.url)["model_version"]
+        except CarError:
+            return None
 
     @property
     def _preset(self) -> str:

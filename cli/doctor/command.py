@@ -9,8 +9,6 @@ import typer
 from cli.options import DATA_DIR, AsJson, DataFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from cli.doctor.diagnoses import Finding
 
 _STYLES = {"good": "green", "note": "yellow", "wrong": "bold red", "skipped": "dim"}

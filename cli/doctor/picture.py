@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _CHECK = "a task's picture"
 
 
-def sample(studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "WorkerSettings") -> Finding:
+def sample(
+    studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "WorkerSettings", store: ObjectStore
+) -> Finding:
     """Of the project's first task."""
     from worker.images import open_image
     from worker.images.fetch import Sources
@@ -32,10 +34,9 @@ def sample(studio: "LabelStudio", project: int, plan: ProjectPlan, settings: "Wo
         return diagnosed(_CHECK, "tasks_missing", f"project {project} has none")
     number, data = tasks[0]
     try:
-        raw = plan.image_of(data)
+        raw = plan.image_of(data if isinstance(data, Mapping) else {})
     except SourceError as error:
         return diagnosed(_CHECK, "picture_key_missing", f"task {number}: {error}")
-    store = ObjectStore.of(settings)
     sources = Sources.of(settings, store, studio.headers)
     try:
         uri = address_of(raw, instance=studio.url, objects=store)
@@ -83,5 +84,5 @@ def worker_settings(known: Mapping[str, str]) -> "WorkerSettings":
     """Raises: SettingsInvalid."""
     from worker.settings import WorkerSettings
 
-    names = {field.alias for field in WorkerSettings.model_fields.values()}
+    names = {field.alias for field in WorkerSettings.model_fields.values() if field.alias}
     return WorkerSettings.from_environment(**{name: known[name] for name in sorted(names & set(known))})

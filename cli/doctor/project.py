@@ -1,6 +1,6 @@
 """One project: what its configuration asks, its ML backend, its webhook, and whose predictions are shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ class Connected:
 
     studio: "LabelStudio"
     project: "Theirs"
-    backends: list[Document]
+    backends: Sequence[Document]
     wish: Wish
     """As `connect` would have it."""
 
@@ -169,9 +169,9 @@ def ours(engine: Engine, url: str, number: int) -> tuple[ProjectProgress | None,
     )
 
 
-def versions(found: Connected, known: ProjectProgress) -> Iterator[Finding]:
+def versions(found: Connected, version: str) -> Iterator[Finding]:
     """What Label Studio holds for our model version, and what it shows to annotators."""
-    check, version = "model version", known.model_version
+    check = "model version"
     own = found.own
     theirs = str(own.get("model_version") or "") if own else ""
     if own is not None and own.get("state") == CONNECTED and theirs != version:

@@ -29,7 +29,7 @@ _PROBE = "doctor/"
 
 def engine_settings(known: Mapping[str, str]) -> tuple[EngineSettings | None, Finding]:
     check = "settings"
-    names = {field.alias for field in EngineSettings.model_fields.values()}
+    names = {field.alias for field in EngineSettings.model_fields.values() if field.alias}
     try:
         settings = EngineSettings.from_environment(**{name: known[name] for name in sorted(names & set(known))})
     except CarError as error:
@@ -54,18 +54,17 @@ def broker(settings: EngineSettings) -> Finding:
     return good("Redis", "answers")
 
 
-def objects(settings: EngineSettings) -> Finding:
+def objects(store: ObjectStore) -> Finding:
     """Writes an object and reads it back."""
     said = f"doctor {token_hex(8)}".encode()
     try:
-        store = ObjectStore.of(settings)
         key = store.put(f"{_PROBE}probe", said, "text/plain")
         read = store.get(key)
     except CarError as error:
         return diagnosed("S3", "objects_unusable", str(error))
     if read != said:
-        return diagnosed("S3", "objects_unusable", f"what was written to {settings.s3_bucket} is not what is read back")
-    return good("S3", f"an object was written to {settings.s3_bucket} and read back")
+        return diagnosed("S3", "objects_unusable", f"what was written to {store.bucket} is not what is read back")
+    return good("S3", f"an object was written to {store.bucket} and read back")
 
 
 def processes(engine: Engine, preset_name: str) -> Iterator[Finding]:

@@ -118,8 +118,8 @@ def _refusal(wish: Wish, said: str) -> str:
             f"API the same two ({said})"
         )
     return (
-        f"Label Studio cannot use {wish.url}: {said}. Is the service up, and is this its address from where Label Studio "
-        "runs? In a container 127.0.0.1 is the container: give --url"
+        f"Label Studio cannot use {wish.url}: {said}. Is the service up, and is this its address from where Label "
+        "Studio runs? In a container 127.0.0.1 is the container: give --url"
     )
 
 

@@ -1,7 +1,7 @@
 """`car label-studio sync` and `backfill`: all tasks of a project, whether or not a webhook told of them."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,7 +102,12 @@ def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.P
     from cli.label_studio.wanted import extra_params_of
 
     found = studio.project(number)
-    document = {"label_config": found.label_config, "title": found.title, "stamp": found.stamp, "instance": studio.url}
+    document: dict[str, Any] = {
+        "label_config": found.label_config,
+        "title": found.title,
+        "stamp": found.stamp,
+        "instance": studio.url,
+    }
     backends = studio.backends(number)
     if backends:  # Label Studio asks the first, and its parameters are what /setup is sent
         document["extra_params"] = extra_params_of(backends[0])

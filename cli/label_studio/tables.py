@@ -11,6 +11,7 @@ from cli.job_tables import moment, new_table
 from cli.watching import STATE_STYLES
 
 if TYPE_CHECKING:
+    from car.labeling_config import Control
     from car.project_plan import ProjectPlan
 
 _PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
@@ -20,17 +21,20 @@ def labels_table(plan: "ProjectPlan") -> Table:
     """What CLIP is asked for each label, and what its masks become."""
     table = new_table("label", "asked as", "shown by")
     if plan.vocabulary is None:
-        table.add_row(Text("each task's own"), Text("words of its data"), Text(_controls(plan, None)))
+        shown = dict.fromkeys(_control(one) for one in plan.config.controls)
+        table.add_row("each task's own", "words of its data", Text(", ".join(shown)))
         return table
     for label in plan.vocabulary.labels:
-        table.add_row(Text(label.name), Text(", ".join(label.prompts)), Text(_controls(plan, label.name)))
+        place = plan.places.of(label.name)
+        # Of several controls for masks the first is used; choices say beside it that the label was found.
+        controls = [*place.controls[:1], *place.choices] if place else []
+        prompts = ", ".join(label.prompts) if label.prompts != (label.name,) else ""
+        table.add_row(Text(label.name), Text(prompts), Text(", ".join(map(_control, controls)) or "nothing", "cyan"))
     return table
 
 
-def _controls(plan: "ProjectPlan", label: str | None) -> str:
-    """The controls that hold the label; of several, those of the first kind are the ones that are used."""
-    shown = [f"{one.kind} “{one.name}”" for one in plan.config.controls if label is None or label in one.labels]
-    return ", ".join(shown) or "nothing"
+def _control(control: "Control") -> str:
+    return f"{control.kind} “{control.name}”"
 
 
 def project_page(project: Project) -> Table:

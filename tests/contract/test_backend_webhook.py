@@ -137,3 +137,11 @@ def test_a_skipped_task_says_nothing_of_our_masks(ready, workers):
     skipped = recorded("webhook_annotation_created")["annotation"] | {"was_cancelled": True}
     tell(ready, "webhook_annotation_created", annotation=skipped)
     assert workers.sql("SELECT count(*) FROM annotation") == [(0,)]
+
+
+def test_a_configuration_that_can_show_no_mask_stands_on_the_projects_page(ready, workers):
+    project = recorded("webhook_project_updated")["project"] | {"label_config": "<View></View>"}
+    tell(ready, "webhook_project_updated", project=project)
+    [row] = workers.sql("SELECT label_config, problems FROM project")
+    assert row.problems[0]["code"] == "labeling_config_invalid"
+    assert row.label_config != "<View></View>"

@@ -85,7 +85,8 @@ def test_what_failed_is_tried_again_when_asked_for(client, project, broker_url):
         assert (bell.llen("gpu"), bell.llen("io")) == (1, 1)
 
 
-def test_a_sync_is_wanted_once_and_rung_for(client, project, broker_url):
+@pytest.mark.usefixtures("project")
+def test_a_sync_is_wanted_once_and_rung_for(client, broker_url):
     answer = client.post(f"{SEVEN}/sync")
     assert answer.status_code == 202, answer.text
     assert answer.json()["sync"]["wanted_at"] is not None
@@ -134,7 +135,8 @@ def test_unknown_projects_and_those_of_two_label_studios(client, project):
     assert client.get(f"{PROJECTS}/0").status_code == 422
 
 
-def test_reading_and_writing_need_their_scopes(client, project, keys):
+@pytest.mark.usefixtures("project")
+def test_reading_and_writing_need_their_scopes(client, keys):
     assert client.get(SEVEN, headers=bearer(keys.read)).status_code == 200
     for method, path in (("POST", "/sync"), ("POST", "/retry"), ("PUT", "")):
         assert client.request(method, SEVEN + path, headers=bearer(keys.read), json={}).status_code in (403, 422)

@@ -69,7 +69,7 @@ def test_a_second_time_nothing_is_changed_and_that_is_said(connect):
 
 def test_only_what_differs_is_changed(connect):
     connect(**BASIC, **SECRET)
-    ran = connect(**BASIC, CAR_WEBHOOK_SECRET="another one")
+    ran = connect(**BASIC | {"CAR_WEBHOOK_SECRET": "another one"})
     assert "changed (headers)" in ran.stderr
     assert connect.studio.hooks[1]["headers"] == {"X-Car-Token": "another one"}
     ran = connect("--set", "theta=0.4", "--preset", "coco", "--background", "sky,sea", **BASIC, **SECRET)
