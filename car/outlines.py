@@ -11,14 +11,19 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from car.pieces import window_of
 from car.rle import Mask
 
 GUARD: Final = 0.98
 """Least IoU of simplified rings with their mask."""
 _TOLERANCES: Final = tuple(0.5 * 2 ** (step / 2) for step in range(15))
 """Pixels by which a simplified ring may leave the exact one: 0.5 to 64."""
+_AREA: Final = 0.05
+"""Most by which the area of rings may differ from that of their mask."""
 _LEAST_POINTS: Final = 3
-_TIE: Final = 0.01
+_TIE: Final = 0.001
+_HAIR: Final = 0.0137
+"""Pixels; no simple fraction, so that moved lines meet no centre either."""
 
 Ring = NDArray[np.float64]
 """(n, 2): x, y; the last point joins the first."""
@@ -28,18 +33,26 @@ def rings_of(mask: Mask, *, digits: int = 4) -> list[Ring]:
     """Rings in percent of the picture's sides, rounded to `digits`, whose IoU with the mask is at least GUARD, taken
     together. Each is as simple as that allows. Pieces have rings of their own; one with holes is cut into some without.
     """
-    height, width = mask.shape
-    scale = np.array([width, height]) / 100
-    exact = outline(mask)
+    window = window_of(mask)
+    if window is None:
+        return []
+    scale = np.array(mask.shape[::-1]) / 100
+    corner = np.array([window[1].start, window[0].start])
+    inner = mask[window]
+    exact, pixels = outline(inner), int(np.count_nonzero(inner))
 
     def simplified(tolerance: float) -> list[Ring]:
         shapes = shapely.simplify(exact, tolerance) if tolerance else exact
-        rings = (shapely.get_coordinates(one.exterior)[:-1] for shape in shapes for one in _without_holes(shape))
-        percent = (np.clip(np.round(ring / scale, digits), 0, 100) for ring in rings)
+        rings = [shapely.get_coordinates(one.exterior)[:-1] for shape in shapes for one in _without_holes(shape)]
+        settled = _settled(rings, inner.shape[0])
+        percent = (np.clip(np.round((ring + corner) / scale, digits), 0, 100) for ring in settled)
         return [ring for ring in percent if len(ring) >= _LEAST_POINTS]
 
     def faithful(rings: list[Ring]) -> bool:
-        return _worst_iou([ring * scale for ring in rings], mask) >= GUARD
+        back = [ring * scale - corner for ring in rings]
+        area = sum(shapely.Polygon(ring).area for ring in back)
+        # Half a pixel holds its centre too, so few pixels need their area besides.
+        return abs(area - pixels) <= _AREA * pixels and iou(fill(back, *inner.shape), inner) >= GUARD
 
     best, low, high = simplified(0), 0, len(_TOLERANCES)
     while low < high:
@@ -78,7 +91,10 @@ def iou(one: Mask, other: Mask) -> float:
 
 def is_one_ring(mask: Mask) -> bool:
     """Whether one ring without holes is the whole outline."""
-    pieces = outline(mask)
+    window = window_of(mask)
+    if window is None:
+        return False
+    pieces = outline(mask[window])
     return len(pieces) == 1 and not shapely.get_num_interior_rings(pieces[0])
 
 
@@ -106,16 +122,14 @@ def _filled(rows: NDArray[np.int64], crossings: NDArray[np.float64], height: int
     return filled
 
 
-def _worst_iou(rings: list[Ring], mask: Mask) -> float:
-    """IoU with the mask where every pixel centre that lies on a ring is taken the wrong way: programs differ in such
-    ties.
+def _settled(rings: list[Ring], height: int) -> list[Ring]:
+    """The rings; moved by a hair where they run through centres of pixels, as slanting lines between corners often do:
+    whether such a pixel is inside would hang on the last digit.
     """
-    height, width = mask.shape
-    rows, crossings = _crossings(rings, height)
-    filled = _filled(rows, crossings, height, width)
-    ties = int(np.count_nonzero(np.abs(crossings - np.floor(crossings) - 0.5) < _TIE))
-    common, union = int(np.count_nonzero(filled & mask)), int(np.count_nonzero(filled | mask))
-    return max(common - ties, 0) / (union + ties)
+    _, crossings = _crossings(rings, height)
+    if np.any(np.abs(crossings - np.floor(crossings) - 0.5) < _TIE):
+        return [ring + np.array([_HAIR, 0.0]) for ring in rings]
+    return rings
 
 
 def _sides(steps: NDArray[np.int8]) -> NDArray[np.float64]:

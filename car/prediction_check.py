@@ -3,6 +3,7 @@
 The SDK takes a second to import, so that is left until there is something to check.
 """
 
+import warnings
 from functools import lru_cache
 from typing import Any, Final
 
@@ -37,8 +38,10 @@ def check_prediction(label_config: str, prediction: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=64)
 def _interface(label_config: str) -> Any:  # noqa: ANN401 - the SDK's LabelInterface
-    from label_studio_sdk.label_interface import LabelInterface  # noqa: PLC0415 - see above
-    from label_studio_sdk.label_interface.control_tags import ControlTag  # noqa: PLC0415
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its classes are in pydantic's old style
+        from label_studio_sdk.label_interface import LabelInterface  # noqa: PLC0415 - see above
+        from label_studio_sdk.label_interface.control_tags import ControlTag  # noqa: PLC0415
     from pydantic import BaseModel  # noqa: PLC0415
 
     class BitmaskLabelsValue(BaseModel):

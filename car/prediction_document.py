@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from car.found import Found, FoundMask
+from car.labeling_config import Kind
 from car.pieces import pointed_at, without_noise
 from car.prediction_check import PredictionInvalid, check_prediction
 from car.project_plan import ProjectPlan
@@ -69,6 +70,31 @@ def prediction_document(
         PredictionInvalid: Label Studio's validation refuses it.
 
     """
+    made = made_of(plan, found, run_key=run_key, only=only, within=within, max_bytes=max_bytes)
+    prediction = {"model_version": model_version, "score": made.score, "result": list(made.regions)}
+    check_prediction(label_config, prediction)
+    return Document(json.dumps(prediction, separators=(",", ":")), made.score, made.notes)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A prediction before it is checked."""
+
+    regions: tuple[Region, ...]
+    score: float
+    notes: tuple[str, ...]
+
+
+def made_of(
+    plan: ProjectPlan,
+    found: Found,
+    *,
+    run_key: str,
+    only: Sequence[str] | None = None,
+    within: Within | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Made:
+    """The regions of a prediction, as `prediction_document` has them."""
     notes: list[str] = []
     masks = list(_wanted(plan, found, only, notes))
     making = _Making(plan, found, run_key, within)
@@ -81,9 +107,7 @@ def prediction_document(
         result += choices_of(placed, plan.config.image.name, run_key)
         kept = kept or [mask for mask in masks if result]
     score = round(sum(mask.score for mask in kept) / len(kept), _SCORE_DIGITS) if kept else 0.0
-    prediction = {"model_version": model_version, "score": score, "result": result}
-    check_prediction(label_config, prediction)
-    return Document(json.dumps(prediction, separators=(",", ":")), score, tuple(notes))
+    return Made(tuple(result), score, tuple(notes))
 
 
 def _wanted(plan: ProjectPlan, found: Found, only: Sequence[str] | None, notes: list[str]) -> Iterator[FoundMask]:
@@ -96,10 +120,11 @@ def _wanted(plan: ProjectPlan, found: Found, only: Sequence[str] | None, notes: 
 
 
 def _told(plan: ProjectPlan, groups: list[tuple[FoundMask, list[Region]]]) -> Iterator[str]:
-    """Masks that are shown in another way than their label's first control would."""
+    """Masks that no single ring holds, where the label has a better control."""
     for mask, regions in groups:
         place, shown = plan.places.of(mask.label), regions[0]["type"]
-        if place is not None and not shown.startswith(place.controls[0].kind):
+        polygon = place is not None and place.controls[0].kind is Kind.POLYGON
+        if polygon and not shown.startswith(Kind.POLYGON):
             yield f"the mask of {mask.label!r} is shown by {regions[0]['from_name']!r}, which can hold it"
 
 

@@ -103,17 +103,15 @@ def labels_of(places: Places, config: LabelingConfig, params: ProjectParams, pro
     labels: list[Label] = []
     for name, place in places.by_name.items():
         prompts = given.get(name) or _prompts(described[place.label])
-        free = [word for word in dict.fromkeys(prompts) if word.casefold() not in taken]
-        for word in prompts:
-            owner = taken.setdefault(word.casefold(), name)
-            if owner != name:
-                detail = f"prompt {word!r} of {name!r} is {owner!r}'s already and is left out: give each its own"
-                problems.append(Problem("prompt_repeated", detail))
+        shared = [word for word in prompts if word.casefold() in taken]
+        free = [word for word in dict.fromkeys(prompts) if word not in shared]
+        if shared:
+            owner, rest = taken[shared[0].casefold()], "it is left out" if free else "the label is not asked for"
+            detail = f"prompt {shared[0]!r} of {name!r} is {owner!r}'s already, so {rest}: give each words of its own"
+            problems.append(Problem("prompt_repeated" if free else "label_unusable", detail))
+        taken |= dict.fromkeys((word.casefold() for word in free), name)
         if free and (label := _usable(name, free, problems)) is not None:
             labels.append(label)
-        elif not free:
-            detail = f"label {name!r} has no prompt of its own and is not asked for: give it predicted_values"
-            problems.append(Problem("label_unusable", detail))
     if len(labels) > MAX_LABELS:
         detail = f"the labels after the first {MAX_LABELS} are not asked for: choose with the parameter vocabulary"
         problems.append(Problem("labels_too_many", detail))

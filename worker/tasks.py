@@ -31,6 +31,7 @@ from db import predictions, workers
 from db.objects import ObjectStore
 from db.schema import require_current
 from db.session import make_engine, transaction
+from worker.feedback import compare_annotations
 from worker.label_studio import LabelStudio
 from worker.listing import list_sources
 from worker.publish import Publisher
@@ -138,6 +139,22 @@ def list_() -> None:
         ring(current_app, Task.LIST)
 
 
+@shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def feedback() -> None:
+    """Compare what annotators drew with what was predicted, for a while."""
+    process = here()
+    done = compare_annotations(
+        process.engine,
+        process.objects,
+        process.name,
+        preset=process.plan.settings.preset,
+        stop=_told_to_stop,
+        seconds=_LISTING_SECONDS,
+    )
+    if done.more and not _told_to_stop():
+        ring(current_app, Task.FEEDBACK)
+
+
 @shared_task(name=str(Task.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def publish() -> None:
     """Render predictions and write them back, for a while."""
@@ -182,6 +199,7 @@ def reap() -> None:
         (seen.sources_wait, Task.LIST),
         (seen.predictions_wait, Task.PUBLISH),
         (seen.syncs_wait, Task.SYNC),
+        (seen.annotations_wait, Task.FEEDBACK),
     ):
         if wanted:
             ring(current_app, task)
