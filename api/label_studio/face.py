@@ -69,7 +69,7 @@ class Face:
         return await to_thread.run_sync(function, limiter=self._large if size >= LARGE else self._small)
 
     async def glance(self, function: Callable[[], Answer]) -> Answer:
-        """On a thread that asks the database a little and S3 nothing, so that a bucket which hangs holds up no /setup."""
+        """On a thread that asks the database a little and S3 nothing: a bucket that hangs holds up no /setup."""
         return await to_thread.run_sync(function, limiter=self._glances)
 
     async def ring(self, tasks: set[Task]) -> None:
