@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
-from api import errors, health, jobs, keys, label_studio, metrics, recipes, results, vocabularies
+from api import errors, health, jobs, keys, label_studio, metrics, projects, recipes, results, vocabularies
 from api.dependencies import Engines
 from api.health import broker_probe, objects_probe
 from api.label_studio import Face
@@ -68,7 +68,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, most=engines.settings.max_body, others=theirs)
     app.add_middleware(Observed, metrics=RequestMetrics(registry))
     versioned = APIRouter(prefix="/api/v1")
-    for part in (jobs, results, vocabularies, recipes, keys):
+    for part in (jobs, results, projects, vocabularies, recipes, keys):
         versioned.include_router(part.router)
     app.include_router(versioned)
     app.include_router(label_studio.router)

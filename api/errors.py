@@ -6,6 +6,7 @@ CarError
 ├── CredentialsRefused    Label Studio without the right name and password, or its webhook without our secret
 ├── BodyInvalid           a body of Label Studio that is none
 ├── TextInvalid           a path or header that no row can hold
+├── InstanceUnknown       a project of which nobody says where its Label Studio is
 ├── SourceEmpty           a source in which no picture was found
 └── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
 """
@@ -43,6 +44,10 @@ class BodyInvalid(CarError):  # noqa: N818
 
 
 class TextInvalid(CarError):  # noqa: N818
+    code = "request_invalid"
+
+
+class InstanceUnknown(CarError):  # noqa: N818
     code = "request_invalid"
 
 

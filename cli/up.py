@@ -26,6 +26,7 @@ _DRAIN_SECONDS = 30
 _LOOK_SECONDS = 0.2
 _SECRETS = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "CAR_WEBHOOK_SECRET")
 """What Label Studio says to the API: made here where the environment does not give them."""
+_TOLD = ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_HOST", "LABEL_STUDIO_ACCESS_TOKEN", "CAR_PRESET")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -60,10 +61,10 @@ def up(
                 held = engines.data_dir
                 os.environ.update(engines.environment)
         with console.status("preparing tables and bucket"):
+            os.environ.setdefault("CAR_PRESET", ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset)
             api = _keys(held, f"http://{_reachable(host)}:{port}")
-        usual = {"CAR_PRESET": ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset}
         secrets = {name: api[name] for name in _SECRETS}
-        environment = {**usual, **os.environ, **secrets}
+        environment = {**os.environ, **secrets}
         processes = Processes(held.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)
@@ -80,7 +81,9 @@ def _keys(held: DataDir, url: str) -> dict[str, str]:
     given = {name: os.environ[name] for name in _SECRETS if os.environ.get(name)}
     api = make_ready(EngineSettings.from_environment(), {**held.notes().get("api", {}), **given})
     api["CAR_API_URL"] = url
-    held.note(api=api)
+    # For commands in other terminals.
+    told = {name: os.environ[name] for name in _TOLD if os.environ.get(name)}
+    held.note(api=api | told)
     return api
 
 

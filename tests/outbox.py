@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from db import projects
 from db.objects import ObjectStore
 from tests.label_studio_rows import ProjectRows, config
 from tests.rows import segmentation
@@ -33,7 +34,9 @@ class Outbox(ProjectRows):
 
     def owe(self, tasks):
         """So many new tasks in Label Studio, their pictures segmented here; the tasks' numbers."""
-        numbers = self.studio.add_tasks(self.number, [f"s3://bucket/{n}.jpg" for n in range(tasks)])
+        numbers = self.studio.add_tasks(self.number, [{}] * tasks)
+        for number in numbers:
+            self.studio.tasks[number]["data"] = {"image": f"s3://bucket/{number}.jpg"}  # as `ask` has it
         self.ask(*numbers)
         self.finish()
         return numbers
@@ -51,6 +54,10 @@ class Outbox(ProjectRows):
         with client or self.client() as asked:
             publisher = Publisher(self.engine, self.objects, asked, worker, preset="demo", **options)
             return publisher.publish(stop=stop, seconds=seconds)
+
+    def row(self):
+        """The project's row as it is now."""
+        return self.do(projects.find, self.number, self.studio.url).row
 
     def due(self, span=timedelta(hours=1)):
         """Every lease and every wait is over."""

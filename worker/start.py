@@ -47,9 +47,8 @@ def make_pipeline(
 
 def _headers(settings: WorkerSettings) -> Headers | None:
     """Of the Label Studio that pictures of its tasks are fetched from; None without a token."""
-    if settings.label_studio_url is None or settings.label_studio_api_key is None:
-        return None
-    return LabelStudio(settings.label_studio_url, settings.label_studio_api_key.get_secret_value()).headers
+    client = LabelStudio.of(settings)
+    return client.headers if client is not None else None
 
 
 def _tell(engine: Engine, names: tuple[str, str] | None, weights: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from db.errors import StoreUnreachable
 from db.objects import ObjectStore
 from tests.rows import LEASE, together
 from worker.feedback import compare_annotations
+from worker.reaping import reap
 
 HALF = np.zeros((16, 24), bool)
 HALF[:, :12] = True
@@ -227,6 +228,14 @@ def test_text_that_postgres_cannot_hold_is_kept_without_it(predicted, store):
     [row] = predicted.sql("SELECT result FROM annotation")
     assert row.result[0]["value"]["text"] == ["ab", "\\u0000 as text"]
     assert compare(predicted, store).compared == 1
+
+
+def test_the_reaper_rings_for_annotations_that_wait(predicted, store):
+    assert reap(predicted.engine).annotations_wait is False
+    note(predicted, 1, 100, [])
+    assert reap(predicted.engine).annotations_wait is True
+    compare(predicted, store)
+    assert reap(predicted.engine).annotations_wait is False
 
 
 def test_another_project_is_another_matter(predicted, store):
