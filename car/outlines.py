@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from car.pieces import window_of
 from car.rle import Mask
 
 GUARD: Final = 0.98
@@ -32,21 +33,26 @@ def rings_of(mask: Mask, *, digits: int = 4) -> list[Ring]:
     """Rings in percent of the picture's sides, rounded to `digits`, whose IoU with the mask is at least GUARD, taken
     together. Each is as simple as that allows. Pieces have rings of their own; one with holes is cut into some without.
     """
-    height, width = mask.shape
-    scale = np.array([width, height]) / 100
-    exact, pixels = outline(mask), int(np.count_nonzero(mask))
+    window = window_of(mask)
+    if window is None:
+        return []
+    scale = np.array(mask.shape[::-1]) / 100
+    corner = np.array([window[1].start, window[0].start])
+    inner = mask[window]
+    exact, pixels = outline(inner), int(np.count_nonzero(inner))
 
     def simplified(tolerance: float) -> list[Ring]:
         shapes = shapely.simplify(exact, tolerance) if tolerance else exact
         rings = [shapely.get_coordinates(one.exterior)[:-1] for shape in shapes for one in _without_holes(shape)]
-        percent = (np.clip(np.round(ring / scale, digits), 0, 100) for ring in _settled(rings, height))
+        settled = _settled(rings, inner.shape[0])
+        percent = (np.clip(np.round((ring + corner) / scale, digits), 0, 100) for ring in settled)
         return [ring for ring in percent if len(ring) >= _LEAST_POINTS]
 
     def faithful(rings: list[Ring]) -> bool:
-        back = [ring * scale for ring in rings]
+        back = [ring * scale - corner for ring in rings]
         area = sum(shapely.Polygon(ring).area for ring in back)
         # Half a pixel holds its centre too, so few pixels need their area besides.
-        return abs(area - pixels) <= _AREA * pixels and iou(fill(back, height, width), mask) >= GUARD
+        return abs(area - pixels) <= _AREA * pixels and iou(fill(back, *inner.shape), inner) >= GUARD
 
     best, low, high = simplified(0), 0, len(_TOLERANCES)
     while low < high:
@@ -85,7 +91,10 @@ def iou(one: Mask, other: Mask) -> float:
 
 def is_one_ring(mask: Mask) -> bool:
     """Whether one ring without holes is the whole outline."""
-    pieces = outline(mask)
+    window = window_of(mask)
+    if window is None:
+        return False
+    pieces = outline(mask[window])
     return len(pieces) == 1 and not shapely.get_num_interior_rings(pieces[0])
 
 

@@ -19,7 +19,7 @@ def without_noise(mask: Mask, min_area: float) -> Mask:
     """The mask without pieces of fewer pixels than `min_area`, and with holes of fewer filled. Where all pieces are so
     small, the largest stays, so that nothing that was found is lost.
     """
-    window = _window(mask)
+    window = window_of(mask)
     if window is None:
         return mask
     cleaned = np.zeros_like(mask)
@@ -71,7 +71,7 @@ def _filled(mask: Mask, min_area: float) -> Mask:
     return filled
 
 
-def _window(mask: Mask) -> tuple[slice, slice] | None:
+def window_of(mask: Mask) -> tuple[slice, slice] | None:
     """The rows and columns that hold the mask; None where it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:

@@ -70,6 +70,31 @@ def prediction_document(
         PredictionInvalid: Label Studio's validation refuses it.
 
     """
+    made = made_of(plan, found, run_key=run_key, only=only, within=within, max_bytes=max_bytes)
+    prediction = {"model_version": model_version, "score": made.score, "result": list(made.regions)}
+    check_prediction(label_config, prediction)
+    return Document(json.dumps(prediction, separators=(",", ":")), made.score, made.notes)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A prediction before it is checked."""
+
+    regions: tuple[Region, ...]
+    score: float
+    notes: tuple[str, ...]
+
+
+def made_of(
+    plan: ProjectPlan,
+    found: Found,
+    *,
+    run_key: str,
+    only: Sequence[str] | None = None,
+    within: Within | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Made:
+    """The regions of a prediction, as `prediction_document` has them."""
     notes: list[str] = []
     masks = list(_wanted(plan, found, only, notes))
     making = _Making(plan, found, run_key, within)
@@ -82,9 +107,7 @@ def prediction_document(
         result += choices_of(placed, plan.config.image.name, run_key)
         kept = kept or [mask for mask in masks if result]
     score = round(sum(mask.score for mask in kept) / len(kept), _SCORE_DIGITS) if kept else 0.0
-    prediction = {"model_version": model_version, "score": score, "result": result}
-    check_prediction(label_config, prediction)
-    return Document(json.dumps(prediction, separators=(",", ":")), score, tuple(notes))
+    return Made(tuple(result), score, tuple(notes))
 
 
 def _wanted(plan: ProjectPlan, found: Found, only: Sequence[str] | None, notes: list[str]) -> Iterator[FoundMask]:

@@ -55,6 +55,8 @@ class ProjectPlan:
 
         """
         template = self.config.image.value
+        if template.startswith("$") and isinstance(data.get(template[1:]), str) and data[template[1:]].strip():
+            return str(data[template[1:]]).strip()  # a key of any spelling: `$my-image`
         values = {name: _lookup(data, name) for name in _VARIABLE.findall(template)}
         for name, value in values.items():
             if not isinstance(value, str) or not value.strip():

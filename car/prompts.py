@@ -1,15 +1,15 @@
 """What a person asks in Label Studio's editor, and what a task asks by its own words.
 
 A prompt (a TextArea) has a question a line: `car: sedan, taxi` looks for the label by other words, `car, dog` for these
-labels alone. Other words are for the label that a project has, if it has one alone. A click or a box of a smart tool
-asks for its label at that place.
+labels alone. Other words are for the label that a project has, if it has one alone. A click, a box
+or a stroke of a smart tool asks for its label at that place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from car.errors import CarError, VocabularyError
+from car.errors import CarError, RleError, VocabularyError
 from car.project_words import Places
 from car.vocabulary import Label, Vocabulary
 
@@ -19,6 +19,9 @@ class PromptInvalid(CarError):  # noqa: N818 - the code says what it is
 
     code = "prompt_invalid"
 
+
+_STROKE_POINTS: Final = 64
+_MAX_STROKE_PIXELS: Final = 100_000_000
 
 Points = tuple[tuple[float, float], ...]
 
@@ -148,7 +151,16 @@ def _read(context: Mapping[str, Any]) -> _Asked:
 
 
 def _place(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _Asked) -> None:
+    meant = region.get("is_positive", value.get("is_positive", True)) in (True, None, 1)
     try:
+        if "rle" in value:
+            (asked.points if meant else asked.others).extend(_stroke(region, value["rle"]))
+            return
+        if "points" in value:
+            across_all, down_all = zip(*value["points"], strict=True)
+            left, top = float(min(across_all)), float(min(down_all))
+            asked.boxes.append((left, top, float(max(across_all)) - left, float(max(down_all)) - top))
+            return
         x, y = float(value["x"]), float(value["y"])
         if kind.startswith("rectangle"):
             asked.boxes.append((x, y, float(value["width"]), float(value["height"])))
@@ -156,12 +168,26 @@ def _place(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked
             across, down = float(value["radiusX"]), float(value["radiusY"])
             asked.boxes.append((x - across, y - down, 2 * across, 2 * down))
         else:
-            meant = region.get("is_positive", value.get("is_positive", True))
-            (asked.points if meant in (True, None, 1) else asked.others).append((x, y))
-    except (KeyError, TypeError, ValueError):
+            (asked.points if meant else asked.others).append((x, y))
+    except (KeyError, TypeError, ValueError, RleError):
         raise PromptInvalid(
-            f"a {kind or 'region'} does not say where it is: point with a keypoint or a rectangle"
+            f"a {kind or 'region'} does not say where it is: point with a keypoint, a rectangle or a brush"
         ) from None
+
+
+def _stroke(region: Mapping[str, Any], rle: Sequence[int]) -> list[tuple[float, float]]:
+    """Some points of what a brush painted, the first and the last among them."""
+    import numpy as np  # noqa: PLC0415 - most of who imports this sees no pixels
+
+    from car.rle import decode_brush  # noqa: PLC0415
+
+    width, height = region["original_width"], region["original_height"]
+    if not 0 < width * height <= _MAX_STROKE_PIXELS:
+        raise ValueError(width, height)
+    rows, columns = np.nonzero(decode_brush(rle, height, width))
+    chosen = np.unique(np.linspace(0, rows.size - 1, min(rows.size, _STROKE_POINTS)).astype(int))
+    places = zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)
+    return [((x + 0.5) * 100 / width, (y + 0.5) * 100 / height) for x, y in places]
 
 
 def _questions(text: str, places: Places, vocabulary: Vocabulary) -> list[Label]:

@@ -45,8 +45,9 @@ def control_of(shown: Shown, *, small: bool = False) -> Control | None:
         return None
     kinds = {one.kind: one for one in reversed(controls)}
     first = controls[0]
-    if first.kind is Kind.POLYGON and not is_one_ring(shown.mask):
-        first = kinds.get(Kind.BRUSH) or kinds.get(Kind.BITMASK) or first
+    pixels = kinds.get(Kind.BRUSH) or kinds.get(Kind.BITMASK)
+    if first.kind is Kind.POLYGON and pixels is not None and not is_one_ring(shown.mask):
+        first = pixels
     if small and first.kind is Kind.BRUSH:
         first = kinds.get(Kind.BITMASK) or first
     return first

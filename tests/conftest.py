@@ -16,14 +16,15 @@ from transformers.utils import logging as transformers_logging
 
 install_import_hook("worker.segmenter", "beartype.beartype").__enter__()
 
-pytest_plugins = [
+pytest_plugins = [  # whatever another one imports comes before it
     "tests.services",
     "tests.api_client",
     "tests.rows",
-    "tests.fake_label_studio",
-    "tests.recorded",
     "tests.label_studio_rows",
+    "tests.fake_label_studio",
+    "tests.outbox",
     "tests.picture_server",
+    "tests.recorded",
 ]
 
 CONTEXT = 77

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,9 @@ class Fault:
     """Seconds before it is served: whoever hangs up before them is served all the same."""
     drop: str | None = None
     """before: hang up without serving; after: serve, then hang up without a word."""
+    first: Callable[[], object] = lambda: None
+    then: Callable[[], object] = lambda: None
+    """Called before it is served, and between that and the answer."""
     times: int = 10**9
 
 
@@ -212,6 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.studio.fault(request)
         if fault is None:
             return self._answer(*self.studio.serve(request))
+        fault.first()
         time.sleep(fault.delay)
         if fault.drop == "before":
             return self._hang_up()
@@ -220,6 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.status, fault.headers, {"detail": "a fault"} if fault.body is None else fault.body
             )
         answer = self.studio.serve(request)
+        fault.then()
         return self._hang_up() if fault.drop == "after" else self._answer(*answer)
 
     do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names are of http.server

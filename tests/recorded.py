@@ -11,6 +11,9 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api.app import create_app
+from db import offers, predictions
+from tests.label_studio_rows import WEIGHTS, ProjectRows
+from tests.rows import LEASE, Rows
 
 FOLDER = Path(__file__).parent / "contract" / "recorded"
 USER, PASSWORD, TOKEN = "car", "pässword", "the webhook's secret"
@@ -44,3 +47,39 @@ def face(face_settings):
     with TestClient(create_app(face_settings)) as client:
         client.auth = BASIC
         yield client
+
+
+class Workers(ProjectRows):
+    """What gpu and io workers do with everything that was asked, by the functions of db/."""
+
+    def __init__(self, engine):
+        Rows.__init__(self, engine)
+        self.do(offers.offer, offers.ANY, offers.ANY, WEIGHTS)
+
+    def render(self, result=({"type": "brushlabels"},)):
+        """Every prediction that is owed gets a document with this result; their tasks."""
+        mine = self.do(predictions.claim, "io", limit=10_000, lease=LEASE, instance=None)
+        made = [
+            (one, json.dumps({"model_version": one.model_version, "score": 0.5, "result": list(result)}), 0.5)
+            for one in mine
+        ]
+        self.do(predictions.rendered, "io", made, keep=False)
+        return [one.task for one in mine]
+
+    def label(self, **more):
+        """Everything that is queued is done and rendered."""
+        self.finish()
+        return self.render(**more)
+
+
+@pytest.fixture
+def workers(rows):
+    return Workers(rows.engine)
+
+
+@pytest.fixture
+def ready(face, workers):
+    """The backend as Label Studio finds it after /setup, where a worker once was."""
+    assert workers
+    assert face.post("/setup", json=recorded("setup")).status_code == 200
+    return face

@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from car.model_version import CODE_VERSION
-from db import items, jobs, listings, predictions, projects, results, workers
+from db import feedback, items, jobs, listings, predictions, projects, results, workers
 from db.session import transaction
 
 
@@ -21,6 +21,7 @@ class Reaping:
     sources_wait: bool
     predictions_wait: bool = False
     syncs_wait: bool = False
+    annotations_wait: bool = False
 
 
 def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta | None = None) -> Reaping:
@@ -43,4 +44,5 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
             sources_wait=listings.waiting(session),
             predictions_wait=predictions.waiting(session, instance),
             syncs_wait=instance is not None and projects.sync_waiting(session, instance=instance),
+            annotations_wait=feedback.waiting(session),
         )

@@ -14,6 +14,7 @@ from db.session import transaction
 from worker.finishers import Finishers
 from worker.images import ImageLimits
 from worker.images.fetch import Headers, Sources
+from worker.label_studio import LabelStudio
 from worker.model import Places, load_model
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
@@ -26,14 +27,8 @@ def make_pipeline(
     engine: Engine,
     objects: ObjectStore,
     name: str,
-    headers: Headers | None = None,
 ) -> Pipeline:
-    """`headers`: of the Label Studio that the settings name; None without a token.
-
-    Raises:
-        WeightsError, DeviceMissing, SettingsInvalid: with what to change.
-
-    """
+    """Raises: WeightsError, DeviceMissing or SettingsInvalid, with what to change."""
     return Pipeline(
         engine=engine,
         objects=objects,
@@ -46,8 +41,14 @@ def make_pipeline(
             store_threads=settings.store_threads,
             images=ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes),
         ),
-        pictures=Sources.of(settings, objects, headers),
+        pictures=Sources.of(settings, objects, _headers(settings)),
     )
+
+
+def _headers(settings: WorkerSettings) -> Headers | None:
+    """Of the Label Studio that pictures of its tasks are fetched from; None without a token."""
+    client = LabelStudio.of(settings)
+    return client.headers if client is not None else None
 
 
 def _tell(engine: Engine, names: tuple[str, str] | None, weights: Mapping[str, str]) -> None:

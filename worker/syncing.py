@@ -1,4 +1,4 @@
-"""Looks at all tasks of Label Studio projects: those without our prediction are asked for, as if a webhook told them."""
+"""Looks at all tasks of Label Studio projects: what has no prediction of ours is asked for, as a webhook would have."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +49,8 @@ class Syncing:
     preset: str
     found: Callable[[], object] = lambda: None
     """Called after each commit of a page."""
+    page: int = _PAGE
+    """Tasks that are asked for at once."""
 
     def sync(self, *, stop: Callable[[], bool] = lambda: False, seconds: float = float("inf")) -> Synced:
         """Look at the projects for which that is wanted, for about so long; what is begun goes on from its cursor."""
@@ -128,7 +130,7 @@ class Syncing:
         version = label_studio_version(weights, plan.recipe, plan.words, plan.regions) if weights is not None else None
         cursor, seen = look.cursor or 0, look.seen
         while True:
-            page = self.client.tasks(look.number, after=cursor, limit=_PAGE, lacking=version)
+            page = self.client.tasks(look.number, after=cursor, limit=self.page, lacking=version)
             if not page.tasks:
                 return True
             told = [{"id": number, "data": data} for number, data in page.tasks]

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, UniqueConstr
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from car.outcomes import Outcome
 from db.models.base import Base, number, one_of, since_now
 from db.models.work import Job
 
@@ -171,16 +172,6 @@ class Annotation(Base):
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     seen_at: Mapped[datetime] = since_now()
-
-
-class Outcome(StrEnum):
-    ACCEPTED = "accepted"
-    """The person kept our mask, or nearly so."""
-    CHANGED = "changed"
-    REJECTED = "rejected"
-    """We predicted the label, and the person took it away."""
-    MISSED = "missed"
-    """The person drew a label that we had not found."""
 
 
 class Feedback(Base):

@@ -1,16 +1,12 @@
 """Who may do what; what happens where a part is away; what never leaves the process."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
 
 import httpx
-import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
@@ -232,33 +228,6 @@ def test_without_tables_it_is_not_ready_and_says_what_to_do(api_settings, empty_
 def test_ready_names_its_checks(client):
     checks = {"database": "ok", "schema": "ok", "broker": "ok", "objects": "ok"}
     assert client.get("/readyz").json() == {"status": "ready", "checks": checks}
-
-
-@pytest.fixture
-def served(engine_environment):
-    """The real process: its address and what it printed."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api", "--port", str(port)],
-        env=engine_environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    base = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            httpx.get(f"{base}/healthz", trust_env=False)
-            break
-        except httpx.TransportError:
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
-    yield base, process
-    process.kill()
-    process.wait()
-    process.stdout.close()
 
 
 def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_order(served, api_rows, keys):

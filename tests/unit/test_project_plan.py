@@ -3,6 +3,7 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from car.errors import RecipeError, SourceError, VocabularyError
@@ -10,6 +11,7 @@ from car.labeling_config import Kind
 from car.project_plan import PromptInvalid, plan_project
 from car.prompts import Within
 from car.recipe import Mode
+from car.rle import encode_brush
 from tests.labeling import IMAGE, brush, codes, control, plan, prompts, view
 
 
@@ -27,12 +29,13 @@ def asked(prompt):
 
 
 def test_the_image_is_found_by_key_path_or_template():
-    data = {"image": " s3://b/k.jpg ", "a": {"b": ["x.png"]}, "c.d": "flat.png"}
+    data = {"image": " s3://b/k.jpg ", "a": {"b": ["x.png"]}, "c.d": "flat.png", "my-image": "y.png"}
     for value, found in [
         ("$image", "s3://b/k.jpg"),
         ("$a.b[0]", "x.png"),
         ("$c.d", "flat.png"),
         ("/i/$c.d", "/i/flat.png"),
+        ("$my-image", "y.png"),
     ]:
         assert plan(brush("a"), image=f'<Image name="image" value="{value}"/>').image_of(data) == found
 
@@ -210,6 +213,21 @@ def test_a_box_asks_within_it():
     value = {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["cat"]}
     prompt = plan(brush("cat", "dog")).prompt_of({"result": [{"type": "rectanglelabels", "value": value}]}, {})
     assert (prompt.only, prompt.within) == (("cat",), Within(boxes=((1, 2, 3, 4),)))
+
+
+def test_a_stroke_asks_where_it_was_painted_and_a_polygon_within_it():
+    stroke = np.zeros((10, 20), bool)
+    stroke[3, 4:9] = True
+    value = {"rle": encode_brush(stroke), "format": "rle", "brushlabels": ["cat"]}
+    brushed = {"type": "brushlabels", "original_width": 20, "original_height": 10, "value": value}
+    planned = plan(brush("cat", "dog"))
+    prompt = planned.prompt_of({"result": [brushed]}, {})
+    assert prompt.within.points == tuple(((x + 0.5) * 5, 35) for x in range(4, 9))
+    outline = {"type": "polygonlabels", "value": {"points": [[1, 2], [5, 3], [4, 9]], "polygonlabels": ["cat"]}}
+    assert planned.prompt_of({"result": [outline]}, {}).within == Within(boxes=((1, 2, 4, 7),))
+    for broken in ({"original_width": 21}, {"original_width": 10**9}, {"value": {"rle": "x", "brushlabels": ["cat"]}}):
+        with pytest.raises(PromptInvalid, match="does not say where"):
+            planned.prompt_of({"result": [brushed | broken]}, {})
 
 
 def test_a_click_with_a_label_that_no_mask_can_carry_is_refused():

@@ -327,7 +327,7 @@ def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, o
 
 def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, label_studio, task):
     sources = ours(Shelf(theirs=AccessDenied("no right")))
-    with pytest.raises(AccessDenied, match="no right; .*LABEL_STUDIO_API_KEY is not set"):
+    with pytest.raises(AccessDenied, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
         sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     with pytest.raises(SourceForbidden, match="LABEL_STUDIO_API_KEY"):
         sources.read("gs://theirs/a.jpg", instance=label_studio.url, task=task)

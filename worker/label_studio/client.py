@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
+from db.settings import EngineSettings
 from worker.label_studio.connection import Connection
 from worker.label_studio.errors import (
     Missing,
@@ -53,6 +54,12 @@ class Stored:
 
 class LabelStudio(Connection):
     """Label Studio as one of its users; safe to use from many threads. Every method raises LabelStudioError."""
+
+    @classmethod
+    def of(cls, settings: EngineSettings, *, connections: int = 8) -> Self | None:
+        """The one that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name; None where either is not set."""
+        url, key = settings.label_studio_url, settings.label_studio_api_key
+        return None if url is None or key is None else cls(url, key.get_secret_value(), connections=connections)
 
     def version(self) -> str:
         """`1.23.2`; needs no token."""
