@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import structlog
 import uvicorn
 
 from api.app import create_app
@@ -26,6 +27,8 @@ def main() -> None:
         app = create_app(settings)
     except CarError as error:
         sys.exit(f"error: {error}")
+    if settings.basic_auth_user is None:
+        structlog.get_logger("api").warning("anybody may speak as Label Studio: BASIC_AUTH_USER is not set")
     sys.setswitchinterval(_SWITCH_SECONDS)
     uvicorn.run(
         app,

@@ -29,12 +29,14 @@ _OWE = text(f"""
         JOIN project ON project.job_id = task.job_id
         JOIN result ON result.id = item.result_id
     ) AS owed
-    WHERE NOT EXISTS (
-        SELECT 1 FROM prediction AS known
-        WHERE known.instance = owed.instance AND known.project = owed.project AND known.task = owed.task
-            AND known.model_version = owed.model_version AND known.result_id = owed.result_id
-            AND known.error_code IS DISTINCT FROM '{SUPERSEDED}'
-    )
+    LEFT JOIN LATERAL (
+        -- One at most. The limit keeps the planner from comparing each with each.
+        SELECT row.result_id, row.error_code FROM prediction AS row
+        WHERE row.instance = owed.instance AND row.project = owed.project AND row.task = owed.task
+            AND row.model_version = owed.model_version
+        LIMIT 1
+    ) AS known ON true
+    WHERE known.result_id IS NULL OR known.result_id <> owed.result_id OR known.error_code = '{SUPERSEDED}'
     ORDER BY owed.instance, owed.project, owed.task, owed.model_version
     ON CONFLICT (instance, project, task, model_version) DO UPDATE
     SET item_id = excluded.item_id, result_id = excluded.result_id, state = 'pending', attempt = row.attempt + 1,

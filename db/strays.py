@@ -14,7 +14,7 @@ def settle(session: Session, row: int, prediction: int) -> bool:
     """
     reopened = session.execute(
         text(
-            "UPDATE prediction SET attempt = attempt + 1, worker = NULL, leased_until = NULL "
+            "UPDATE prediction SET attempt = attempt + 1, attempted_at = now(), worker = NULL, leased_until = NULL "
             "WHERE id = :id AND state = 'pending' RETURNING 1"
         ),
         {"id": row},

@@ -53,17 +53,17 @@ def wishes_of(plan: ProjectPlan, tasks: Sequence[object], *, instance: str, obje
         wanted.append(task if isinstance(task, Mapping) and number is not None and number not in seen else None)
         seen |= {number} if number is not None else set()
     # Pictures within the tasks go to S3, which takes its time for each; all else is a matter of microseconds.
-    slow = [place for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)]
-    found = dict.fromkeys(slow) | {
-        place: wish_of(plan, task, address)
+    slow = {place: task for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)}
+    found = [
+        wish_of(plan, task, address) if task is not None and place not in slow else None
         for place, task in enumerate(wanted)
-        if task is not None and place not in set(slow)
-    }
+    ]
     if slow:
         with ThreadPoolExecutor(_STORED_AT_ONCE, "inline") as threads:
-            made = threads.map(lambda place: wish_of(plan, wanted[place] or {}, address), slow)
-            found |= dict(zip(slow, made, strict=True))
-    return [found.get(place) for place in range(len(wanted))]
+            made = threads.map(lambda task: wish_of(plan, task, address), slow.values())
+            for place, wish in zip(slow, made, strict=True):
+                found[place] = wish
+    return found
 
 
 def wish_of(plan: ProjectPlan, task: Mapping[str, Any], address: Address) -> Wish | None:

@@ -19,8 +19,7 @@ from api.label_studio import body as bodies
 from api.label_studio import prompts
 from api.label_studio.access import Speaker
 from api.label_studio.face import Face, FaceDep
-from api.label_studio.project import noted, reason
-from api.label_studio.weights import weights_of
+from api.label_studio.project import note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
 from db import tasks
@@ -100,17 +99,16 @@ def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answ
     if not wanted:
         return Answered([])
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
-    # Two transactions: neither the project's row nor a connection is held while pictures go to S3.
-    with transaction(face.database, durable=False) as session:
-        known = noted(session, face, stamp, config, way=Way.PREDICT)
-        weights = weights_of(session, face, known.plan.recipe)
+    noted = note(face, stamp, config, way=Way.PREDICT)
+    known = noted.known
+    # Another transaction: neither the project's row nor a connection is held while pictures go to S3.
     wishes = wishes_of(known.plan, wanted, instance=known.row.instance, objects=face.objects)
     with transaction(face.database) as session:
         answers = tasks.ask(
             session,
             known,
             asked_of(session, (wish for wish in wishes if wish is not None)),
-            weights=weights,
+            weights=noted.weights,
             # A lone task is one that a person has just opened.
             lane=Lane.INTERACTIVE if len(wanted) == 1 else Lane.BULK,
             answering=face.settings.predict_max_answer,

@@ -17,10 +17,8 @@ from anyio import create_task_group, sleep
 from api import pictures
 from api.label_studio import body as bodies
 from api.label_studio.face import Face
-from api.label_studio.project import noted, version
-from api.label_studio.weights import weights_of
+from api.label_studio.project import note
 from car.errors import CarError
-from car.prediction_document import Found, prediction_document
 from car.project_plan import Prompt, PromptInvalid
 from db import result_details, tasks, workers
 from db.models import ItemState
@@ -74,9 +72,8 @@ async def answer(
 
 def _asked(face: Face, document: Mapping[str, Any], task: Mapping[str, Any], context: Mapping[str, Any]) -> _Question:
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
-    with transaction(face.database, durable=False) as session:
-        known = noted(session, face, stamp, config, way=Way.PREDICT)
-        weights = weights_of(session, face, known.plan.recipe)
+    noted = note(face, stamp, config, way=Way.PREDICT)
+    known = noted.known
     data = task.get("data")
     prompt = known.plan.prompt_of(context, data if isinstance(data, Mapping) else {})
     wish = wish_of(known.plan, task, partial(address_of, instance=known.row.instance, objects=face.objects))
@@ -86,9 +83,9 @@ def _asked(face: Face, document: Mapping[str, Any], task: Mapping[str, Any], con
         )
     with transaction(face.database, durable=False) as session:
         wish = Wish(wish.task, wish.uri, prompt.vocabulary or wish.vocabulary)
-        item = tasks.ask_alone(session, known, asked_of(session, [wish])[0], weights=weights)
+        item = tasks.ask_alone(session, known, asked_of(session, [wish])[0], weights=noted.weights)
         somebody = any(one.queue == Queue.GPU for one in workers.living(session))
-        return _Question(item, known, prompt, version(known, weights), tasks.standing(session, item), somebody)
+        return _Question(item, known, prompt, noted.version, tasks.standing(session, item), somebody)
 
 
 async def _waited(face: Face, question: _Question) -> Answer:
@@ -109,6 +106,9 @@ def _standing(face: Face, item: int) -> Answer:
 
 
 def _rendered(face: Face, question: _Question, standing: Answer) -> str:
+    # With scipy and the SDK: seconds, which the process need not take to start.
+    from car.prediction_document import Found, prediction_document  # noqa: PLC0415
+
     if standing.result_id is None:
         raise CarError("a result is needed")
     with transaction(face.database, durable=False) as session:

@@ -8,23 +8,16 @@ look like success and stay without predictions for ever. The reason in words is 
 
 from functools import partial
 
-import structlog
 from fastapi import APIRouter, Request
 
 from api.label_studio import body as bodies
 from api.label_studio.access import Speaker
 from api.label_studio.face import Face, FaceDep
-from api.label_studio.project import reason, version
-from api.label_studio.weights import weights_of
+from api.label_studio.project import note
 from api.schemas.label_studio import ConfigProblem, SetUp, SetUpRequest, body
-from car.errors import CarError, RecipeError, VocabularyError
-from car.labeling_config import LabelingConfigError
-from db import projects
-from db.projects import Seen, Way
-from db.session import transaction
+from db.projects import Way
 
 router = APIRouter()
-log = structlog.get_logger("api.label_studio")
 
 
 @router.post(
@@ -39,28 +32,13 @@ async def setup(request: Request, face: FaceDep, _: Speaker) -> SetUp:
 
 def _set_up(face: Face, body: bytes) -> SetUp:
     document = bodies.read(body)
-    stamp = bodies.stamp_of(document.get("project"))
-    seen = Seen(
-        instance=face.settings.label_studio_url or bodies.hostname_of(document),
-        number=stamp.number,
-        stamp=stamp.text,
-        label_config=bodies.text_of(document, "schema"),
-        extra_params=bodies.extra_params_of(document),
+    noted = note(
+        face,
+        bodies.stamp_of(document.get("project")),
+        bodies.text_of(document, "schema"),
         way=Way.SETUP,
+        hostname=bodies.hostname_of(document),
+        extra_params=bodies.extra_params_of(document),
     )
-    try:
-        # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
-        with transaction(face.database, durable=False) as session:
-            known = projects.note(session, seen, preset=face.settings.preset)
-            weights = weights_of(session, face, known.plan.recipe)
-    except (LabelingConfigError, RecipeError, VocabularyError) as error:
-        _refuse(face, seen, error)
-        raise
-    problems = [ConfigProblem(code=one.code, detail=one.detail) for one in known.plan.problems]
-    return SetUp(model_version=version(known, weights), problems=problems)
-
-
-def _refuse(face: Face, seen: Seen, error: CarError) -> None:
-    log.warning("project refused", project=seen.number, instance=seen.instance, code=error.code, reason=reason(error))
-    with transaction(face.database, durable=False) as session:
-        projects.refused(session, seen, code=error.code, detail=str(error))
+    problems = [ConfigProblem(code=one.code, detail=one.detail) for one in noted.known.plan.problems]
+    return SetUp(model_version=noted.version, problems=problems)

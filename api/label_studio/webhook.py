@@ -15,12 +15,11 @@ from api.label_studio import body as bodies
 from api.label_studio.access import Teller
 from api.label_studio.face import Face, FaceDep
 from api.label_studio.predict import bells_of
-from api.label_studio.project import noted, reason
-from api.label_studio.weights import weights_of
+from api.label_studio.project import Noted, note, reason
 from api.schemas.label_studio import Told, WebhookRequest, body
 from car.errors import CarError
 from db import deletions, feedback, projects, tasks
-from db.projects import Known, Way
+from db.projects import Way
 from db.session import transaction
 from db.wishes import asked_of, number_of, wishes_of
 from worker.queue import Task
@@ -67,13 +66,12 @@ async def _look(face: Face, event: Event, document: Mapping[str, Any], size: int
         await face.ring(bells)
 
 
-def _noted(face: Face, document: Mapping[str, Any]) -> Known:
+def _noted(face: Face, document: Mapping[str, Any]) -> Noted:
     """The project as it is now."""
     project = bodies.project_of(document)
     stamp, config = bodies.stamp_of_project(project), bodies.text_of(project, "label_config")
     title = project.get("title")
-    with transaction(face.database, durable=False) as session:
-        return noted(session, face, stamp, config, way=Way.WEBHOOK, title=title if isinstance(title, str) else None)
+    return note(face, stamp, config, way=Way.WEBHOOK, title=title if isinstance(title, str) else None)
 
 
 def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
@@ -82,25 +80,26 @@ def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
 
 
 def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task]:
-    known = _noted(face, document)
+    noted = _noted(face, document)
     try:
-        return _ask(face, known, _list(document, "tasks"))
+        return _ask(face, noted, _list(document, "tasks"))
     except CarError:
         with transaction(face.database) as session:
-            projects.want_sync(session, known.row)
+            projects.want_sync(session, noted.known.row)
         raise
 
 
-def _ask(face: Face, known: Known, created: list[Any]) -> set[Task]:
+def _ask(face: Face, noted: Noted, created: list[Any]) -> set[Task]:
+    known = noted.known
     wishes = wishes_of(known.plan, created, instance=known.row.instance, objects=face.objects)
     with transaction(face.database) as session:
         asked = asked_of(session, (wish for wish in wishes if wish is not None))
-        answers = tasks.ask(session, known, asked, weights=weights_of(session, face, known.plan.recipe))
+        answers = tasks.ask(session, known, asked, weights=noted.weights)
     return {bell for answer in answers for bell in bells_of(answer)}
 
 
 def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
-    known = _noted(face, document)
+    known = _noted(face, document).known
     gone = _numbers(_list(document, "tasks"))
     with transaction(face.database) as session:
         deletions.tasks_deleted(session, known.row, gone)
@@ -109,7 +108,7 @@ def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
 
 def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
     """One annotation, or many under the same name."""
-    known = _noted(face, document)
+    known = _noted(face, document).known
     told = document.get("annotation")
     with transaction(face.database) as session:
         for one in told if isinstance(told, list) else [told]:
@@ -122,7 +121,7 @@ def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
 
 
 def _annotations_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
-    known = _noted(face, document)
+    known = _noted(face, document).known
     with transaction(face.database) as session:
         feedback.forget(session, known.row, _numbers(_list(document, "annotations")))
     return set()

@@ -118,3 +118,30 @@ def test_five_thousand_tasks_are_taken(ready, workers):
     tell(ready, "webhook_tasks_created", tasks=many)
     assert workers.sql("SELECT count(*) FROM item WHERE state = 'queued'") == [(5000,)]
     assert time.monotonic() - begun < 30  # with the work that follows the answer
+
+
+def test_annotations_are_kept_to_be_compared(ready, workers):
+    def kept():
+        return workers.sql("SELECT annotation, task, state, jsonb_array_length(result) FROM annotation ORDER BY 1")
+
+    tell(ready, "webhook_annotation_created")
+    assert kept() == [(1, 151, "pending", 1)]
+    tell(ready, "webhook_annotation_updated")
+    tell(ready, "webhook_annotations_created")
+    assert kept() == [(1, 151, "pending", 1), (2, 152, "pending", 1)]
+    tell(ready, "webhook_annotations_deleted")
+    assert kept() == [(2, 152, "pending", 1)]
+
+
+def test_a_skipped_task_says_nothing_of_our_masks(ready, workers):
+    skipped = recorded("webhook_annotation_created")["annotation"] | {"was_cancelled": True}
+    tell(ready, "webhook_annotation_created", annotation=skipped)
+    assert workers.sql("SELECT count(*) FROM annotation") == [(0,)]
+
+
+def test_a_configuration_that_can_show_no_mask_stands_on_the_projects_page(ready, workers):
+    project = recorded("webhook_project_updated")["project"] | {"label_config": "<View></View>"}
+    tell(ready, "webhook_project_updated", project=project)
+    [row] = workers.sql("SELECT label_config, problems FROM project")
+    assert row.problems[0]["code"] == "labeling_config_invalid"
+    assert row.label_config != "<View></View>"

@@ -21,7 +21,7 @@ def test_a_worker_tells_the_weights_of_each_pair_it_loads_once(rows, tiny_clips)
     assert rows.sql("SELECT * FROM offer") == before
 
 
-def test_a_pair_of_one_recipe_is_offered_under_its_names(rows, tiny_clips):
+def test_a_pair_of_one_recipe_is_offered_under_its_names(tiny_clips):
     recipe = Recipe(proposal_model=str(tiny_clips / "proposal"), classifier_model=str(tiny_clips / "classifier"))
     told = []
     model = load_model(
@@ -30,7 +30,7 @@ def test_a_pair_of_one_recipe_is_offered_under_its_names(rows, tiny_clips):
     model.models = None
     model._pairs.clear()
     model.load(recipe)
-    assert [names for names, _ in told] == [None, (recipe.proposal_model, recipe.classifier_model)]
+    assert [names for names, _ in told] == [None, places]
 
 
 def test_a_worker_that_cannot_tell_its_weights_works_all_the_same(rows, tiny_clips):
@@ -41,7 +41,7 @@ def test_a_worker_that_cannot_tell_its_weights_works_all_the_same(rows, tiny_cli
 
 def test_the_reaper_sees_what_waits_for_label_studio(project):
     quiet = reap(project.engine, instance=INSTANCE)
-    assert not (quiet.predictions_wait or quiet.syncs_wait)
+    assert (quiet.predictions_wait, quiet.syncs_wait) == (False, False)
     project.ask(1)
     project.finish()
     assert reap(project.engine).predictions_wait

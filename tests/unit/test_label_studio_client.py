@@ -86,8 +86,9 @@ def test_an_access_token_is_renewed_before_it_runs_out(label_studio):
         (lambda studio: studio.personal_token(seconds=-5), TokenExpired, "has expired"),
         (lambda _: jwt("access", -5), TokenShortLived, "personal access token"),
         (lambda _: jwt("refresh", 100), TokenRefused, "Token is invalid"),
+        (lambda studio: studio.personal_token().rpartition(".")[0], TokenRefused, "cut-off personal"),
     ],
-    ids=["unknown", "expired", "short-lived", "another instance's"],
+    ids=["unknown", "expired", "short-lived", "another instance's", "cut off"],
 )
 def test_each_bad_token_is_named(label_studio, make, error, words):
     with LabelStudio(label_studio.url, make(label_studio)) as client, pytest.raises(error, match=words):

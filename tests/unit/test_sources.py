@@ -325,6 +325,12 @@ def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, o
     assert error.value.retryable is retryable
 
 
+def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(ours, label_studio, task):
+    label_studio.fail("GET", "/tasks", status=424)
+    with pytest.raises(SourceUnreachable, match="its own storage"):
+        ours(token=label_studio.token).read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
+
+
 def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, label_studio, task):
     sources = ours(Shelf(theirs=AccessDenied("no right")))
     with pytest.raises(AccessDenied, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
@@ -390,7 +396,7 @@ def test_the_token_goes_to_routes_of_pictures_alone(label_studio, ours, path, si
     sources = ours(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.place})
     site.pages["/a"] = redirect(label_studio.url + path)
     for address in (label_studio.url + path, f"{site.url}/a"):
-        with pytest.raises((SourceDenied, SourceNotFound)):
+        with pytest.raises((SourceDenied, SourceNotFound), match=r"for pictures alone|has nothing|has no upload"):
             sources.read(address, instance=label_studio.url, task=1)
     assert all("authorization" not in one.headers for one in label_studio.requests)
     assert len(label_studio.requests) == 2
@@ -412,6 +418,12 @@ def test_a_wrong_token_a_missing_one_and_a_missing_right_are_told_apart(label_st
         ours(token="wrong").read(address, **where)  # noqa: S106
     good = ours(token=label_studio.token)
     with pytest.raises(SourceNotFound, match="removed there"):
+        good.read(address, **where)
+    label_studio.fail("GET", "/data", status=500, times=1)  # which is how it says that an upload is gone
+    with pytest.raises(SourceNotFound, match="removed there"):
+        good.read(address, **where)
+    label_studio.fail("GET", "/", status=500, times=2)
+    with pytest.raises(SourceUnreachable, match="500"):
         good.read(address, **where)
     label_studio.fail("GET", "/data", status=403, times=1)
     with pytest.raises(SourceDenied, match="may not see it"):

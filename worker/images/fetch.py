@@ -23,9 +23,12 @@ _PICTURES = re.compile(
     r"/(data/(upload|local-files)|storage-data/uploaded|(tasks|projects)/[0-9]+/(resolve|presign))(/|\Z)", re.ASCII
 )
 """Label Studio's routes of pictures. No other one is given the token: what a task names was written by its users."""
+_LOGIN = re.compile(r"/user/login/?\Z")
 _UPLOAD = re.compile(r"/data/(upload/.+)", re.DOTALL)
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _SERVER_ERROR = 200, 401, 403, 404, 410, 500
-_PASSING = {408, 424, 425, 429}
+_STORAGE_FAILED = 424
+"""Of the resolve route, whatever the reason."""
+_PASSING = {408, 425, 429}
 _SIGNED = re.compile(r"[?&](X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 
 
@@ -143,18 +146,29 @@ class Sources:
 
     def _picture(self, address: Address, *, ours: bool) -> bytes:
         answer = self._web.get(address, self._admit if ours else _alone)
-        upload = _UPLOAD.fullmatch(self._route(address) or "") if ours else None
-        if upload and answer.status in (_NOT_FOUND, _SERVER_ERROR):
-            # Where Label Studio itself stores uploads in a cloud, they are under its other route alone.
-            name = quote(unquote(upload[1]), safe="/")
-            other = Address.parse(f"{self._base}/storage-data/uploaded/?filepath={name}")
-            second = self._web.get(other, self._admit)
-            answer = second if second.status == _OK else answer
-        if ours and self._route(answer.address) is not None:
-            self._refuse_label_studio(answer)
-        else:
+        route = self._route(answer.address) if ours else None
+        if route is None:
             _refuse(answer)
+        else:
+            answer = self._upload_elsewhere(answer, route)
+            self._refuse_label_studio(answer, route)
         return answer.body
+
+    def _upload_elsewhere(self, answer: Answer, route: str) -> Answer:
+        """Where Label Studio itself stores uploads in a cloud, they are under its other route alone. That one also
+        tells what is missing from what is broken: 500 is /data/upload's answer to both.
+        """
+        upload = _UPLOAD.fullmatch(route)
+        if upload is None or answer.status not in (_NOT_FOUND, _SERVER_ERROR):
+            return answer
+        name = quote(unquote(upload[1]), safe="/")
+        second = self._web.get(Address.parse(f"{self._base}/storage-data/uploaded/?filepath={name}"), self._admit)
+        if second.status in (_FORBIDDEN, _NOT_FOUND):
+            raise SourceNotFound(
+                f"Label Studio has no upload {answer.address}: it was removed there, or the user of "
+                "LABEL_STUDIO_API_KEY may not see it"
+            )
+        return second if second.status == _OK else answer
 
     def _is_ours(self, instance: str | None) -> bool:
         """Whether a task of the Label Studio that the token is for wants it: others' jobs do not borrow the token."""
@@ -173,30 +187,33 @@ class Sources:
         route = self._route(address)
         if route is None:
             return {}
-        if route.rstrip("/").endswith("/user/login"):
-            raise self._not_logged_in()
-        if self._headers is None or not _PICTURES.match(route) or _climbs(route):
-            return {}
-        return self._headers()
+        if _LOGIN.match(route):
+            raise self._not_logged_in(route)
+        return self._headers() if self._headers is not None and _of_a_picture(route) else {}
 
-    def _not_logged_in(self) -> SourceDenied:
+    def _not_logged_in(self, route: str) -> SourceDenied:
         if self._headers is None:
             return SourceDenied(
                 f"Label Studio at {self._base} asks for a login: LABEL_STUDIO_API_KEY is not set; it is a user's token"
+            )
+        if not _of_a_picture(route) and not _LOGIN.match(route):
+            return SourceDenied(
+                f"Label Studio at {self._base} asks for a login at {route[:80]}, and its token is sent for pictures "
+                "alone: give an address such as /data/upload/1/picture.jpg"
             )
         return SourceDenied(
             f"Label Studio at {self._base} asks for a login: it does not take LABEL_STUDIO_API_KEY for this address; "
             "check the token, and whether its kind is enabled there"
         )
 
-    def _refuse_label_studio(self, answer: Answer) -> None:
+    def _refuse_label_studio(self, answer: Answer, route: str) -> None:
         """Raises: FetchError, where Label Studio gave no picture."""
         page = answer.content_type.startswith("text/html")
         if answer.status == _UNAUTHORIZED or (answer.status == _OK and page):
-            raise self._not_logged_in()
+            raise self._not_logged_in(route)
         if answer.status == _FORBIDDEN:
             if self._headers is None:
-                raise self._not_logged_in()
+                raise self._not_logged_in(route)
             raise SourceDenied(
                 f"Label Studio refuses {answer.address}: the user of LABEL_STUDIO_API_KEY may not see it; add it "
                 "to the project's organization"
@@ -208,6 +225,11 @@ class Sources:
                 else "the file or its storage was removed there"
             )
             raise SourceNotFound(f"Label Studio has nothing at {answer.address}: {told}")
+        if answer.status == _STORAGE_FAILED:
+            raise SourceUnreachable(
+                f"Label Studio could not read {answer.address} from its own storage ({answer.status}): the object is "
+                "gone, or the storage is away or no longer takes Label Studio's key"
+            )
         _refuse(answer)
 
 
@@ -220,12 +242,10 @@ def _alone(address: Address) -> Mapping[str, str]:  # noqa: ARG001 - see Admit
     return {}
 
 
-def _climbs(route: str) -> bool:
-    """Whether the path names other routes than it begins with: /data/upload/../../api."""
-    return any(
-        part.lower().replace("%2e", ".") in ("..", ".")
-        for part in re.split(r"/|\\|%2f|%5c", route, flags=re.IGNORECASE)
-    )
+def _of_a_picture(route: str) -> bool:
+    """Not one that only begins like it: /data/upload/../../api."""
+    parts = re.split(r"/|\\|%2f|%5c", route.lower().replace("%2e", "."))
+    return _PICTURES.match(route) is not None and not {".", ".."} & set(parts)
 
 
 def _refuse(answer: Answer) -> None:

@@ -196,7 +196,7 @@ class Connection:
                 "allow legacy tokens in Organization > API Tokens Settings"
             )
         kind = {TokenKind.LEGACY: "legacy token", TokenKind.PERSONAL: "personal access token"}
-        shown = kind.get(self.tokens.kind, "token")
+        shown = "cut-off personal access token" if self.tokens.cut else kind.get(self.tokens.kind, "token")
         raise TokenRefused(
             f"Label Studio at {self.url} refuses the {shown} in LABEL_STUDIO_API_KEY ({detail}); copy it again from "
             "Account & Settings"

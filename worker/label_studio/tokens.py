@@ -39,6 +39,11 @@ class Tokens:
             return TokenKind.LEGACY
         return TokenKind.ACCESS if self._claims.get("token_type") == "access" else TokenKind.PERSONAL
 
+    @property
+    def cut(self) -> bool:
+        """A JSON web token without its signature, as lists of tokens show it."""
+        return self._claims is None and claims(f"{self._key}.") is not None
+
     def header(self) -> str:
         """For the next request.
 
