@@ -46,6 +46,13 @@ def covered(page, name):
     return np.abs(back - np.asarray(plain, np.int16)).max(axis=2) > TOLD_APART
 
 
+def write(page, name, height=900):
+    """What the page shows, from its top, as a picture of the docs: of few colours, so that it stays small."""
+    seen = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    small = seen.crop((0, 0, seen.width, height)).quantize(256, dither=Image.Dither.NONE)
+    small.save(DOCS / name, optimize=True)
+
+
 @pytest.mark.parametrize("name", ["several.png", UPRIGHT])
 def test_the_editor_shows_our_masks_where_the_objects_are(page, server, shown, name, request):
     project, by_name = shown
@@ -55,7 +62,7 @@ def test_the_editor_shows_our_masks_where_the_objects_are(page, server, shown, n
     painted = covered(page, name)[:, : int(expected.shape[1] * 0.9)]  # the toolbar lies over the right edge
     assert iou(painted, expected[:, : painted.shape[1]]) > 0.85
     if request.config.getoption("--write-images"):
-        page.screenshot(path=str(DOCS / ("label-studio-exif.png" if name == UPRIGHT else "label-studio.png")))
+        write(page, "label-studio-exif.png" if name == UPRIGHT else "label-studio.png")
 
 
 def test_the_data_manager_counts_one_prediction_for_each_task(page, server, shown, request):
@@ -63,4 +70,4 @@ def test_the_data_manager_counts_one_prediction_for_each_task(page, server, show
     open_data_manager(page, server, project)
     assert f"Predictions: {len(by_name)}" in page.inner_text("body")
     if request.config.getoption("--write-images"):
-        page.screenshot(path=str(DOCS / "label-studio-tasks.png"))
+        write(page, "label-studio-tasks.png", height=620)
