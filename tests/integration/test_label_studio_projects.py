@@ -1,5 +1,6 @@
 """Projects of Label Studio: what was seen is kept, other words are another job, and what was done comes back."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -91,6 +92,26 @@ def test_a_result_that_ends_after_the_words_changed_is_not_owed(project):
     # Back to the first words: both are done, and owed now.
     project.ask(1, 2, known=project.note())
     assert [row.task for row in project.predictions()] == [1, 2]
+
+
+def test_words_and_stamps_that_change_while_everybody_works_stop_nobody(project):
+    def cancel():
+        with suppress(Conflict):  # where it has ended just now
+            project.do(jobs.cancel, project.known.row.job_id)
+
+    for number in range(4):
+        changes = [
+            lambda: project.note(labels=("bird",)),
+            lambda number=number: project.note(stamp=f"7.{number}", control="PolygonLabels"),
+            cancel,
+        ]
+        asks = [lambda: project.ask(*range(60), answering=10**6, missing=True) for _ in range(2)]
+        claims = [lambda: project.do(predictions.claim, "io", limit=20, lease=LEASE, instance=INSTANCE)] * 2
+        together(*changes, *asks, *claims, project.finish, lambda: project.do(jobs.close))
+        project.known = project.note()
+    project.ask(*range(60))
+    project.finish()
+    assert states(project.ask(*range(60))) == ["done"] * 60
 
 
 def test_other_regions_are_another_version_of_the_same_results(project):
