@@ -6,8 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
-from car.vocabulary import Vocabulary
-from db import items, jobs, offers, predictions, projects, vocabularies
+from db import items, jobs, offers, predictions, projects
 from db.errors import Conflict, NotFound
 from db.items import Failed
 from db.models import ItemState, PredictionState
@@ -285,23 +284,3 @@ def test_every_so_often_all_projects_of_the_instance_are_looked_at(project):
     look = project.do(projects.claim_sync, "io", LEASE, instance=INSTANCE)
     project.do(projects.finish_sync, "io", look)
     assert project.do(projects.want_all, instance=INSTANCE, every=hour) == 0
-
-
-def test_the_newest_offer_that_fits_a_recipe_counts(project):
-    recipe = project.known.plan.recipe
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
-    project.do(offers.offer, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) == OTHER_WEIGHTS
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
-
-
-def test_words_of_many_tasks_are_kept_in_the_order_given(rows):
-    words = [Vocabulary.of([name]) for name in ("c", "a", "b", "a")]
-    kept = rows.do(vocabularies.keep_all, words)
-    assert kept == [rows.do(vocabularies.keep, one) for one in words]
-    assert rows.do(vocabularies.keep_all, []) == []
