@@ -26,7 +26,7 @@ def doctor(
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Look at the service, at Label Studio, and at the way between them. Nothing is changed.
+    """Look at the service, at Label Studio, and at the way between them. All stays as it is.
 
     Exit code 0: nothing is wrong; 1: something is, and is named with what to do.
     """
