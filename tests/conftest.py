@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 install_import_hook("worker.segmenter", "beartype.beartype").__enter__()
 
-pytest_plugins = [
+pytest_plugins = [  # whatever another one imports comes before it
     "tests.services",
     "tests.api_client",
     "tests.rows",

@@ -26,7 +26,7 @@ def doctor(
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Look at the service, at Label Studio, and at the way between them. Nothing is changed.
+    """Look at the service, at Label Studio, and at the way between them. All stays as it is.
 
     Exit code 0: nothing is wrong; 1: something is, and is named with what to do.
     """
@@ -41,14 +41,14 @@ def doctor(
         if as_json:
             typer.echo(json.dumps(asdict(finding)))
         else:
-            _show(finding)
+            _show(finding, project)
     if not as_json:
         typer.echo("nothing is wrong" if not wrong else f"{wrong} wrong, each with what to do")
     if wrong:
         raise typer.Exit(1)
 
 
-def _show(finding: "Finding") -> None:
+def _show(finding: "Finding", project: int | None) -> None:
     """One check a line, as soon as it is done; beneath it what to do."""
     from rich.console import Console
     from rich.text import Text
@@ -61,4 +61,5 @@ def _show(finding: "Finding") -> None:
         head.append(f" ({finding.code})", "dim")
     console.print(head)
     if finding.do and finding.verdict != "good":
-        console.print(Text(f"        {finding.do}", "cyan" if finding.verdict == "wrong" else "dim"))
+        do = finding.do if project is None else finding.do.replace("--project N", f"--project {project}")
+        console.print(Text(f"        {do}", "cyan" if finding.verdict == "wrong" else "dim"))

@@ -89,7 +89,8 @@ def connect_webhook(studio: "LabelStudio", wish: Wish) -> Outcome:
             return Outcome(How.MADE, document=studio.add_webhook(wanted.body))
         return Outcome(How.CHANGED, wanted.fields, studio.change_webhook(int(found["id"]), wanted.body))
     except AddressBlocked as error:
-        raise BackendBlocked(f"the webhook {wish.webhook_url} was refused ({error}). {_SSRF}") from error
+        said = str(error).partition("; set ML_")[0]
+        raise BackendBlocked(f"the webhook {wish.webhook_url}: {said}. {_SSRF}") from error
     except Rejected as error:
         raise BackendRefused(f"Label Studio refuses the webhook {wish.webhook_url}: {error}") from error
 
@@ -108,7 +109,7 @@ def _blocked(studio: "LabelStudio", wish: Wish, said: str) -> BackendBlocked:
     """With the first variable alone the backend is made, and the answer is a refusal all the same."""
     made = any(same_address(str(one.get("url") or ""), wish.url) for one in studio.backends(wish.project))
     half = "; the backend is there, its webhook is not: SSRF_PROTECTION_ENABLED is what is missing" if made else ""
-    return BackendBlocked(f"Label Studio refuses {wish.url} ({said}){half}. {_SSRF}")
+    return BackendBlocked(f"{wish.url}: {said.partition('; set ML_')[0]}{half}. {_SSRF}")
 
 
 def _refusal(wish: Wish, said: str) -> str:

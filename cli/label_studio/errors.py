@@ -2,8 +2,7 @@
 
 CarError
 ├── BackendBlocked     Label Studio's SSRF protection does not let it call this service
-├── BackendRefused     Label Studio asked this service and was not content with its answer
-└── BackfillIncomplete some tasks have no prediction; each was named
+└── BackendRefused     Label Studio asked this service and was not content with its answer
 """
 
 from car.errors import CarError

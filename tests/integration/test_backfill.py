@@ -1,4 +1,4 @@
-"""`car label-studio sync`, `backfill`, `status`, `feedback`: with a stand-in for Label Studio, real API and rows."""
+"""`car label-studio sync`, `backfill`, `status`, `feedback` with a stand-in for Label Studio, the real API and rows."""
 
 import json
 import threading
