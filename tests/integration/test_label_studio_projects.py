@@ -1,12 +1,12 @@
 """Projects of Label Studio: what was seen is kept, other words are another job, and what was done comes back."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import event
 
-from car.vocabulary import Vocabulary
-from db import items, jobs, offers, predictions, projects, vocabularies
+from db import items, jobs, offers, predictions, projects
 from db.errors import Conflict, NotFound
 from db.items import Failed
 from db.models import ItemState, PredictionState
@@ -91,6 +91,26 @@ def test_a_result_that_ends_after_the_words_changed_is_not_owed(project):
     # Back to the first words: both are done, and owed now.
     project.ask(1, 2, known=project.note())
     assert [row.task for row in project.predictions()] == [1, 2]
+
+
+def test_words_and_stamps_that_change_while_everybody_works_stop_nobody(project):
+    def cancel():
+        with suppress(Conflict):  # where it has ended just now
+            project.do(jobs.cancel, project.known.row.job_id)
+
+    for number in range(4):
+        changes = [
+            lambda: project.note(labels=("bird",)),
+            lambda number=number: project.note(stamp=f"7.{number}", control="PolygonLabels"),
+            cancel,
+        ]
+        asks = [lambda: project.ask(*range(60), answering=10**6, missing=True) for _ in range(2)]
+        claims = [lambda: project.do(predictions.claim, "io", limit=20, lease=LEASE, instance=INSTANCE)] * 2
+        together(*changes, *asks, *claims, project.finish, lambda: project.do(jobs.close))
+        project.known = project.note()
+    project.ask(*range(60))
+    project.finish()
+    assert states(project.ask(*range(60))) == ["done"] * 60
 
 
 def test_other_regions_are_another_version_of_the_same_results(project):
@@ -264,23 +284,3 @@ def test_every_so_often_all_projects_of_the_instance_are_looked_at(project):
     look = project.do(projects.claim_sync, "io", LEASE, instance=INSTANCE)
     project.do(projects.finish_sync, "io", look)
     assert project.do(projects.want_all, instance=INSTANCE, every=hour) == 0
-
-
-def test_the_newest_offer_that_fits_a_recipe_counts(project):
-    recipe = project.known.plan.recipe
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
-    project.do(offers.offer, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) == OTHER_WEIGHTS
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
-
-
-def test_words_of_many_tasks_are_kept_in_the_order_given(rows):
-    words = [Vocabulary.of([name]) for name in ("c", "a", "b", "a")]
-    kept = rows.do(vocabularies.keep_all, words)
-    assert kept == [rows.do(vocabularies.keep, one) for one in words]
-    assert rows.do(vocabularies.keep_all, []) == []

@@ -5,7 +5,7 @@ from functools import partial
 
 from car.recipe import Recipe
 from db import offers, predictions, projects
-from tests.label_studio_rows import INSTANCE
+from tests.label_studio_rows import INSTANCE, OTHER_WEIGHTS, WEIGHTS
 from tests.rows import LEASE
 from worker import start
 from worker.model import load_model
@@ -30,7 +30,7 @@ def test_a_pair_of_one_recipe_is_offered_under_its_names(tiny_clips):
     model.models = None
     model._pairs.clear()
     model.load(recipe)
-    assert [names for names, _ in told] == [None, places]
+    assert [names for names, _ in told] == [None, (recipe.proposal_model, recipe.classifier_model)]
 
 
 def test_a_worker_that_cannot_tell_its_weights_works_all_the_same(rows, tiny_clips):
@@ -61,3 +61,16 @@ def test_the_reaper_wants_a_look_at_all_tasks_every_so_often(project):
     assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
     project.do(projects.finish_sync, "io", look)
     assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
+
+
+def test_the_newest_offer_that_fits_a_recipe_counts(project):
+    recipe = project.known.plan.recipe
+    assert project.do(offers.offered, recipe) is None
+    project.do(offers.offer, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
+    assert project.do(offers.offered, recipe) is None
+    project.do(offers.offer, "*", "*", WEIGHTS)
+    assert project.do(offers.offered, recipe) == WEIGHTS
+    project.do(offers.offer, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
+    assert project.do(offers.offered, recipe) == OTHER_WEIGHTS
+    project.do(offers.offer, "*", "*", WEIGHTS)
+    assert project.do(offers.offered, recipe) == WEIGHTS
