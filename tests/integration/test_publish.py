@@ -225,6 +225,42 @@ def test_two_that_sleep_across_each_others_posts_leave_it_to_a_third(outbox):
     outbox.agree()
 
 
+def test_a_late_sender_deletes_nothing_that_another_may_have_found(outbox):
+    """One sleeps after its POST; another finds that prediction and sleeps before it records it; the first wakes."""
+    outbox.owe(1)
+    posted, found, first_goes_on, second_goes_on = (threading.Event() for _ in range(4))
+
+    class Sender(LabelStudio):
+        def predict(self, task, document):
+            stored = super().predict(task, document)
+            posted.set()
+            first_goes_on.wait(30)
+            return stored
+
+    class Finder(LabelStudio):
+        def predictions(self, **place):
+            stored = super().predictions(**place)
+            found.set()
+            second_goes_on.wait(30)
+            return stored
+
+    threads = []
+    for client, reached in ((Sender, posted), (Finder, found)):
+        known = client(outbox.studio.url, outbox.studio.token)
+        threads.append(threading.Thread(target=outbox.publish, args=(known, client.__name__)))
+        threads[-1].start()
+        assert reached.wait(30)
+        outbox.due()
+    first_goes_on.set()
+    threads[0].join()
+    second_goes_on.set()
+    threads[1].join()
+    outbox.due()
+    outbox.publish(worker="third")
+    outbox.agree()
+    assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
+
+
 def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
     outbox.owe(30)
     outbox.studio.token = "another"  # noqa: S105
