@@ -95,7 +95,7 @@ async def _waited(face: Face, question: _Question) -> Answer:
         group.start_soon(face.ring, {Task.SEGMENT})  # beside the waiting, for Redis may be away
         while standing.state in _OPEN and time.monotonic() < until:
             await sleep(_LOOK_SECONDS)
-            standing = await face.work(partial(_standing, face, question.item))
+            standing = await face.glance(partial(_standing, face, question.item))
         group.cancel_scope.cancel()
     return standing
 

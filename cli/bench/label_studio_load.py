@@ -108,7 +108,7 @@ class _Beside:
 @contextmanager
 def _api(here: Ground) -> Iterator[str]:
     port = free_port()
-    environment = {**here.environment, "LOG_LEVEL": "WARNING"}
+    environment = {**here.environment, "LOG_LEVEL": "ERROR"}
     process = subprocess.Popen(  # noqa: S603 - this program
         [sys.executable, "-m", "api", "--port", str(port)], env=environment | {"PYTHONPATH": ":".join(sys.path)}
     )

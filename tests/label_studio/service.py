@@ -1,0 +1,121 @@
+"""Our whole service as its user runs it: `car up` on a folder of its own, told of a Label Studio."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cli.background import Background, car_up
+from cli.embedded.data_dir import read_notes
+from cli.embedded.ports import free_port
+
+_COMMAND_SECONDS = 300
+_OURS = ("LABEL_STUDIO_", "CAR_", "BASIC_AUTH_", "DATABASE_URL", "CELERY_", "AWS_", "S3_")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A `car up` that is ready."""
+
+    up: Background
+    http: httpx.Client
+    """With its admin key."""
+    environment: Mapping[str, str]
+    """With which `car` speaks with it and with its Label Studio."""
+
+    def car(self, *arguments: str, code: int = 0) -> str:
+        """What a command of ours says. Raises: AssertionError, where it ends with another code."""
+        said = subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+        assert said.returncode == code, f"car {' '.join(arguments)}: {said.returncode}\n{said.stdout}\n{said.stderr}"
+        return said.stdout + said.stderr
+
+    def connect(self, project: int, *options: str) -> str:
+        return self.car("label-studio", "connect", "--project", str(project), "--url", self.up.url, *options)
+
+    def project(self, number: int) -> dict[str, Any]:
+        answer = self.http.get(f"/api/v1/label-studio/projects/{number}")
+        assert answer.is_success, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def tasks(self, number: int) -> dict[int, dict[str, Any]]:
+        """By Label Studio's number."""
+        found: dict[int, dict[str, Any]] = {}
+        parameters: dict[str, Any] = {"limit": 100}
+        while True:
+            answer = self.http.get(f"/api/v1/label-studio/projects/{number}/tasks", params=parameters)
+            assert answer.is_success, answer.text
+            page = answer.json()
+            found |= {one["task"]: one for one in page["items"]}
+            if not page["next"]:
+                return found
+            parameters["cursor"] = page["next"]
+
+    def process(self, name: str) -> int:
+        """The number of the process of that name, as `car up` started it last: api, worker-gpu, worker-io, beat."""
+        wanted = {"worker-io": ["worker", "--queues", "io"], "worker-gpu": ["worker", "--queues", "gpu"]}[name]
+        for number in _children(self.up.process.pid):
+            words = Path(f"/proc/{number}/cmdline").read_text().split("\0")
+            if any(words[place : place + len(wanted)] == wanted for place in range(len(words))):
+                return number
+        raise AssertionError(f"no {name} runs below {self.up.process.pid}")
+
+    def kill(self, name: str) -> None:
+        """With kill -9: the process, and what it started. `car up` starts it again."""
+        os.killpg(self.process(name), signal.SIGKILL)
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """While the block runs, the process and what it started do nothing and say nothing."""
+        group = self.process(name)
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(group, signal.SIGCONT)
+
+
+def _children(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(number) for children in tasks for number in children.read_text().split()]
+
+
+@contextmanager
+def service(folder: Path, **environment: str) -> Iterator[Service]:
+    """On the demo's weights and embedded engines; `environment` says which Label Studio there is."""
+    settings = {"CAR_MODELS": "demo", "CAR_SYNC_SECONDS": "0", "CAR_REAP_SECONDS": "2", "CAR_FINISH_PROCESSES": "0"}
+    mine = {"CAR_DATA_DIR": str(folder), **settings, **environment}
+    foreign = [name for name in os.environ if name.startswith(_OURS) and name != "LABEL_STUDIO_VENV"]
+    with pytest.MonkeyPatch.context() as patched:
+        for name in foreign:
+            patched.delenv(name)
+        for name, value in mine.items():
+            patched.setenv(name, value)
+        with car_up(folder, free_port()) as up:
+            notes = read_notes(folder)
+            said = {**os.environ, **notes["environment"], **notes["api"], "COLUMNS": "200"}
+            key = {"Authorization": f"Bearer {notes['api']['CAR_API_KEY']}"}
+            with httpx.Client(base_url=up.url, headers=key, trust_env=False, timeout=60) as http:
+                yield Service(up, http, said)
+
+
+def logs(folder: Path) -> str:
+    """The last lines of all its processes, for a failed test."""
+    texts = {path.name: path.read_text(errors="replace")[-4000:] for path in sorted((folder / "logs").glob("*.log"))}
+    return json.dumps(texts, indent=1).replace("\\n", "\n")
