@@ -1,12 +1,11 @@
 """Our whole service as its user runs it: `car up` on a folder of its own, told of a Label Studio."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import pytest
 from cli.background import Background, car_up
 from cli.embedded.data_dir import read_notes
 from cli.embedded.ports import free_port
+from tests.label_studio.user import eventually
 
-_COMMAND_SECONDS = 300
+_COMMAND_SECONDS, _START_SECONDS = 300, 60
+_LAST = 3000
 _OURS = ("LABEL_STUDIO_", "CAR_", "BASIC_AUTH_", "DATABASE_URL", "CELERY_", "AWS_", "S3_")
 
 
@@ -67,33 +68,33 @@ class Service:
                 return found
             parameters["cursor"] = page["next"]
 
-    def process(self, name: str) -> int:
-        """The number of the process of that name, as `car up` started it last: api, worker-gpu, worker-io, beat."""
-        wanted = {"worker-io": ["worker", "--queues", "io"], "worker-gpu": ["worker", "--queues", "gpu"]}[name]
-        for number in _children(self.up.process.pid):
-            words = Path(f"/proc/{number}/cmdline").read_text().split("\0")
-            if any(words[place : place + len(wanted)] == wanted for place in range(len(words))):
-                return number
-        raise AssertionError(f"no {name} runs below {self.up.process.pid}")
-
-    def kill(self, name: str) -> None:
-        """With kill -9: the process, and what it started. `car up` starts it again."""
-        os.killpg(self.process(name), signal.SIGKILL)
+    def kill_io_worker(self) -> None:
+        """With kill -9, and what it started. `car up` starts it again."""
+        os.killpg(self._io_worker(), signal.SIGKILL)
 
     @contextmanager
-    def stopped(self, name: str) -> Iterator[None]:
-        """While the block runs, the process and what it started do nothing and say nothing."""
-        group = self.process(name)
+    def io_worker_stopped(self) -> Iterator[None]:
+        """While the block runs, it and what it started do nothing and say nothing."""
+        group = self._io_worker()
         os.killpg(group, signal.SIGSTOP)
         try:
             yield
         finally:
             os.killpg(group, signal.SIGCONT)
 
+    def _io_worker(self) -> int:
+        """The process, as `car up` started it last; waits where that is yet to come."""
+        return eventually(lambda: _child(self.up.process.pid, b"\0--queues\0io\0"), bool, _START_SECONDS)
 
-def _children(parent: int) -> list[int]:
+
+def _child(parent: int, words: bytes) -> int:
+    """0: it has none with these words in its command line."""
     tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(number) for children in tasks for number in children.read_text().split()]
+    for number in [number for children in tasks for number in children.read_text().split()]:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if words in Path(f"/proc/{number}/cmdline").read_bytes():
+                return int(number)
+    return 0
 
 
 @contextmanager
@@ -115,7 +116,8 @@ def service(folder: Path, **environment: str) -> Iterator[Service]:
                 yield Service(up, http, said)
 
 
-def logs(folder: Path) -> str:
-    """The last lines of all its processes, for a failed test."""
-    texts = {path.name: path.read_text(errors="replace")[-4000:] for path in sorted((folder / "logs").glob("*.log"))}
-    return json.dumps(texts, indent=1).replace("\\n", "\n")
+def last_words(folder: Path) -> str:
+    """Of its processes, for a failed test."""
+    names = ("up", "api", "worker-gpu", "worker-io", "beat")
+    texts = {name: (folder / "logs" / f"{name}.log").read_text(errors="replace") for name in names}
+    return "\n".join(f"--- {name}\n{text[-_LAST:]}" for name, text in texts.items())

@@ -26,15 +26,13 @@ def numbers(user, project):
 def test_a_writer_that_is_killed_again_and_again_doubles_nothing_and_loses_nothing(user, labeler):
     project = user.project(config("Brush"), title="killed")
     labeler.connect(project)
-    with labeler.stopped("worker-io"):
+    with labeler.io_worker_stopped():
         tasks = user.upload(project, [(one.name, one.content) for one in SCENES])
         rendered(labeler, project, len(tasks))
     for reached in (3, 10, 17, 24):
         eventually(lambda: numbers(user, project), lambda found, wanted=reached: len(found) >= wanted, SECONDS)
-        labeler.kill("worker-io")
-    eventually(
-        lambda: labeler.project(project)["predictions"], lambda states: states.get("sent", 0) == len(tasks), SECONDS
-    )
+        labeler.kill_io_worker()
+    eventually(lambda: labeler.project(project)["predictions"], lambda states: states["sent"] == len(tasks), SECONDS)
     assert numbers(user, project) == sorted(tasks)
 
 
@@ -42,15 +40,13 @@ def test_a_task_that_is_gone_when_its_prediction_is_sent_is_given_up(user, label
     project = user.project(config("Brush"), title="gone")
     labeler.connect(project)
     (hook,) = user.webhooks(project)
-    with labeler.stopped("worker-io"):
+    with labeler.io_worker_stopped():
         tasks = user.upload(project, [(one.name, one.content) for one in SCENES[:4]])
         rendered(labeler, project, len(tasks))
         user.ask("PATCH", f"/api/webhooks/{hook['id']}/", json={"is_active": False})  # nobody tells us
         user.ask("DELETE", f"/api/tasks/{tasks[0]}/")
-    states = eventually(
-        lambda: labeler.project(project)["predictions"], lambda states: states.get("sent", 0) == 3, SECONDS
-    )
-    assert states == {"sent": 3, "orphaned": 1}
+    states = eventually(lambda: labeler.project(project)["predictions"], lambda states: not states["pending"], SECONDS)
+    assert (states["sent"], states["orphaned"], states["failed"]) == (3, 1, 0)
     assert numbers(user, project) == sorted(tasks[1:])
 
 
