@@ -1,8 +1,7 @@
 """Masks as Label Studio regions: brush, bitmask, polygons or a rectangle, and choices for the whole picture.
 
 Geometry is in percent of the upright picture; brush and bitmask have its pixels. What a region looks like on the wire
-was measured against Label Studio 1.23; its editor looks at nothing but the opacity of a
-bitmask's pixels.
+was measured against Label Studio 1.23; of a bitmask its editor sees nothing but which pixels are opaque.
 """
 
 import hashlib

@@ -46,9 +46,9 @@ def decoded(region):
     if "rle" in value:
         return sdk_brush.decode_rle(value["rle"]).reshape(height, width, 4)[..., 3] == 255
     if "imageDataURL" in value:
-        picture = np.array(Image.open(BytesIO(b64decode(value["imageDataURL"].removeprefix("data:image/png;base64,")))))
-        assert not picture[..., :3].any(), "black pixels on a transparent ground"
-        return picture[..., 3] == 255
+        picture = Image.open(BytesIO(b64decode(value["imageDataURL"].removeprefix("data:image/png;base64,"))))
+        assert picture.mode == "1", "a bit a pixel"
+        return np.array(picture.convert("RGBA"))[..., 3] == 255
     if "points" in value:
         ring = np.array(value["points"])
     else:
