@@ -1,5 +1,6 @@
 """Our whole service as its user runs it: `car up` on a folder of its own, told of a Label Studio."""
 
+import json
 import os
 import signal
 import subprocess
@@ -70,21 +71,28 @@ class Service:
 
     def kill_io_worker(self) -> None:
         """With kill -9, and what it started. `car up` starts it again."""
-        os.killpg(self._io_worker(), signal.SIGKILL)
+        os.killpg(self._worker("io"), signal.SIGKILL)
 
     @contextmanager
-    def io_worker_stopped(self) -> Iterator[None]:
-        """While the block runs, it and what it started do nothing and say nothing."""
-        group = self._io_worker()
+    def worker_stopped(self, queue: str) -> Iterator[None]:
+        """While the block runs, that of gpu or io and what it started do nothing and say nothing."""
+        group = self._worker(queue)
         os.killpg(group, signal.SIGSTOP)
         try:
             yield
         finally:
             os.killpg(group, signal.SIGCONT)
 
-    def _io_worker(self) -> int:
+    def _worker(self, queue: str) -> int:
         """The process, as `car up` started it last; waits where that is yet to come."""
-        return eventually(lambda: _child(self.up.process.pid, b"\0--queues\0io\0"), bool, _START_SECONDS)
+        words = f"\0--queues\0{queue}\0".encode()
+        return eventually(lambda: _child(self.up.process.pid, words), bool, _START_SECONDS)
+
+    def requests(self, path: str) -> list[dict[str, Any]]:
+        """What the API logged of those, as they were answered."""
+        lines = (self.up.data_dir / "logs" / "api.log").read_text().splitlines()
+        logged = [json.loads(line) for line in lines if line.startswith("{")]
+        return [one for one in logged if one.get("event") == "request" and one["path"] == path]
 
 
 def _child(parent: int, words: bytes) -> int:

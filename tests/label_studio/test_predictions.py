@@ -76,6 +76,22 @@ def test_retrieve_predictions_answers_at_once_and_doubles_nothing(user, labeler)
     once_each(user, project, tasks)
 
 
+def test_a_thousand_tasks_are_answered_within_a_second_while_no_worker_lives(user, labeler):
+    project = user.project(config("Brush"), title="thousand")
+    labeler.connect(project)
+    with labeler.worker_stopped("gpu"), labeler.worker_stopped("io"):
+        tasks = user.import_tasks(project, [f"https://pictures.example/{number}.png" for number in range(1000)])
+        eventually(lambda: labeler.project(project)["tasks"], lambda known: known == len(tasks))
+        before = len(labeler.requests("/predict"))
+        user.retrieve(project)
+        (answered,) = labeler.requests("/predict")[before:]
+        everything = {"selectedItems": {"all": True, "excluded": []}, "project": project}
+        user.ask("POST", "/api/dm/actions", params={"id": "delete_tasks", "project": project}, json=everything)
+        eventually(lambda: labeler.project(project)["tasks"], lambda known: known == 0)
+    assert answered["status"] == 200
+    assert answered["ms"] < 1000
+
+
 def test_tasks_that_were_there_before_the_project_was_connected_are_backfilled(user, labeler):
     project = user.project(config("Brush"), title="backfill")
     tasks = user.upload(project, [(one.name, one.content) for one in SCENES[:6]])

@@ -26,10 +26,10 @@ def numbers(user, project):
 def test_a_writer_that_is_killed_again_and_again_doubles_nothing_and_loses_nothing(user, labeler):
     project = user.project(config("Brush"), title="killed")
     labeler.connect(project)
-    with labeler.io_worker_stopped():
+    with labeler.worker_stopped("io"):
         tasks = user.upload(project, [(one.name, one.content) for one in SCENES])
         rendered(labeler, project, len(tasks))
-    for reached in (3, 12, 21):
+    for reached in (3, 15):
         eventually(lambda: numbers(user, project), lambda found, wanted=reached: len(found) >= wanted, SECONDS)
         labeler.kill_io_worker()
     eventually(lambda: labeler.project(project)["predictions"], lambda states: states["sent"] == len(tasks), SECONDS)
@@ -40,7 +40,7 @@ def test_a_task_that_is_gone_when_its_prediction_is_sent_is_given_up(user, label
     project = user.project(config("Brush"), title="gone")
     labeler.connect(project)
     (hook,) = user.webhooks(project)
-    with labeler.io_worker_stopped():
+    with labeler.worker_stopped("io"):
         tasks = user.upload(project, [(one.name, one.content) for one in SCENES[:4]])
         rendered(labeler, project, len(tasks))
         user.ask("PATCH", f"/api/webhooks/{hook['id']}/", json={"is_active": False})  # nobody tells us
