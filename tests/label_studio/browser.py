@@ -10,7 +10,7 @@ from playwright.sync_api import FloatRect, Page, sync_playwright
 from tests.label_studio.server import Server
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb")
-_SIZE = (1440, 900)
+_SIZE = (1340, 650)
 _PATIENCE_MS = 60_000
 _DRAWN_MS = 2_500
 """What the editor takes to draw its regions, once the picture is there; it tells nobody."""

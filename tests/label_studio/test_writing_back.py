@@ -29,7 +29,7 @@ def test_a_writer_that_is_killed_again_and_again_doubles_nothing_and_loses_nothi
     with labeler.io_worker_stopped():
         tasks = user.upload(project, [(one.name, one.content) for one in SCENES])
         rendered(labeler, project, len(tasks))
-    for reached in (3, 10, 17, 24):
+    for reached in (3, 12, 21):
         eventually(lambda: numbers(user, project), lambda found, wanted=reached: len(found) >= wanted, SECONDS)
         labeler.kill_io_worker()
     eventually(lambda: labeler.project(project)["predictions"], lambda states: states["sent"] == len(tasks), SECONDS)
