@@ -48,6 +48,21 @@ def test_what_is_new_is_queued_and_what_is_done_is_told_whenever_it_is_asked_for
     assert (metric(ready, "queued"), metric(ready, "known"), metric(ready, "failed")) == (4, 4, 0)
 
 
+def test_a_project_that_was_never_set_up_is_labelled_and_its_address_learnt_later(face, workers):
+    assert predict(face) == [[], []]
+    assert [(row.instance, row.number) for row in workers.sql("SELECT * FROM project")] == [("", 2)]
+    workers.label()
+    told = predict(face)
+    assert all(slot["result"] for slot in told)
+    version = face.post("/setup", json=recorded("setup")).json()["model_version"]
+    assert {slot["model_version"] for slot in told} == {version}
+    [project] = workers.sql("SELECT * FROM project")
+    assert project.instance.startswith("http")
+    assert {row.instance for row in workers.predictions()} == {project.instance}
+    assert {row.source["instance"] for row in workers.sql("SELECT source FROM job")} == {project.instance}
+    assert predict(face) == told
+
+
 def test_computed_and_empty_is_another_thing_than_not_known(ready, workers):
     predict(ready)
     workers.label(result=[])
