@@ -5,7 +5,8 @@
                    │ │  └──later───────┤  └──orphaned──────> orphaned        its task was deleted there
                    │ │     rendered ───┘
                    │ └──(asked for again later than JUST_NOW)── sent          it was deleted there
-                   └──taken as an answer to /predict──> sent                  db.tasks.ask
+                   └──taken as an answer to /predict──> sent ─┐                db.tasks.ask
+                                                         ^────┘ answered again
 """
 
 from collections.abc import Collection, Sequence

@@ -71,6 +71,31 @@ class Seen:
     way: Way
 
 
+UNTOLD = ""
+"""The instance of a project whose Label Studio has asked for predictions and not told its address yet."""
+# The first finds nothing but in the moment when an address is first told.
+_ADOPT = (
+    text("""
+        UPDATE project SET instance = :instance WHERE instance = :untold AND stamp = :stamp
+            AND NOT EXISTS (
+                SELECT 1 FROM project AS told WHERE told.instance = :instance AND told.number = project.number
+            )
+        RETURNING id
+    """),
+    text("""
+        UPDATE job SET source = source || jsonb_build_object('instance', CAST(:instance AS text))
+        FROM project WHERE kind = 'label_studio' AND source->>'instance' = :untold AND project.instance = :instance
+            AND project.stamp = :stamp AND source->>'project' = CAST(project.number AS text)
+        RETURNING job.id
+    """),
+    text("""
+        UPDATE prediction SET instance = :instance FROM project WHERE prediction.instance = :untold
+            AND project.instance = :instance AND project.stamp = :stamp AND prediction.project = project.number
+        RETURNING prediction.id
+    """),
+)
+
+
 @dataclass(frozen=True)
 class Known:
     """A project and what its configuration means."""
@@ -112,6 +137,15 @@ def note(session: Session, seen: Seen, *, preset: str) -> Known:
     session.flush()
     session.refresh(row)
     return Known(row, plan)
+
+
+def adopt(session: Session, stamp: str, instance: str) -> None:
+    """Label Studio tells its address: what it asked before it had told is of it."""
+    untold = {"stamp": stamp, "instance": instance, "untold": UNTOLD}
+    first, *rest = _ADOPT
+    if stamp and instance and session.execute(first, untold).all():
+        for change in rest:
+            session.execute(change, untold)
 
 
 def refused(session: Session, seen: Seen, *, code: str, detail: str) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from car.model_version import CODE_VERSION
-from db import feedback, items, jobs, listings, predictions, projects, results, workers
+from db import answers, feedback, items, jobs, listings, predictions, projects, results, workers
 from db.session import transaction
 
 
@@ -33,6 +33,7 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
         results.expire(session)
         closed = jobs.close(session)
         workers.forget(session)
+        answers.forget(session)
         workers.reaped(session, CODE_VERSION)
         if instance is not None and sync_every:
             projects.want_all(session, instance=instance, every=sync_every)

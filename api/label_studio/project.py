@@ -49,7 +49,8 @@ def note(
     extra_params: Mapping[str, Any] | None = None,
 ) -> Noted:
     """Take down what was told, in a transaction of its own. /setup alone tells the `hostname` and the `extra_params`;
-    other ways are of a project that it told before, or of LABEL_STUDIO_URL.
+    other ways are of a project that it told before, or of LABEL_STUDIO_URL; else of an instance without an address,
+    until /setup tells it.
 
     Raises:
         NotFound, Conflict: it cannot be known whose project it is.
@@ -62,6 +63,8 @@ def note(
         instance = face.settings.label_studio_url
         if instance is None:
             instance = hostname if way is Way.SETUP else _instance(session, stamp)
+        if way is Way.SETUP:
+            projects.adopt(session, stamp.text, instance)
         seen = Seen(
             instance=instance,
             number=stamp.number,
@@ -90,7 +93,10 @@ def reason(error: CarError) -> str:
 def _instance(session: Session, stamp: Stamp) -> str:
     row = projects.by_stamp(session, stamp.text) if stamp.text else None
     if row is None:
-        row = projects.find(session, stamp.number).row
+        try:
+            row = projects.find(session, stamp.number).row
+        except NotFound:
+            return projects.UNTOLD
         if row.stamp and stamp.text:  # another one of this number
             raise NotFound(
                 f"project {stamp.text} was never set up here; save the backend in Label Studio again, or set "

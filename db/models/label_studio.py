@@ -108,6 +108,11 @@ class Prediction(Base):
             "id",
             postgresql_where=text("state = 'pending' AND document IS NULL"),
         ),
+        Index(
+            "prediction_answered_idx",
+            "sent_at",
+            postgresql_where=text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+        ),
         Index(None, "item_id"),
         Index(None, "result_id"),
     )
@@ -129,7 +134,7 @@ class Prediction(Base):
     leased_until: Mapped[datetime | None] = mapped_column()
     not_before: Mapped[datetime] = since_now()
     document: Mapped[str | None] = mapped_column()
-    """The prediction as JSON text, from when it is made until it is sent."""
+    """The prediction as JSON text, from when it is made until it is sent; an answer's for an hour more."""
     score: Mapped[float | None] = mapped_column()
     prediction: Mapped[int | None] = mapped_column(BigInteger)
     """Label Studio's id of it; none where it was the answer to /predict."""

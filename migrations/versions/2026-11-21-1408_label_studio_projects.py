@@ -157,6 +157,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'pending' AND document IS NULL"),
     )
+    op.create_index(
+        "prediction_answered_idx",
+        "prediction",
+        ["sent_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+    )
     op.execute("UPDATE prediction SET not_before = created_at WHERE not_before IS NULL")
     op.alter_column(
         "prediction",
@@ -175,6 +182,11 @@ def downgrade() -> None:
         existing_type=postgresql.TIMESTAMP(timezone=True),
         server_default=None,
         nullable=True,
+    )
+    op.drop_index(
+        "prediction_answered_idx",
+        table_name="prediction",
+        postgresql_where=sa.text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
     )
     op.drop_index(
         "prediction_unrendered_idx",

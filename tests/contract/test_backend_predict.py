@@ -35,7 +35,7 @@ def metric(face, answer):
     return float(re.search(rf'car_predict_slots_total{{answer="{answer}"}} (\S+)', text)[1])
 
 
-def test_what_is_new_is_queued_and_what_is_done_is_told_once(ready, workers):
+def test_what_is_new_is_queued_and_what_is_done_is_told_whenever_it_is_asked_for(ready, workers):
     version = ready.post("/setup", json=recorded("setup")).json()["model_version"]
     assert predict(ready) == [[], []]
     assert predict(ready) == [[], []]
@@ -43,9 +43,24 @@ def test_what_is_new_is_queued_and_what_is_done_is_told_once(ready, workers):
     workers.label()
     [first, second] = predict(ready)
     assert first == second == {"model_version": version, "score": 0.5, "result": [{"type": "brushlabels"}]}
-    assert predict(ready) == [[], []]
+    assert predict(ready) == [first, second]
     assert {one.state for one in workers.predictions()} == {"sent"}
-    assert (metric(ready, "queued"), metric(ready, "known"), metric(ready, "failed")) == (6, 2, 0)
+    assert (metric(ready, "queued"), metric(ready, "known"), metric(ready, "failed")) == (4, 4, 0)
+
+
+def test_a_project_that_was_never_set_up_is_labelled_and_its_address_learnt_later(face, workers):
+    assert predict(face) == [[], []]
+    assert [(row.instance, row.number) for row in workers.sql("SELECT * FROM project")] == [("", 2)]
+    workers.label()
+    told = predict(face)
+    assert all(slot["result"] for slot in told)
+    version = face.post("/setup", json=recorded("setup")).json()["model_version"]
+    assert {slot["model_version"] for slot in told} == {version}
+    [project] = workers.sql("SELECT * FROM project")
+    assert project.instance.startswith("http")
+    assert {row.instance for row in workers.predictions()} == {project.instance}
+    assert {row.source["instance"] for row in workers.sql("SELECT source FROM job")} == {project.instance}
+    assert predict(face) == told
 
 
 def test_computed_and_empty_is_another_thing_than_not_known(ready, workers):
@@ -66,11 +81,15 @@ def test_a_lone_task_goes_ahead_of_a_selection(ready, workers):
 def test_a_task_asked_for_after_its_prediction_was_deleted_gets_it_again(ready, workers):
     predict(ready)
     workers.label()
-    predict(ready)
+    told = predict(ready)
+    workers.later()
+    assert predict(ready) == told
+    workers.sql("UPDATE prediction SET prediction = 7, document = NULL")  # written back
+    assert predict(ready) == [[], []]
     workers.later()
     assert predict(ready) == [[], []]
     assert workers.render() == [151, 152]
-    assert all(slot["result"] for slot in predict(ready))
+    assert predict(ready) == told
 
 
 def test_malformed_tasks_cost_the_others_nothing_and_explain_themselves(ready, workers):
