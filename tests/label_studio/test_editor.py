@@ -60,7 +60,7 @@ def test_the_editor_shows_our_masks_where_the_objects_are(page, server, shown, n
     expected = np.logical_or.reduce(list(drawn(regions).values()))
     painted = covered(page, name)[:, : int(expected.shape[1] * 0.9)]  # the toolbar lies over the right edge
     assert iou(painted, expected[:, : painted.shape[1]]) > 0.85
-    if request.config.getoption("--write-images"):
+    if request.config.getoption("--write-images", default=False):
         write(page, "label-studio-exif.png" if name == UPRIGHT else "label-studio.png")
 
 
