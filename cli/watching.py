@@ -51,7 +51,7 @@ class Watch:
 
         """
         began = time.monotonic()
-        with self._bar() as bar:
+        with sentence_bar(self.console) as bar:
             task = bar.add_task("", total=None, said="")
             said_at, said = 0.0, ""
             while True:
@@ -68,20 +68,22 @@ class Watch:
                     raise CarError(f"the job {job_id} has not ended after {self.deadline:.0f} s: {line}")
                 time.sleep(POLL_SECONDS)
 
-    def _bar(self) -> Progress:
-        return Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}", markup=False),
-            console=self.console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not self.console.is_terminal,
-        )
-
     def _job(self, job_id: str, bar: Progress) -> Job:
         return asked_patiently(lambda: self.jobs.job(job_id), bar.console, patience=self.patience, check=self.check)
+
+
+def sentence_bar(console: Console) -> Progress:
+    """A bar with a sentence beside it, the task's field `said`; disabled where there is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[said]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_terminal,
+    )
 
 
 def asked_patiently(

@@ -95,8 +95,8 @@ DIAGNOSES: dict[str, Diagnosis] = {
         "check LABEL_STUDIO_URL, also its path (/label-studio where it is served below one)",
     ),
     "label_studio_old": Diagnosis(
-        "this version of Label Studio is older than those that were tested",
-        "use Label Studio 1.20 or newer; 1.23 is what the tests run with",
+        "this version of Label Studio is older than the one that was tested",
+        "use Label Studio 1.23, which the tests run with, or newer",
         Verdict.NOTE,
     ),
     "token_unknown": Diagnosis(

@@ -14,7 +14,7 @@ from db.session import transaction
 if TYPE_CHECKING:
     from worker.label_studio import LabelStudio
 
-_TESTED = (1, 20)
+_TESTED = (1, 23)
 
 
 def reached(studio: "LabelStudio") -> Finding:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from cli.documents import Project
 from cli.report import rate_text
-from cli.watching import LINE_SECONDS, POLL_SECONDS, asked_patiently, duration
+from cli.watching import LINE_SECONDS, POLL_SECONDS, asked_patiently, duration, sentence_bar
 
 _RATE_SECONDS = 30.0
 _STALLED_SECONDS = 60.0
@@ -78,7 +77,7 @@ class Following:
             CarError: the API refuses, or has been silent for minutes.
 
         """
-        with self._bar() as bar:
+        with sentence_bar(self.console) as bar:
             task = bar.add_task("", total=None, said="")
             said_at, said, moved_at, hinted, last = 0.0, "", time.monotonic(), False, -1
             while True:
@@ -116,15 +115,3 @@ class Following:
             self._seen.popleft()
         began, before = self._seen[0]
         return max(0.0, (done - before) / (now - began)) if now > began else 0.0
-
-    def _bar(self) -> Progress:
-        return Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}", markup=False),
-            console=self.console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not self.console.is_terminal,
-        )

@@ -289,6 +289,21 @@ def test_failed_ones_go_again_when_somebody_says_so(project):
     assert [(one.task, one.attempt, one.failures) for one in again] == [(1, 2, 0), (2, 2, 0)]
 
 
+def test_what_a_publisher_holds_is_no_answer_however_long_it_takes(project):
+    project.ask(1)
+    project.finish()
+    [held] = project.do(predictions.claim, "p1", limit=1, lease=LEASE, instance=INSTANCE)
+    project.do(predictions.rendered, "p1", [(held, "{}", 0.5)], keep=True)
+    project.later()
+    assert project.do(predictions.extend, "p1", [held], LEASE) == {held.id}
+    [answer] = project.ask(1, answering=10**6, missing=True)
+    assert answer.document is None
+    project.later()
+    [answer] = project.ask(1, answering=10**6, missing=True)
+    assert answer.document == "{}"
+    assert not project.do(predictions.sent, "p1", held, 7)
+
+
 def test_what_is_handed_back_was_never_claimed(project):
     project.ask(1)
     project.finish()
