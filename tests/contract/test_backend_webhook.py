@@ -89,11 +89,24 @@ def test_odd_tasks_harm_nothing(ready, odd):
     tell(ready, "webhook_annotations_deleted", annotations=odd)
 
 
-def test_an_event_of_a_project_that_was_never_set_up_is_answered_and_logged(face, workers):
+def test_tasks_of_a_project_that_was_never_set_up_are_queued_and_setup_tells_whose_they_are(face, workers):
+    tell(face, "webhook_tasks_created")
+    assert workers.sql("SELECT task, state FROM item ORDER BY task") == [(151, "queued"), (152, "queued")]
+    assert workers.sql("SELECT instance FROM project") == [("",)]
+    assert face.post("/setup", json=recorded("setup")).status_code == 200
+    [project] = workers.sql("SELECT instance, stamp FROM project")
+    assert project.instance
+    assert project.stamp == STAMP
+    assert workers.sql("SELECT count(*) FROM item") == [(2,)]
+
+
+def test_an_event_of_another_project_of_the_same_number_is_answered_and_logged(ready, workers):
+    other = recorded("webhook_tasks_created")["project"] | {"created_at": "2020-01-01T00:00:00.000000Z"}
     with capture_logs() as logged:
-        tell(face, "webhook_tasks_created")
+        tell(ready, "webhook_tasks_created", project=other)
     assert [line["code"] for line in logged if line["event"] == "event lost"] == ["not_found"]
-    assert workers.sql("SELECT count(*) FROM project") == [(0,)]
+    assert workers.sql("SELECT stamp FROM project") == [(STAMP,)]
+    assert workers.sql("SELECT count(*) FROM item") == [(0,)]
 
 
 def test_where_tasks_could_not_be_asked_for_the_project_is_looked_through_later(ready, workers, monkeypatch):
