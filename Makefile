@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
+LABEL_STUDIO := .venv-label-studio
 
-.PHONY: help install demo test test-slow check format lock lock-images clean
+.PHONY: help install demo test test-slow test-label-studio chromium check format lock lock-images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -26,11 +27,25 @@ demo: $(INSTALLED)
 
 ## make test       the whole test suite
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) -n 2 --dist worksteal -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(TESTS) -n 2 --dist worksteal -m "not slow and not gpu and not label_studio"
 
 ## make test-slow  drills and full-size benchmarks that take minutes
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTS) -m "slow"
+
+## make test-label-studio  beside a real Label Studio (in .venv-label-studio), seen with Chromium where there is one
+test-label-studio: $(INSTALLED) $(LABEL_STUDIO)/.installed chromium
+	$(BIN)/python -m pytest tests/label_studio -m label_studio
+
+$(LABEL_STUDIO)/.installed: tests/label_studio/requirements.lock | $(INSTALLED)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(LABEL_STUDIO)
+	$(BIN)/uv pip install --quiet --python $(LABEL_STUDIO)/bin/python --require-hashes -r tests/label_studio/requirements.lock
+	@rm -f $(LABEL_STUDIO)/empty.sqlite3
+	@touch $@
+
+chromium:
+	@command -v chromium > /dev/null || apt-get install -y --no-install-recommends chromium \
+	  || echo "No Chromium: tests that look at Label Studio in a browser are skipped."
 
 ## make check      lint, types and layers
 check: $(INSTALLED)
@@ -51,6 +66,7 @@ IMAGE := $(COMPILE) --constraint requirements.lock
 lock: $(INSTALLED)
 	$(COMPILE) --all-extras --group dev --upgrade pyproject.toml --output-file requirements.lock
 	$(MAKE) lock-images
+	$(COMPILE) --upgrade tests/label_studio/requirements.in --output-file tests/label_studio/requirements.lock
 
 ## make lock-images  only what each image installs, at the versions of requirements.lock
 lock-images:
@@ -59,4 +75,4 @@ lock-images:
 	$(IMAGE) --group build --output-file deploy/requirements-build.lock
 
 clean:
-	rm -rf $(VENV) .car out
+	rm -rf $(VENV) $(LABEL_STUDIO) .car out

@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
-from api import errors, health, jobs, keys, metrics, recipes, results, vocabularies
+from api import errors, health, jobs, keys, label_studio, metrics, projects, recipes, results, vocabularies
 from api.dependencies import Engines
 from api.health import broker_probe, objects_probe
+from api.label_studio import Face
 from api.metrics import QueueMetrics, RequestMetrics
 from api.middleware import BodyLimit, Observed
 from api.schemas import Problem
@@ -19,7 +20,8 @@ from api.settings import ApiSettings
 _ABOUT = """
 Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.
 
-Send an API key as `Authorization: Bearer car_…` (`car keys create`). Lists are `{"items": […], "next": cursor}`;
+Send an API key as `Authorization: Bearer car_…` (`car keys create`); Label Studio sends a name and a password
+(`BASIC_AUTH_USER`, `BASIC_AUTH_PASS`). Lists are `{"items": […], "next": cursor}`;
 errors are `application/problem+json` with a stable `code`.
 """
 
@@ -56,17 +58,20 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.state.engines = engines
     app.state.registry = registry
+    app.state.face = Face.of(engines, registry)
     app.state.broker = broker_probe(engines)
     app.state.objects = objects_probe(engines)
     registry.register(QueueMetrics(engines.probes))
     errors.install(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, most=engines.settings.max_body)
+    theirs = dict.fromkeys(label_studio.ADDRESSES, engines.settings.predict_max_body)
+    app.add_middleware(BodyLimit, most=engines.settings.max_body, others=theirs)
     app.add_middleware(Observed, metrics=RequestMetrics(registry))
     versioned = APIRouter(prefix="/api/v1")
-    for part in (jobs, results, vocabularies, recipes, keys):
+    for part in (jobs, results, projects, vocabularies, recipes, keys):
         versioned.include_router(part.router)
     app.include_router(versioned)
+    app.include_router(label_studio.router)
     app.include_router(health.router)
     app.include_router(metrics.router)
     return app
@@ -77,4 +82,5 @@ async def _closing(app: FastAPI) -> AsyncIterator[None]:
     yield
     app.state.broker.close()
     app.state.objects.close()
+    app.state.face.close()
     app.state.engines.close()

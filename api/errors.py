@@ -3,7 +3,10 @@
 CarError
 ├── KeyMissing            no bearer key
 ├── ScopeMissing          a good key that may not do this
+├── CredentialsRefused    Label Studio without the right name and password, or its webhook without our secret
+├── BodyInvalid           a body of Label Studio that is none
 ├── TextInvalid           a path or header that no row can hold
+├── InstanceUnknown       a project of which nobody says where its Label Studio is
 ├── SourceEmpty           a source in which no picture was found
 └── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
 """
@@ -32,7 +35,19 @@ class ScopeMissing(CarError):  # noqa: N818
     code = "scope_missing"
 
 
+class CredentialsRefused(CarError):  # noqa: N818
+    code = "credentials_refused"
+
+
+class BodyInvalid(CarError):  # noqa: N818
+    code = "request_invalid"
+
+
 class TextInvalid(CarError):  # noqa: N818
+    code = "request_invalid"
+
+
+class InstanceUnknown(CarError):  # noqa: N818
     code = "request_invalid"
 
 
@@ -49,12 +64,14 @@ STATUS: dict[str, HTTPStatus] = {
     "key_missing": HTTPStatus.UNAUTHORIZED,
     "key_refused": HTTPStatus.UNAUTHORIZED,
     "scope_missing": HTTPStatus.FORBIDDEN,
+    "credentials_refused": HTTPStatus.UNAUTHORIZED,
     "not_found": HTTPStatus.NOT_FOUND,
     "conflict": HTTPStatus.CONFLICT,
     "request_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "cursor_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "recipe_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "vocabulary_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "labeling_config_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "source_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
     "source_empty": HTTPStatus.UNPROCESSABLE_ENTITY,
     # Of a job's source, which the client named; those of our own bucket become ObjectsUnavailable.
@@ -71,6 +88,7 @@ STATUS: dict[str, HTTPStatus] = {
 }
 """Every code a client may see. Another one is a fault of ours: 500, logged, without its message."""
 
+_CHALLENGE = {"credentials_refused": 'Basic realm="CaR Labeler"'}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 log = structlog.get_logger("api")
@@ -91,7 +109,7 @@ def problem(
         body["errors"] = list(errors)
     extra = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
-        extra["WWW-Authenticate"] = "Bearer"
+        extra["WWW-Authenticate"] = _CHALLENGE.get(code, "Bearer")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         extra["Retry-After"] = _RETRY_SECONDS
     return JSONResponse(body, status, extra, media_type=PROBLEM)

@@ -1,6 +1,7 @@
 """Around every request: its id, its line in the log, its time, its headers, the limit of its body, and 500 for bugs."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import fault, problem
 from api.metrics import RequestMetrics
 
-_QUIET = ("/healthz", "/readyz", "/metrics")
+_QUIET = ("/", "/health", "/healthz", "/readyz", "/metrics")
 _LONGEST_ID = 100
 _LOCKED = "default-src 'none'; frame-ancestors 'none'; sandbox"
 _DOCS = (  # Swagger's page and its files, as FastAPI names them
@@ -81,19 +82,24 @@ class Observed:
 
 
 class BodyLimit:
-    """Refuses a body of more than `most` bytes before anything reads it, whatever its length is said to be."""
+    """Refuses a body of more than `most` bytes before anything reads it, whatever its length is said to be. Addresses
+    of `others` have limits of their own.
+    """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, others: Mapping[str, int]) -> None:
         self._app = app
         self._most = most
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        says = f"the request's body is larger than {self._most:,} bytes; put long lists into a manifest"
+        most = self._others.get(scope["path"], self._most)
+        hint = "send fewer tasks at a time" if scope["path"] in self._others else "put long lists into a manifest"
+        says = f"the request's body is larger than {most:,} bytes; {hint}"
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._most:
+        if not length.isdecimal() or int(length) > most:
             await problem(413, "body_too_large", says)(scope, receive, send)
             return
         read = 0
@@ -102,7 +108,7 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._most:
+            if read > most:
                 raise HTTPException(413, says)
             return message
 

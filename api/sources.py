@@ -50,7 +50,7 @@ def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
 
 
 def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
-    buckets: set[str] = set()
+    addresses: list[str] = []
     fault: SourceError | None = None
     for line in source.given:
         try:
@@ -58,8 +58,11 @@ def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
         except SourceError as error:
             fault = fault or error
         else:
-            buckets |= {split_s3(address)[0]} if address is not None else set()
-    if not buckets:
+            addresses += [address] if address is not None else []
+    if not addresses:
         raise fault or SourceEmpty("the list of addresses holds none; give s3://bucket/folder/picture.jpg")
-    if len(buckets) == 1:  # of several, each picture's own failure says which are missing
-        objects.look(buckets.pop())
+    buckets = {split_s3(one)[0] if one.startswith("s3://") else None for one in addresses}
+    bucket = buckets.pop()
+    # Of several places, and of those on the web, each picture's own failure says which are missing.
+    if bucket is not None and not buckets:
+        objects.look(bucket)

@@ -1,4 +1,4 @@
-"""Where a bulk job's pictures are: a prefix, a glob or a manifest in S3, or addresses given one by one."""
+"""Where a bulk job's pictures are: a prefix, a glob or a manifest in S3, or addresses one by one, also the web's."""
 
 import json
 import re
@@ -16,6 +16,7 @@ MAX_GIVEN = 10_000
 """Addresses in one request; a manifest holds any number."""
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _MANIFESTS = (".txt", ".lst", ".csv", ".manifest", ".jsonl")
+_WEB = ("http://", "https://")
 _WILD = re.compile(r"[*?\[{]")
 _BUCKET = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
@@ -57,6 +58,8 @@ class BulkSource:
                 raise SourceError(f'source {dict(source)!r} must look like {{"manifest": "s3://bucket/list.txt"}}')
             return cls(SourceKind.MANIFEST, *split_s3(source["manifest"], needs_key=True))
         if isinstance(source, str):
+            if source.strip()[:8].lower().startswith(_WEB):
+                raise SourceError("pictures on the web are given one by one: as a list of addresses, or in a manifest")
             bucket, key = split_s3(source.strip(), needs_key=False)
             if _WILD.search(key):
                 glob_pattern(key)
@@ -188,7 +191,7 @@ def manifest_line(line: str) -> str | None:
     in an empty line or a comment.
 
     Raises:
-        SourceError: the line holds no address of an object.
+        SourceError: the line holds no address of a picture.
 
     """
     stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}").strip()
@@ -205,8 +208,29 @@ def manifest_line(line: str) -> str | None:
             raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/picture.jpg"}}')
     else:
         uri = stripped
-    split_s3(uri)
+    check_address(uri)
     return uri
+
+
+def check_address(uri: str) -> None:
+    """An object of S3, or a page of the web: which of those may be asked, workers decide.
+
+    Raises:
+        SourceError: another scheme, no bucket, key or host, or too long.
+
+    """
+    if not uri[:8].lower().startswith(_WEB):
+        split_s3(uri)
+        return
+    shown = _shown(uri)
+    _refuse_unstorable(uri)
+    if len(uri.encode()) > MAX_URI:
+        raise SourceError(
+            f"{shown} is longer than {MAX_URI} bytes; if it is a signed link, give its s3:// address instead"
+        )
+    host = uri.partition("://")[2]
+    if not uri.isprintable() or not host or host[0] in "/?#":
+        raise SourceError(f"{shown} is no address of a picture; it looks like https://host/picture.jpg")
 
 
 def cut(text: str, most: int = MAX_URI) -> str:

@@ -5,6 +5,10 @@ CarError                       root: code, retryable, the message says what is w
 ├── VocabularyError            a label, prompt, template or background word that cannot be used
 ├── SourceError                a bulk source that cannot be listed: an address, a glob or a manifest
 ├── RleError                   a mask that no run-length coding can hold, or counts that are no mask
+├── LabelingConfigError        a labeling configuration of Label Studio with which no mask could be shown
+├── PromptInvalid              a prompt or a click in its editor from which no question can be made
+├── PredictionInvalid          a prediction that its own validation refuses
+├── AnnotationInvalid          a region of an annotation that is not as it writes them
 ├── worker.errors.ImageError   a picture that cannot be fetched or decoded
 ├── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
 └── worker.errors.FinisherLost a process that died with a picture in hand

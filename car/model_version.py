@@ -1,6 +1,7 @@
 """The name of everything that a mask depends on besides the picture."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 from car.recipe import Recipe
@@ -8,6 +9,7 @@ from car.vocabulary import Vocabulary
 
 CODE_VERSION = "0.1.0"
 """Of the arithmetic: raised when the same inputs may give other masks."""
+_OF_LABEL_STUDIO = re.compile(r"^(car-[^+]+\+(?:[0-9a-f]{8}\.){2}[0-9a-f]{8})\.[0-9a-f]{8}$")
 
 
 def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
@@ -27,6 +29,13 @@ def label_studio_version(weights: Mapping[str, str] | None, recipe: Recipe, word
     """
     models = _models(weights) if weights is not None else "0" * 8
     return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{words[:8]}.{regions[:8]}"
+
+
+def of_results(version: str) -> str:
+    """The model version of the results behind what Label Studio calls `version`: without the digest of regions, which
+    results know nothing of. Any other text stays as it is.
+    """
+    return _OF_LABEL_STUDIO.sub(r"\1", version)
 
 
 def run_key(image_sha256: str, weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:

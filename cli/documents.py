@@ -92,5 +92,68 @@ class ResultDetail(_Result):
     links: dict[str, str | None]
 
 
+class Sync(TypedDict):
+    wanted_at: str | None
+    seen: int
+    total: int | None
+    failures: int
+    error: str | None
+    synced_at: str | None
+
+
+class ProjectEntry(TypedDict):
+    number: int
+    instance: str
+    title: str | None
+    problems: list[Fault]
+    setup_at: str | None
+    predict_at: str | None
+    webhook_at: str | None
+    sync: Sync
+
+
+class Label(TypedDict):
+    name: str
+    prompts: list[str]
+
+
+class Reason(TypedDict):
+    code: str
+    count: int
+    example: str
+    task: int
+
+
+class Project(ProjectEntry):
+    model_version: str
+    preset: str
+    labels: list[Label] | None
+    tasks: int
+    items: dict[str, int]
+    predictions: dict[str, int]
+    failed: list[Reason]
+    unsent: list[Reason]
+
+
+class ProjectTask(TypedDict):
+    task: int
+    uri: str
+    state: str
+    error: Fault | None
+    result: str | None
+    prediction: str | None
+    prediction_error: Fault | None
+
+
+class Opinion(TypedDict):
+    """What annotators made of one label."""
+
+    label: str
+    prompts: str
+    outcomes: dict[str, int]
+    acceptance: float | None
+    mean_iou: float | None
+
+
 ENDED = frozenset({"done", "cancelled", "failed"})
 """Statuses of a job on which nothing works any more."""

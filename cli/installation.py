@@ -52,8 +52,8 @@ def check_broker(url: str) -> None:
 
 
 def make_ready(settings: EngineSettings, known: Mapping[str, str]) -> dict[str, str]:
-    """Check all three engines, bring the tables up to date, and see to the bucket. The keys of the API: the `known`
-    ones where they are still good, else new ones.
+    """Check all three engines, bring the tables up to date, and see to the bucket. The keys of the API and what Label
+    Studio says to it: the `known` ones where they are still good, else new ones.
 
     Raises:
         DatabaseUnreachable, MigrationBlocked, BrokerUnreachable, ObjectStoreError: what is wrong, and what to do.
@@ -72,6 +72,7 @@ def make_ready(settings: EngineSettings, known: Mapping[str, str]) -> dict[str, 
         "CAR_API_KEY": key,
         "BASIC_AUTH_USER": known.get("BASIC_AUTH_USER") or "car",
         "BASIC_AUTH_PASS": known.get("BASIC_AUTH_PASS") or secrets.token_urlsafe(18),
+        "CAR_WEBHOOK_SECRET": known.get("CAR_WEBHOOK_SECRET") or secrets.token_urlsafe(24),
     }
 
 

@@ -10,9 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from car.errors import CarError
-from cli import evaluate, jobs, keys, models, recipes, results
+from cli import evaluate, jobs, keys, label_studio, models, recipes, results
 from cli.bench import bench
 from cli.demo import demo
+from cli.doctor.command import doctor
 from cli.env import env
 from cli.segment import segment
 from cli.settings import settings
@@ -65,6 +66,8 @@ app.command()(segment)
 app.command(rich_help_panel=_SERVICE)(demo)
 app.command(rich_help_panel=_SERVICE)(up)
 app.command(rich_help_panel=_SERVICE)(env)
+app.command(rich_help_panel=_SERVICE)(doctor)
+app.add_typer(label_studio.app, name="label-studio", rich_help_panel=_SERVICE)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_SERVICE)
 app.add_typer(results.app, name="results", rich_help_panel=_SERVICE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)

@@ -81,10 +81,11 @@ def load_sam(choice: ModelChoice, recipe: Recipe, device: Device) -> "tuple[Auto
     place = choice.places(recipe).sam
     if place is None:
         raise WrongUse(f"sam=on, and --models {choice.models} holds no sam/ folder; give --sam FOLDER")
-    from worker.weights import digest, sam_folder_of
+    from car.weights_digest import weights_digest
     from worker.weights import load_sam as load_folder
+    from worker.weights import sam_folder_of
 
-    return load_folder(place, device=torch_device(device)), {"sam": digest(sam_folder_of(place))}
+    return load_folder(place, device=torch_device(device)), {"sam": weights_digest(sam_folder_of(place))}
 
 
 def torch_device(device: Device) -> "torch.device":

@@ -46,8 +46,8 @@ def pull(
     """Fetch models ahead of time: CLIPs from the hub, safetensors only; SAMs from their authors, known by their sha256
     and converted to safetensors. Exit code 1 if one could not be fetched.
     """
+    from car.weights_digest import weights_digest
     from worker.errors import WeightsError
-    from worker.weights import digest
 
     wanted: dict[str, None] = {}
     for model in models or [OPENAI]:
@@ -60,7 +60,7 @@ def pull(
             typer.echo(f"failed: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{name} is here: {folder} (sha256 {digest(folder)})")
+        typer.echo(f"{name} is here: {folder} (sha256 {weights_digest(folder)})")
     if failed:
         raise typer.Exit(1)
 
@@ -73,12 +73,13 @@ def convert(
     ] = None,
 ) -> None:
     """Make a SAM folder of a checkpoint of SAM's authors. Others are refused: a pickle can run code."""
+    from car.weights_digest import weights_digest
     from worker.sam_store import store
-    from worker.weights import convert_sam, digest, release_of
+    from worker.weights import convert_sam, release_of
 
     to = folder or store() / release_of(checkpoint)
     name = convert_sam(checkpoint, to)
-    typer.echo(f"{name} is here: {to} (sha256 {digest(to)})")
+    typer.echo(f"{name} is here: {to} (sha256 {weights_digest(to)})")
 
 
 def _fetched_clip(hub_id: str) -> Path:
@@ -133,12 +134,13 @@ def _asked_by(hub_id: str) -> str:
 
 def _state(where: str) -> tuple[str, str, str]:
     """Whether the model is here, its size, and the beginning of its digest."""
+    from car.weights_digest import weights_digest
     from worker.errors import WeightsError
-    from worker.weights import digest, folder_of, sam_folder_of
+    from worker.weights import folder_of, sam_folder_of
 
     try:
         folder = sam_folder_of(where) if Path(where).name.startswith("sam") else folder_of(where)
     except WeightsError:
         return ("no" if Path(where).is_absolute() else f"no; car models pull {where}"), "", ""
     size = (folder / "model.safetensors").stat().st_size / _MEBIBYTE
-    return "yes", f"{size:.1f} MiB", digest(folder)[:12]
+    return "yes", f"{size:.1f} MiB", weights_digest(folder)[:12]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote, urlsplit
 
-from cli.documents import Item, Job, ResultDetail, ResultSummary
+from cli.documents import Item, Job, Opinion, Project, ProjectEntry, ProjectTask, ResultDetail, ResultSummary
 from cli.errors import ApiBusy, ApiRefused, ApiUnreachable
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 60.0
 _PAGE = 500
 _BUSY = frozenset({429, 502, 503, 504})
 _ERROR = 400
+_PROJECTS = "/label-studio/projects"
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 Filters = Mapping[str, str | int | float | None]
@@ -95,6 +96,34 @@ class Service:
     def overlay(self, result_id: str) -> bytes:
         """PNG."""
         return self._send("GET", f"/results/{_part(result_id)}/overlay.png").content
+
+    # Projects of Label Studio
+
+    def projects(self, most: int) -> Iterator[ProjectEntry]:
+        return cast("Iterator[ProjectEntry]", self._pages(_PROJECTS, {}, most))
+
+    def project(self, number: int, instance: str | None = None) -> Project:
+        """`instance`: Label Studio's address, where several have a project of this number."""
+        asked = {"instance": instance} if instance else {}
+        return cast("Project", self._send("GET", f"{_PROJECTS}/{number}", params=asked).json())
+
+    def note_project(self, number: int, document: Mapping[str, Any]) -> Project:
+        """Tell the service of a project as Label Studio has it."""
+        return cast("Project", self._send("PUT", f"{_PROJECTS}/{number}", json=document).json())
+
+    def project_tasks(self, number: int, state: str | None, most: int) -> Iterator[ProjectTask]:
+        return cast("Iterator[ProjectTask]", self._pages(f"{_PROJECTS}/{number}/tasks", {"state": state}, most))
+
+    def feedback(self, number: int) -> list[Opinion]:
+        return cast("list[Opinion]", self._json("GET", f"{_PROJECTS}/{number}/feedback")["items"])
+
+    def sync_project(self, number: int) -> Project:
+        return cast("Project", self._json("POST", f"{_PROJECTS}/{number}/sync"))
+
+    def retry_project(self, number: int) -> tuple[int, int, Project]:
+        """How many pictures and predictions are tried again, and the project."""
+        answer = self._json("POST", f"{_PROJECTS}/{number}/retry")
+        return int(answer["pictures"]), int(answer["predictions"]), cast("Project", answer["project"])
 
     # Requests
 

@@ -46,6 +46,11 @@ def object_store(data_dir: Path) -> "ObjectStore":
     return ObjectStore(make_client(settings), settings.s3_bucket)
 
 
+def variables(data_dir: Path) -> dict[str, str]:
+    """What the environment says, and what it does not say as `car env` of the folder does."""
+    return {**_noted(data_dir), **{name: value for name, value in os.environ.items() if value}}
+
+
 def _noted(data_dir: Path) -> Mapping[str, str]:
     """What `car env` says of the folder; nothing where no engines ever ran."""
     from cli.embedded.data_dir import read_notes

@@ -24,6 +24,9 @@ from cli.processes import Processes
 _READY_SECONDS = 120
 _DRAIN_SECONDS = 30
 _LOOK_SECONDS = 0.2
+_SECRETS = ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "CAR_WEBHOOK_SECRET")
+"""What Label Studio says to the API: made here where the environment does not give them."""
+_TOLD = ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "LABEL_STUDIO_HOST", "LABEL_STUDIO_ACCESS_TOKEN", "CAR_PRESET")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -58,10 +61,10 @@ def up(
                 held = engines.data_dir
                 os.environ.update(engines.environment)
         with console.status("preparing tables and bucket"):
+            os.environ.setdefault("CAR_PRESET", ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset)
             api = _keys(held, f"http://{_reachable(host)}:{port}")
-        usual = {"CAR_PRESET": ModelChoice(os.environ.get("CAR_MODELS") or DEMO).default_preset}
-        basic = {name: value for name, value in api.items() if name.startswith("BASIC_AUTH_")}
-        environment = {**usual, **os.environ, **basic}
+        secrets = {name: api[name] for name in _SECRETS}
+        environment = {**os.environ, **secrets}
         processes = Processes(held.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
         _start(processes, host=host, port=port, device=device)
@@ -75,10 +78,12 @@ def _keys(held: DataDir, url: str) -> dict[str, str]:
     from cli.installation import make_ready
     from db.settings import EngineSettings
 
-    given = {name: os.environ[name] for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS") if os.environ.get(name)}
+    given = {name: os.environ[name] for name in _SECRETS if os.environ.get(name)}
     api = make_ready(EngineSettings.from_environment(), {**held.notes().get("api", {}), **given})
     api["CAR_API_URL"] = url
-    held.note(api=api)
+    # For commands in other terminals.
+    told = {name: os.environ[name] for name in _TOLD if os.environ.get(name)}
+    held.note(api=api | told)
     return api
 
 

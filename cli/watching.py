@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -13,14 +13,16 @@ from car.errors import CarError
 from cli.documents import ENDED, Job
 from cli.report import rate_text
 
-_POLL_SECONDS = 0.5
-_LINE_SECONDS = 5.0
+POLL_SECONDS = 0.5
+LINE_SECONDS = 5.0
 """Between the lines of one that is not shown on a terminal."""
 _PATIENCE_SECONDS = 300.0
 """An API that restarts is waited for; one that is gone for longer is not coming back."""
 _LONGEST_PAUSE = 10.0
 STATE_STYLES = {"done": "green", "failed": "red", "dead": "red", "cancelled": "yellow"}
 _MINUTE, _HOUR = 60, 3600
+
+Answer = TypeVar("Answer")
 
 
 class Jobs(Protocol):
@@ -49,7 +51,7 @@ class Watch:
 
         """
         began = time.monotonic()
-        with self._bar() as bar:
+        with sentence_bar(self.console) as bar:
             task = bar.add_task("", total=None, said="")
             said_at, said = 0.0, ""
             while True:
@@ -57,42 +59,54 @@ class Watch:
                 bar.update(task, total=job["total"] or None, completed=_finished(job), said=summary(job))
                 ended = job["status"] in ENDED
                 line = summary(job).plain
-                if bar.disable and line != said and (ended or time.monotonic() - said_at >= _LINE_SECONDS):
+                if bar.disable and line != said and (ended or time.monotonic() - said_at >= LINE_SECONDS):
                     self.console.print(line)
                     said_at, said = time.monotonic(), line
                 if ended:
                     return job
                 if self.deadline is not None and time.monotonic() - began > self.deadline:
                     raise CarError(f"the job {job_id} has not ended after {self.deadline:.0f} s: {line}")
-                time.sleep(_POLL_SECONDS)
-
-    def _bar(self) -> Progress:
-        return Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}", markup=False),
-            console=self.console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not self.console.is_terminal,
-        )
+                time.sleep(POLL_SECONDS)
 
     def _job(self, job_id: str, bar: Progress) -> Job:
-        """The job's state; an API that is away or busy is asked again."""
-        began, pause, told = time.monotonic(), _POLL_SECONDS, False
-        while True:
-            self.check()
-            try:
-                return self.jobs.job(job_id)
-            except CarError as error:
-                if not error.retryable or time.monotonic() - began + pause > self.patience:
-                    raise
-                if not told:
-                    bar.console.print(Text.assemble(("waiting: ", "bold yellow"), str(error)))
-                    told = True
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        return asked_patiently(lambda: self.jobs.job(job_id), bar.console, patience=self.patience, check=self.check)
+
+
+def sentence_bar(console: Console) -> Progress:
+    """A bar with a sentence beside it, the task's field `said`; disabled where there is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[said]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_terminal,
+    )
+
+
+def asked_patiently(
+    ask: Callable[[], Answer],
+    console: Console,
+    *,
+    patience: float = _PATIENCE_SECONDS,
+    check: Callable[[], None] = lambda: None,
+) -> Answer:
+    """What the API answers; one that is away or busy is asked again for `patience` seconds, and that is said once."""
+    began, pause, told = time.monotonic(), POLL_SECONDS, False
+    while True:
+        check()
+        try:
+            return ask()
+        except CarError as error:
+            if not error.retryable or time.monotonic() - began + pause > patience:
+                raise
+            if not told:
+                console.print(Text.assemble(("waiting: ", "bold yellow"), str(error)))
+                told = True
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def summary(job: Job) -> Text:

@@ -15,6 +15,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db import outbox
+
 MAX_LOST = 3
 """Workers that an item may take with it before it is dead."""
 MAX_FAILURES = 6
@@ -35,7 +37,12 @@ class Claimed:
     etag: str
     alone: bool
     vocabulary_id: UUID
+    """Its own, or its job's."""
     recipe_id: UUID
+    instance: str | None = None
+    """Of Label Studio, where the picture is a task's."""
+    task: int | None = None
+    """In whose name it is fetched there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,9 @@ _CLAIM = text("""
         leased_until = now() + make_interval(secs => :lease), error_code = NULL, error_detail = NULL
     FROM chosen, job
     WHERE item.id = chosen.id AND job.id = item.job_id
-    RETURNING item.id, item.attempt, item.job_id, item.uri, item.etag, item.alone, job.vocabulary_id, job.recipe_id
+    RETURNING item.id, item.attempt, item.job_id, item.uri, item.etag, item.alone,
+        coalesce(item.vocabulary_id, job.vocabulary_id), job.recipe_id,
+        CASE job.kind WHEN 'label_studio' THEN job.source ->> 'instance' END, item.task
 """)
 
 _FENCE = text("""
@@ -166,12 +175,17 @@ def fence(session: Session, worker: str, items: Collection[Claimed]) -> set[int]
 
 
 def finish(session: Session, worker: str, ended: Sequence[Ended]) -> set[int]:
-    """Done; ids of those that were still this worker's. The others' results are not linked by it."""
+    """Done, and owed to Label Studio where tasks of it ask for them; ids of those that were still this worker's. The
+    others' results are not linked by it.
+    """
     if not ended:
         return set()
     mine = _mine(worker, [one.item for one in ended])
     mine |= {"results": [one.result_id for one in ended], "reused": [one.reused for one in ended]}
-    return set(session.scalars(_FINISH, mine))
+    done = set(session.scalars(_FINISH, mine))
+    # A statement of its own: it sees the tasks of an `ask` that the one before may have had to wait for.
+    outbox.owe(session, [one.item.id for one in ended if one.item.id in done and one.item.instance is not None])
+    return done
 
 
 def fail(session: Session, worker: str, failed: Sequence[Failed]) -> set[int]:

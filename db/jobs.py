@@ -64,6 +64,8 @@ def create(session: Session, new: NewJob) -> tuple[Job, bool]:
         "api_key_id": new.api_key_id,
         "idempotency_key": new.idempotency_key,
         "request_digest": new.request_digest,
+        # Its tasks come one request at a time: there is no source that a worker could list.
+        "listed_at": func.now() if new.kind is JobKind.LABEL_STUDIO else None,
     }
     statement = insert(Job).values(values).on_conflict_do_nothing(index_elements=["api_key_id", "idempotency_key"])
     made = session.scalars(statement.returning(Job)).one_or_none()
@@ -181,11 +183,13 @@ def retry(session: Session, job_id: UUID) -> int:
     job = _locked(session, job_id)
     again = session.execute(
         text(
+            "WITH ended AS (SELECT id FROM item WHERE job_id = :job AND state IN ('failed', 'dead', 'cancelled') "
+            # A line or a task that named no picture will not come to name one.
+            "AND coalesce(error_code, '') <> 'source_invalid' AND NOT (state = 'failed' AND attempt = 0) "
+            "ORDER BY id FOR UPDATE) "
             "UPDATE item SET state = 'queued', lost = 0, failures = 0, alone = (state = 'dead'), not_before = now(), "
             "error_code = NULL, error_detail = NULL, finished_at = NULL "
-            # A line that is no address will not become one.
-            "WHERE job_id = :job AND state IN ('failed', 'dead', 'cancelled') "
-            "AND coalesce(error_code, '') <> 'source_invalid' RETURNING 1"
+            "FROM ended WHERE item.id = ended.id RETURNING 1"
         ),
         {"job": job_id},
     ).all()
@@ -202,10 +206,12 @@ def relist(session: Session, job_id: UUID) -> Job:
 
     Raises:
         NotFound: no such job.
-        Conflict: it was cancelled.
+        Conflict: it was cancelled, or is of a Label Studio project.
 
     """
     job = _locked(session, job_id)
+    if job.kind == JobKind.LABEL_STUDIO:
+        raise Conflict(f"job {job_id} is of a Label Studio project: look for its tasks by `car label-studio sync`")
     if job.cancelled_at is not None:
         raise Conflict(f"job {job_id} was cancelled; make a new one, known pictures cost nothing")
     # Without its lister: one that is on its way now must not put its cursor over the beginning.

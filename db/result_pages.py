@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, select, text
 from sqlalchemy.orm import Session
 
+from car.model_version import of_results
 from db.cursors import Cursor
 from db.models import Mask
 
@@ -31,6 +32,7 @@ class ResultFilter:
     image: str | None = None
     """Sha256 of its picture."""
     model_version: str | None = None
+    """As results have it, or as Label Studio knows their predictions."""
     vocabulary: UUID | None = None
     dropped: str | None = None
     """The recurrence let this label fall."""
@@ -118,6 +120,8 @@ def statement(wanted: ResultFilter, *, after: UUID | int | None, limit: int) -> 
     tables, key, order = _tables(wanted)
     where = _conditions(wanted, key)
     values = {name: value for name, value in asdict(wanted).items() if value is not None} | {"limit": limit}
+    if wanted.model_version is not None:
+        values["model_version"] = of_results(wanted.model_version)
     if after is not None:
         where.append(f"{order} < :after")
         values["after"] = after

@@ -42,6 +42,7 @@ def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATE
         url.set(drivername="postgresql+psycopg"),
         pool_size=pool,
         max_overflow=0,
+        hide_parameters=True,  # in errors, hence in logs: addresses with signatures are among them
         pool_pre_ping=True,
         pool_timeout=30,
         connect_args={

@@ -24,7 +24,7 @@ _SCHEMES: dict[str, tuple[str, ...]] = {
     "label_studio_url": ("http://", "https://"),
 }
 
-_OTHER_NAMES = {"LABEL_STUDIO_HOST": "LABEL_STUDIO_URL", "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY"}
+OTHER_NAMES = {"LABEL_STUDIO_HOST": "LABEL_STUDIO_URL", "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY"}
 """As backends of Label Studio's own kit are configured."""
 
 Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()/-]*$")]
@@ -131,7 +131,7 @@ class EngineSettings(BaseSettings):
             SettingsInvalid: what is missing or wrong, by the names of the variables; never their values.
 
         """
-        for usual, ours in _OTHER_NAMES.items():
+        for usual, ours in OTHER_NAMES.items():
             if os.environ.get(usual) and not os.environ.get(ours):
                 known.setdefault(ours, os.environ[usual])
         try:

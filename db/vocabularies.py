@@ -43,6 +43,21 @@ def keep(session: Session, vocabulary: Vocabulary) -> UUID:
     return _intern(session, models.Vocabulary, vocabulary.digest, vocabulary.to_json())
 
 
+def keep_all(session: Session, several: Sequence[Vocabulary]) -> list[UUID]:
+    """The same for many in two statements, in the order given: each task of a project may have words of its own."""
+    table = models.Vocabulary
+    documents = {one.digest: one for one in several}
+    known = _ids(session, documents)
+    new = [
+        {"id": uuid7(), "digest": digest, "document": documents[digest].to_json()}
+        for digest in sorted(documents.keys() - known.keys())  # one order, so that two who keep the same wait in turn
+    ]
+    if new:
+        session.execute(insert(table).values(new).on_conflict_do_nothing(index_elements=["digest"]))
+        known = _ids(session, documents)
+    return [known[one.digest] for one in several]
+
+
 def keep_recipe(session: Session, recipe: Recipe) -> UUID:
     """The id of a recipe of the same digest, which is stored if there was none."""
     return _intern(session, models.Recipe, recipe.digest, recipe.to_json())
@@ -142,6 +157,12 @@ def several_recipes(session: Session, ids: Collection[UUID]) -> dict[UUID, KeptR
     """Those of these ids, in one query."""
     rows = session.scalars(select(models.Recipe).where(models.Recipe.id.in_(ids)))
     return {row.id: _kept_recipe(row) for row in rows}
+
+
+def _ids(session: Session, digests: Collection[str]) -> dict[str, UUID]:
+    table = models.Vocabulary
+    rows = session.execute(select(table.digest, table.id).where(table.digest.in_(digests)))
+    return dict(rows.tuples().all())
 
 
 def _intern(

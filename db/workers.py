@@ -1,7 +1,7 @@
 """Which workers live: each writes its row while it does."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from db.models import Worker
 
+REAPER = "beat"
+"""The queue of the row that says when `reap` last ran: of no process, but of beat and whoever answers it."""
 _LIVE = timedelta(seconds=60)
 _FORGOTTEN = timedelta(days=1)
 
@@ -41,6 +43,16 @@ def seen(session: Session, presence: Presence, *, finished: int = 0) -> None:
     )
 
 
+def reaped(session: Session, code_version: str) -> None:
+    """`reap` has run."""
+    seen(session, Presence(REAPER, REAPER, "none", {}, code_version))
+
+
+def last_seen(session: Session, queue: str) -> datetime | None:
+    """When anybody of a queue was last heard of, within the last day."""
+    return session.scalar(select(func.max(Worker.seen_at)).where(Worker.queue == queue))
+
+
 def gone(session: Session, name: str) -> None:
     """A worker that ends in order."""
     session.execute(delete(Worker).where(Worker.name == name))
@@ -48,7 +60,8 @@ def gone(session: Session, name: str) -> None:
 
 def living(session: Session) -> list[Worker]:
     """Those that were heard of in the last minute."""
-    return list(session.scalars(select(Worker).where(Worker.seen_at > func.now() - _LIVE).order_by(Worker.name)))
+    heard = select(Worker).where(Worker.seen_at > func.now() - _LIVE, Worker.queue != REAPER)
+    return list(session.scalars(heard.order_by(Worker.name)))
 
 
 def forget(session: Session) -> None:

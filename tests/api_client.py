@@ -1,8 +1,15 @@
 """Fixtures of the API: a client with a key of each scope, and results made through the worker's own doors."""
 
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
 from datetime import timedelta
 from typing import NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -204,3 +211,30 @@ def segmentation(masks, dropped, size):
         rle = encode_coco(pixels)
         found.append(Mask(label, score, int(pixels.sum()), tuple(bbox(rle)), rle, Source.CRF))
     return Segmentation(width, height, tuple(found), steps, StopReason.UNCHANGED, {"proposal_ms": 1.5})
+
+
+@pytest.fixture
+def served(engine_environment):
+    """The real process: its address and what it printed."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api", "--port", str(port)],
+        env=engine_environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    base = f"http://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            httpx.get(f"{base}/healthz", trust_env=False)
+            break
+        except httpx.TransportError:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+    yield base, process
+    process.kill()
+    process.wait()
+    process.stdout.close()

@@ -16,7 +16,16 @@ from transformers.utils import logging as transformers_logging
 
 install_import_hook("worker.segmenter", "beartype.beartype").__enter__()
 
-pytest_plugins = ["tests.services", "tests.api_client", "tests.rows"]
+pytest_plugins = [  # whatever another one imports comes before it
+    "tests.services",
+    "tests.api_client",
+    "tests.rows",
+    "tests.label_studio_rows",
+    "tests.fake_label_studio",
+    "tests.outbox",
+    "tests.picture_server",
+    "tests.recorded",
+]
 
 CONTEXT = 77
 

@@ -7,9 +7,9 @@ from typing import Protocol
 from huggingface_hub import Discussion, HfApi, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
+from car.weights_digest import WEIGHTS
 from worker.errors import WeightsMissing
 
-WEIGHTS = "model.safetensors"
 FILES = ("config.json", "vocab.json", "merges.txt", WEIGHTS)
 """What a CLIP folder must hold."""
 _ALSO = ("tokenizer_config.json", "preprocessor_config.json")

@@ -1,8 +1,8 @@
 """The pair of CLIPs on its device, as the pipeline uses it."""
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
+from car.weights_digest import weights_digest
 from worker.errors import DeviceMissing, OutOfMemory, WeightsMissing
 from worker.images import Picture
 from worker.places import Places
@@ -18,15 +19,23 @@ from worker.segmenter.finishing import Unfinished
 from worker.segmenter.proposals import padded_size
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import shrunk_size
-from worker.weights import digest, folder_of, load_pair, load_sam, sam_folder_of
+from worker.weights import folder_of, load_pair, load_sam, sam_folder_of
 
 _AT_ONCE = 4
 """Pictures go through a CPU one by one all the same; together they cost fewer transactions."""
 
 
-def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -> "ClipModel":
+Loaded = Callable[[tuple[str, str, str] | None, Mapping[str, str]], None]
+"""Told the names of f, g and SAM ("" where the recipe has none) as recipes give them, None for those of every recipe,
+and the weights by role.
+"""
+
+
+def load_model(
+    models: Places | None, *, device: str = "auto", batch: int = 0, loaded: Loaded | None = None
+) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
-    `batch` 0: as many pictures at once as suit the device.
+    `batch` 0: as many pictures at once as suit the device. `loaded` is called for each pair, once.
 
     Raises:
         WeightsMissing: see worker.weights.
@@ -39,7 +48,7 @@ def load_model(models: Places | None, *, device: str = "auto", batch: int = 0) -
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
-    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE))
+    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded)
     model.load(Recipe())
     return model
 
@@ -54,6 +63,7 @@ class ClipModel:
     where: torch.device
     batches: Batches
     batch: int
+    loaded: Loaded | None = field(default=None, repr=False)
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,7 +80,7 @@ class ClipModel:
         folders = {"proposal": folder_of(places.proposal), "classifier": folder_of(places.classifier)}
         if recipe.sam:
             folders["sam"] = sam_folder_of(_sam_of(places))
-        return {role: digest(folder) for role, folder in folders.items()}
+        return {role: weights_digest(folder) for role, folder in folders.items()}
 
     def load(self, recipe: Recipe) -> Segmenter:
         """The recipe's models, on the device."""
@@ -78,10 +88,17 @@ class ClipModel:
         if places not in self._pairs:
             pair = load_pair(places.proposal, places.classifier, device=self.where)
             self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+            self._tell(replace(recipe, sam=False))
         segmenter = self._pairs[places]
         if recipe.sam and segmenter.sam is None:
             segmenter.sam = load_sam(_sam_of(places), device=self.where)
+            self._tell(recipe)
         return segmenter
+
+    def _tell(self, recipe: Recipe) -> None:
+        if self.loaded is not None:
+            names = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
+            self.loaded(None if self.models else names, self.weights_for(recipe))
 
     def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
         return padded_size(*shrunk_size(picture.height, picture.width, recipe.max_side))

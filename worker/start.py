@@ -1,12 +1,20 @@
 """A gpu worker's pipeline from its settings: the models come onto the device here."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
+import structlog
 from sqlalchemy import Engine
 
+from car.errors import CarError
+from db import offers
 from db.objects import ObjectStore
+from db.session import transaction
 from worker.finishers import Finishers
 from worker.images import ImageLimits
+from worker.images.fetch import Headers, Sources
+from worker.label_studio import LabelStudio
 from worker.model import load_model
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
@@ -21,11 +29,11 @@ def make_pipeline(
     objects: ObjectStore,
     name: str,
 ) -> Pipeline:
-    """Raises: WeightsError or DeviceMissing, with what to change."""
+    """Raises: WeightsError, DeviceMissing or SettingsInvalid, with what to change."""
     return Pipeline(
         engine=engine,
         objects=objects,
-        model=load_model(models, device=settings.device, batch=settings.batch),
+        model=load_model(models, device=settings.device, batch=settings.batch, loaded=partial(_tell, engine)),
         finish=Finishers(processes=settings.finish_processes),
         name=name,
         limits=Limits(
@@ -34,4 +42,21 @@ def make_pipeline(
             store_threads=settings.store_threads,
             images=ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes),
         ),
+        pictures=Sources.of(settings, objects, _headers(settings)),
     )
+
+
+def _headers(settings: WorkerSettings) -> Headers | None:
+    """Of the Label Studio that pictures of its tasks are fetched from; None without a token."""
+    client = LabelStudio.of(settings)
+    return client.headers if client is not None else None
+
+
+def _tell(engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[str, str]) -> None:
+    """The web process makes model versions of what workers have loaded."""
+    try:
+        with transaction(engine) as session:
+            proposal, classifier, sam = names or (offers.ANY, offers.ANY, offers.ANY if "sam" in weights else "")
+            offers.offer(session, proposal, classifier, weights, sam=sam)
+    except CarError as error:
+        structlog.get_logger().warning("offer_failed", reason=str(error))

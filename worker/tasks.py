@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection
 from ctypes import c_bool
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from secrets import token_hex
@@ -25,20 +26,25 @@ from sqlalchemy import Engine
 
 from car.errors import CarError
 from car.model_version import CODE_VERSION
-from db import workers
+from db import predictions, workers
 from db.objects import ObjectStore
 from db.schema import require_current
 from db.session import make_engine, transaction
+from worker.feedback import compare_annotations
+from worker.label_studio import LabelStudio
 from worker.listing import list_sources
 from worker.places import Places
+from worker.publish import Publisher
 from worker.queue import Queue, Task, ring
 from worker.reaping import reap as reap_once
 from worker.settings import WorkerSettings
+from worker.syncing import Syncing
 
 if TYPE_CHECKING:
     from worker.pipeline.pipeline import Pipeline
 
 _LISTING_SECONDS = 60.0
+_PUBLISHING_SECONDS = 60.0
 _GPU_LIMIT = 1800
 """Seconds: above CAR_SLICE_SECONDS by what a hanging batch may take. The child is killed and its leases run out."""
 _IO_LIMIT = 600
@@ -64,6 +70,9 @@ class Process:
     engine: Engine
     objects: ObjectStore
     pipeline: "Pipeline | None" = None
+    publisher: Publisher | None = None
+    syncing: Syncing | None = None
+    """None where no Label Studio may be asked, as where this process serves another queue."""
 
 
 _stopping = RawValue(c_bool, False)
@@ -112,6 +121,10 @@ def segment() -> None:
     structlog.get_logger().info("drained", **vars(drained))
     if drained.more and not _told_to_stop():
         ring(current_app, Task.SEGMENT)
+    with transaction(process.engine) as session:
+        owed = predictions.waiting(session, _instance(process.plan.settings))
+    if owed:
+        ring(current_app, Task.PUBLISH)
 
 
 @shared_task(name=str(Task.LIST), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
@@ -126,14 +139,68 @@ def list_() -> None:
         ring(current_app, Task.LIST)
 
 
+@shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def feedback() -> None:
+    """Compare what annotators drew with what was predicted, for a while."""
+    process = here()
+    done = compare_annotations(
+        process.engine,
+        process.objects,
+        process.name,
+        preset=process.plan.settings.preset,
+        stop=_told_to_stop,
+        seconds=_LISTING_SECONDS,
+    )
+    if done.more and not _told_to_stop():
+        ring(current_app, Task.FEEDBACK)
+
+
+@shared_task(name=str(Task.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def publish() -> None:
+    """Render predictions and write them back, for a while."""
+    process = here()
+    if process.publisher is None or _told_to_stop():
+        return
+    published = process.publisher.publish(stop=_told_to_stop, seconds=_PUBLISHING_SECONDS)
+    if published.counts:
+        structlog.get_logger().info("published", **published.counts)
+    if published.more:
+        ring(current_app, Task.PUBLISH)
+
+
+@shared_task(name=str(Task.SYNC), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+def sync() -> None:
+    """Look at the tasks of Label Studio's projects, for a while."""
+    process = here()
+    if process.syncing is None or _told_to_stop():
+        return
+    synced = process.syncing.sync(stop=_told_to_stop, seconds=_LISTING_SECONDS)
+    if synced.asked:
+        structlog.get_logger().info("synced", **vars(synced))
+        ring(current_app, Task.PUBLISH)
+    if synced.more:
+        ring(current_app, Task.SYNC)
+
+
 @shared_task(name=str(Task.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def reap() -> None:
     """Bring back what silent workers held, and ring for whatever waits."""
     process = here()
-    seen = reap_once(process.engine)
+    settings = process.plan.settings
+    seen = reap_once(
+        process.engine,
+        instance=_instance(settings),
+        sync_every=timedelta(seconds=settings.sync_seconds),
+    )
     if seen.requeued or seen.dead:
         structlog.get_logger().warning("reaped", requeued=seen.requeued, dead=seen.dead)
-    for wanted, task in ((seen.items_wait, Task.SEGMENT), (seen.sources_wait, Task.LIST)):
+    for wanted, task in (
+        (seen.items_wait, Task.SEGMENT),
+        (seen.sources_wait, Task.LIST),
+        (seen.predictions_wait, Task.PUBLISH),
+        (seen.syncs_wait, Task.SYNC),
+        (seen.annotations_wait, Task.FEEDBACK),
+    ):
         if wanted:
             ring(current_app, task)
 
@@ -175,6 +242,8 @@ def _end(**_: Any) -> None:  # noqa: ANN401
         except CarError as error:
             structlog.get_logger().warning("farewell_failed", reason=str(error))
         process.engine.dispose()
+        if process.pipeline is not None:
+            process.pipeline.close()
 
 
 def _made(plan: Plan) -> Process:
@@ -188,9 +257,32 @@ def _made(plan: Plan) -> Process:
         from worker.start import make_pipeline  # noqa: PLC0415 - torch, in the child alone
 
         process.pipeline = make_pipeline(settings, plan.models, engine, objects, name)
+    if Queue.IO in plan.queues:
+        _connect(process, settings)
     with transaction(engine) as session:
         workers.seen(session, _presence(process))
     return process
+
+
+def _connect(process: Process, settings: WorkerSettings) -> None:
+    """What talks to Label Studio; documents are made without one, too, for /predict to answer with."""
+    client = LabelStudio.of(settings, connections=settings.publish_threads + 1)
+    process.publisher = Publisher(
+        process.engine,
+        process.objects,
+        client,
+        process.name,
+        threads=settings.publish_threads,
+        preset=settings.preset,
+    )
+    if client is not None:
+        bell = partial(ring, current_app, Task.SEGMENT)
+        process.syncing = Syncing(process.engine, process.objects, client, process.name, settings.preset, found=bell)
+
+
+def _instance(settings: WorkerSettings) -> str | None:
+    """The Label Studio that may be written to."""
+    return settings.label_studio_url if settings.label_studio_api_key else None
 
 
 def _presence(process: Process) -> workers.Presence:

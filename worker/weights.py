@@ -2,7 +2,6 @@
 model.safetensors, named by content. Of pickles it opens one kind, once: released SAMs, to convert them.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from car.weights_digest import WEIGHTS, weights_digest
 from worker.errors import WeightsInvalid, WeightsMissing
-from worker.hub import FILES, WEIGHTS, pulled
+from worker.hub import FILES, pulled
 from worker.sam_store import RELEASES, Release, pulled_sam
 from worker.segmenter.encoder import Encoder
 
 if TYPE_CHECKING:
     from worker.segmenter.sam import AutomaticMasks
 
-_READ = 1 << 20
 _SAM_FILES = ("config.json", WEIGHTS)
 
 
@@ -48,7 +47,9 @@ def load_pair(proposal: str | Path, classifier: str | Path, *, device: torch.dev
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
     proposal_encoder, classifier_encoder = (load_encoder(folder, device=device) for folder in roles.values())
-    return ClipPair(proposal_encoder, classifier_encoder, {role: digest(folder) for role, folder in roles.items()})
+    return ClipPair(
+        proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()}
+    )
 
 
 def load_encoder(folder: Path, *, device: torch.device) -> Encoder:
@@ -92,21 +93,6 @@ def folder_of(where: str | Path) -> Path:
                 f"pickled .bin and .pt files are never opened)"
             )
     return folder
-
-
-def digest(folder: Path) -> str:
-    """Sha256 (hex) of the folder's safetensors, remembered beside it as long as size and time of the file stand."""
-    weights = folder / WEIGHTS
-    stat = weights.stat()
-    stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    memo = folder / f"{WEIGHTS}.sha256"
-    known = _read_memo(memo)
-    if {name: known.get(name) for name in stamp} == stamp and "sha256" in known:
-        return str(known["sha256"])
-    sha = _sha256(weights)
-    with contextlib.suppress(OSError):  # a read-only folder costs the time of hashing, nothing else
-        memo.write_text(json.dumps(stamp | {"sha256": sha}))
-    return sha
 
 
 def load_sam(where: str | Path, *, device: torch.device) -> "AutomaticMasks":
@@ -189,7 +175,8 @@ def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) 
     """
     if not checkpoint.is_file():
         raise WeightsMissing(f"there is no file {checkpoint}")
-    sha = _sha256(checkpoint)
+    with checkpoint.open("rb") as stream:
+        sha = hashlib.file_digest(stream, "sha256").hexdigest()
     for name, release in releases.items():
         if release.sha256 == sha:
             return name
@@ -197,22 +184,6 @@ def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) 
         f"{checkpoint} (sha256 {sha}) is none of the released checkpoints {', '.join(releases)}; "
         "others are not opened, because a pickle can run code"
     )
-
-
-def _sha256(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_READ):
-            sha.update(chunk)
-    return sha.hexdigest()
-
-
-def _read_memo(memo: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(memo.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _check_config(folder: Path) -> None:

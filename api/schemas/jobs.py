@@ -38,7 +38,7 @@ class JobRequest(RequestModel):
     )
 
     source: Text | ManifestRequest | list[Text] = Field(
-        description="a prefix, a glob (`*`, `?`, `**`, `[abc]`, `{a,b}`), a manifest, or addresses one by one"
+        description="a prefix, a glob (`*`, `?`, `**`, `[abc]`, `{a,b}`), a manifest, or addresses (s3, http, https)"
     )
     labels: list[Text | LabelRequest] | None = Field(default=None, description="words to look for")
     vocabulary: Text | None = Field(

@@ -23,7 +23,9 @@ class ResultQuery(RequestModel):
     )
     job: UUID | None = Field(default=None, description="one entry for each done picture of the job")
     image: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="sha256 of the picture's bytes")
-    model_version: _Word | None = None
+    model_version: _Word | None = Field(
+        default=None, description="of results, or as Label Studio shows it on their predictions"
+    )
     dropped: _Word | None = Field(default=None, description="a label that the recurrence let fall")
     dropped_at: int | None = Field(
         default=None, ge=1, le=_SMALLINT, description="the step in which that label, or any, fell"

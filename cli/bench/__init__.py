@@ -5,6 +5,7 @@ import typer
 from cli.bench.engine import engine
 from cli.bench.latency import latency
 from cli.bench.listing import listing
+from cli.bench.predict import predict
 from cli.bench.results import results
 from cli.bench.segmenter import segmenter
 
@@ -14,5 +15,6 @@ bench.command()(engine)
 bench.command()(listing)
 bench.command()(latency)
 bench.command()(results)
+bench.command()(predict)
 
 __all__ = ["bench"]

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, UniqueConstr
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from car.outcomes import Outcome
 from db.models.base import Base, number, one_of, since_now
 from db.models.work import Job
 
@@ -100,7 +101,18 @@ class Prediction(Base):
     __table_args__ = (
         one_of("state", PredictionState),
         UniqueConstraint("instance", "project", "task", "model_version"),
-        Index("prediction_pending_idx", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        Index("prediction_pending_idx", "instance", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        Index(
+            "prediction_unrendered_idx",
+            "not_before",
+            "id",
+            postgresql_where=text("state = 'pending' AND document IS NULL"),
+        ),
+        Index(
+            "prediction_answered_idx",
+            "sent_at",
+            postgresql_where=text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+        ),
         Index(None, "item_id"),
         Index(None, "result_id"),
     )
@@ -122,10 +134,12 @@ class Prediction(Base):
     leased_until: Mapped[datetime | None] = mapped_column()
     not_before: Mapped[datetime] = since_now()
     document: Mapped[str | None] = mapped_column()
-    """The prediction as JSON text, from when it is made until it is sent."""
+    """The prediction as JSON text, from when it is made until it is sent; an answer's for an hour more."""
     score: Mapped[float | None] = mapped_column()
     prediction: Mapped[int | None] = mapped_column(BigInteger)
     """Label Studio's id of it; none where it was the answer to /predict."""
+    attempted_at: Mapped[datetime | None] = mapped_column()
+    """When a publisher last took it to be sent."""
     sent_at: Mapped[datetime | None] = mapped_column()
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
@@ -163,16 +177,6 @@ class Annotation(Base):
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     seen_at: Mapped[datetime] = since_now()
-
-
-class Outcome(StrEnum):
-    ACCEPTED = "accepted"
-    """The person kept our mask, or nearly so."""
-    CHANGED = "changed"
-    REJECTED = "rejected"
-    """We predicted the label, and the person took it away."""
-    MISSED = "missed"
-    """The person drew a label that we had not found."""
 
 
 class Feedback(Base):

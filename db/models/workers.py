@@ -36,7 +36,10 @@ class Offer(Base):
 
     proposal: Mapped[str] = mapped_column(primary_key=True)
     classifier: Mapped[str] = mapped_column(primary_key=True)
-    """Names of f and g as recipes give them; both `*` for a pair that serves every recipe."""
+    sam: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
+    """Names of f, g and SAM as recipes give them; all `*` for models that serve every recipe; no name of a SAM for
+    recipes without one.
+    """
     weights: Mapped[dict[str, Any]]
     """Role to sha256."""
     offered_at: Mapped[datetime] = since_now()

@@ -140,7 +140,30 @@ def upgrade() -> None:
     op.add_column("prediction", sa.Column("worker", sa.Text(), nullable=True))
     op.add_column("prediction", sa.Column("document", sa.Text(), nullable=True))
     op.add_column("prediction", sa.Column("score", sa.Double(), nullable=True))
+    op.add_column("prediction", sa.Column("attempted_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("prediction", sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True))
+    op.drop_index("prediction_pending_idx", table_name="prediction", postgresql_where=sa.text("state = 'pending'"))
+    op.create_index(
+        "prediction_pending_idx",
+        "prediction",
+        ["instance", "not_before", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
+    op.create_index(
+        "prediction_unrendered_idx",
+        "prediction",
+        ["not_before", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending' AND document IS NULL"),
+    )
+    op.create_index(
+        "prediction_answered_idx",
+        "prediction",
+        ["sent_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+    )
     op.execute("UPDATE prediction SET not_before = created_at WHERE not_before IS NULL")
     op.alter_column(
         "prediction",
@@ -160,7 +183,26 @@ def downgrade() -> None:
         server_default=None,
         nullable=True,
     )
+    op.drop_index(
+        "prediction_answered_idx",
+        table_name="prediction",
+        postgresql_where=sa.text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+    )
+    op.drop_index(
+        "prediction_unrendered_idx",
+        table_name="prediction",
+        postgresql_where=sa.text("state = 'pending' AND document IS NULL"),
+    )
+    op.drop_index("prediction_pending_idx", table_name="prediction", postgresql_where=sa.text("state = 'pending'"))
+    op.create_index(
+        "prediction_pending_idx",
+        "prediction",
+        ["not_before", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
     op.drop_column("prediction", "sent_at")
+    op.drop_column("prediction", "attempted_at")
     op.drop_column("prediction", "score")
     op.drop_column("prediction", "document")
     op.drop_column("prediction", "worker")

@@ -1,32 +1,30 @@
 """Who may do what; what happens where a part is away; what never leaves the process."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
 
 import httpx
-import pytest
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from api.app import create_app
 from db.session import transaction
 from tests.api_client import bearer
+from tests.recorded import BASIC, PASSWORD, TOKEN, USER
 
 NOWHERE = "00000000-0000-7000-8000-000000000000"
-OPEN = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+LABEL_STUDIO = {"/setup", "/predict", "/webhook"}
+OPEN = {"/", "/health", "/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 
 
 def routes(app):
-    """(method, address, scope) of every route that wants a key."""
+    """(method, address, secured) of every route that wants a key."""
     found = []
     for path, operations in app.openapi()["paths"].items():
-        if path in OPEN:
+        if path in OPEN | LABEL_STUDIO:
             continue
         address = re.sub(r"\{[^}]*\}", NOWHERE, path)
         found += [(method.upper(), address, bool(one.get("security"))) for method, one in operations.items()]
@@ -43,6 +41,55 @@ def test_every_route_denies_strangers_and_unknown_keys(app, anonymous):
             assert answer.status_code == 401, (method, address, headers, answer.text)
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_every_route_of_label_studio_denies_strangers(face_settings, keys):
+    app = create_app(face_settings)
+    table = [
+        (path, method) for path, all_of in app.openapi()["paths"].items() for method in all_of if path in LABEL_STUDIO
+    ]
+    assert {path for path, _ in table} == LABEL_STUDIO
+    wrong = [("car", "wrong"), ("", ""), ("other", PASSWORD), ("car", PASSWORD + "x")]
+    with TestClient(app) as client:
+        for path, method in table:
+            strange = [{}, bearer(keys.admin), {"Authorization": "Basic \x7f"}, {"Authorization": "Basic"}]
+            strange += [{"X-Car-Token": "wrong"}, {"X-Car-Token": ""}]
+            answers = [client.request(method, path, headers=headers, json={}) for headers in strange]
+            answers += [client.request(method, path, auth=auth, json={}) for auth in wrong]
+            for answer in answers:
+                assert (answer.status_code, answer.json()["code"]) == (401, "credentials_refused"), path
+                assert answer.headers["www-authenticate"].startswith("Basic")
+            for auth in (BASIC, (USER, PASSWORD)):  # as requests and as browsers send it
+                assert client.request(method, path, auth=auth, json={}).status_code == 422, path
+        assert client.post("/webhook", headers={"X-Car-Token": TOKEN}, json={}).status_code == 422
+        assert client.post("/predict", headers={"X-Car-Token": TOKEN}, json={}).status_code == 401
+
+
+def test_health_is_told_to_strangers_and_says_when_credentials_are_wrong(face_settings):
+    with TestClient(create_app(face_settings)) as client:
+        for path in ("/", "/health"):
+            assert client.get(path).json() == {"status": "UP", "model_class": "CarLabeler"}
+            assert client.get(path, auth=BASIC).status_code == 200
+            assert client.get(path, auth=("car", "wrong")).status_code == 401
+
+
+def test_the_webhook_is_open_only_where_nothing_is_configured(api_settings, face_settings):
+    settings = {"none": api_settings, "both": face_settings}
+    settings["secret"] = face_settings.model_copy(update={"basic_auth_user": None, "basic_auth_pass": None})
+    settings["basic"] = face_settings.model_copy(update={"webhook_secret": None})
+    answers = {}
+    for name, one in settings.items():
+        with TestClient(create_app(one)) as client:
+            sent = ({}, {"headers": {"X-Car-Token": TOKEN}}, {"auth": BASIC})
+            answers[name] = [
+                client.post("/webhook", json={"action": "START_TRAINING"}, **more).status_code for more in sent
+            ]
+    assert answers == {
+        "none": [201, 201, 201],
+        "both": [401, 201, 201],
+        "secret": [401, 201, 401],
+        "basic": [401, 401, 201],
+    }
 
 
 def test_every_route_denies_keys_of_too_small_a_scope(app, anonymous, keys):
@@ -181,33 +228,6 @@ def test_without_tables_it_is_not_ready_and_says_what_to_do(api_settings, empty_
 def test_ready_names_its_checks(client):
     checks = {"database": "ok", "schema": "ok", "broker": "ok", "objects": "ok"}
     assert client.get("/readyz").json() == {"status": "ready", "checks": checks}
-
-
-@pytest.fixture
-def served(engine_environment):
-    """The real process: its address and what it printed."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api", "--port", str(port)],
-        env=engine_environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    base = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            httpx.get(f"{base}/healthz", trust_env=False)
-            break
-        except httpx.TransportError:
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
-    yield base, process
-    process.kill()
-    process.wait()
-    process.stdout.close()
 
 
 def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_order(served, api_rows, keys):

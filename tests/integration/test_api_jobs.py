@@ -95,7 +95,7 @@ def test_a_source_that_cannot_work_is_refused_at_once(client, bucket):
     bucket.put("in/notes.md", b"x")
     bucket.put("in/empty.png", b"")
     bucket.put("empty.txt", b"# nothing\n\n")
-    bucket.put("bad.txt", b"http://a/b.png\nnonsense\n")
+    bucket.put("bad.txt", b"ftp://a/b.png\nnonsense\n")
     for source, code, says in (
         ("pictures", "source_invalid", "s3://bucket"),
         ("s3://", "source_invalid", "bucket"),
@@ -122,7 +122,14 @@ def test_a_source_that_cannot_work_is_refused_at_once(client, bucket):
 def test_a_manifest_with_one_good_line_and_a_late_picture_are_taken(client, bucket):
     bucket.put("list.txt", b"nonsense\ns3://anywhere/a.png\n")
     bucket.put("deep/a/b/c.JPEG", b"x")
-    for source in (f"s3://{bucket.name}/list.txt", f"s3://{bucket.name}/**", f"s3://{bucket.name}", ["s3://a-b/c.png"]):
+    for source in (
+        f"s3://{bucket.name}/list.txt",
+        f"s3://{bucket.name}/**",
+        f"s3://{bucket.name}",
+        ["s3://a-b/c.png"],
+        ["https://a.example/b.png"],
+        ["https://a.example/b.png", "s3://a-b/c.png"],
+    ):
         answer = client.post(JOBS, json=order(bucket, source=source))
         assert answer.status_code == (422 if source == ["s3://a-b/c.png"] else 202), answer.text
 

@@ -66,6 +66,16 @@ def test_each_filter_alone_and_all_together(client, api_rows):
     assert found(**whole | {"dropped_at": 2}) == []
 
 
+def test_the_version_that_label_studio_shows_finds_the_results_behind_it(client, api_rows):
+    digests = "car-0.1.0+0a1b2c3d.11111111.22222222"
+    mine = api_rows.result([("cat", 0.9)], model_version=digests)
+    api_rows.result([("cat", 0.9)], model_version=digests.replace("2", "3"))
+    for version in (digests, f"{digests}.deadbeef"):
+        assert ids(client.get("/api/v1/results", params={"model_version": version})) == [str(mine.id)]
+    for version in (f"{digests}.deadbeef.deadbeef", f"{digests}.deadbee", digests.removesuffix(".22222222")):
+        assert ids(client.get("/api/v1/results", params={"model_version": version})) == []
+
+
 def test_a_job_shows_each_of_its_pictures_in_the_reverse_order_of_listing(client, api_rows):
     job = api_rows.job()
     one = api_rows.result(job=job, uris=["s3://a/1.png", "s3://a/2.png", "s3://b/1.png"])

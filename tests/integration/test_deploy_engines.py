@@ -59,7 +59,10 @@ def listening(process):
     """Ports that a process listens on for other machines, by /proc."""
     inodes = set()
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        target = str(link.readlink())
+        try:
+            target = str(link.readlink())
+        except FileNotFoundError:  # closed since the folder was listed
+            continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     ports = set()

@@ -147,7 +147,9 @@ class Lives(RuleBasedStateMachine):
     def fall_silent(self, worker):
         for life in self.held(worker):
             life.silent = True
-        self.rows.sql("UPDATE item SET leased_until = now() - interval '1 s' WHERE worker = :w", w=worker)
+        self.rows.sql(
+            "UPDATE item SET leased_until = now() - interval '1 s' WHERE worker = :w AND state = 'running'", w=worker
+        )
 
     @rule()
     def reap(self):

@@ -238,7 +238,7 @@ def test_a_retry_takes_what_failed_died_or_was_cancelled_and_not_what_can_never_
     rows.items(job, 5)
     rows.sql(
         "UPDATE item SET state = (ARRAY['failed', 'dead', 'cancelled', 'done', 'failed'])[row_number], lost = 2, "
-        "failures = 4, error_code = CASE row_number WHEN 5 THEN 'source_invalid' END "
+        "attempt = 1, failures = 4, error_code = CASE row_number WHEN 5 THEN 'source_invalid' END "
         "FROM (SELECT id AS number, row_number() OVER (ORDER BY id) FROM item) AS numbered WHERE id = number"
     )
     assert rows.do(jobs.retry, job) == 3

@@ -197,7 +197,7 @@ def test_lines_of_a_manifest_that_name_no_picture_fail_alone(rows, bucket, liste
         "# a comment",
         "",
         "  " + good[1] + "  ",
-        "http://elsewhere/a.jpg",
+        "ftp://elsewhere/a.jpg",
         "s3://",
         "s3://other/",
         "s3://other/" + "x" * 70 * 1024,

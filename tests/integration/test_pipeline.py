@@ -25,8 +25,11 @@ from db.models import ItemState, JobKind, Lane
 from db.objects import ObjectStore
 from db.progress import progress_of
 from db.session import make_engine, transaction
+from db.tasks import Asked
+from tests.label_studio_rows import ProjectRows
 from worker.errors import OutOfMemory, WeightsMissing
 from worker.listing import list_sources
+from worker.pipeline import intake
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits
 
@@ -440,3 +443,27 @@ def test_two_workers_share_a_job_without_computing_anything_twice(bucket, job_ov
 
 def test_states_are_the_ones_the_api_knows():
     assert {str(state) for state in ItemState} == {"queued", "running", "done", "failed", "dead", "cancelled"}
+
+
+def test_words_of_each_task_are_as_many_as_pictures_and_a_worker_keeps_few_of_them(
+    bucket, engine, pipeline_of, monkeypatch
+):
+    monkeypatch.setattr(intake, "_WISHES_KEPT", 2)
+    project = ProjectRows(engine)
+    words = project.do(vocabularies.keep_all, [Vocabulary.of([f"word {number}"]) for number in range(6)])
+    asked = [
+        Asked(task=number, uri=f"s3://{bucket.name}/in/{number % 2}.png", vocabulary_id=words[number % 6])
+        for number in range(18)
+    ]
+    for number in range(2):
+        bucket.put(f"in/{number}.png", png(number + 1))
+    project.ask(*asked, weights=Painter.weights)
+    drained = pipeline_of(Painter(batch=2)).drain()
+    assert (drained.done, drained.failed) == (6, 0)
+    project.ask(*asked, weights=Painter.weights)
+    assert [row.task for row in project.predictions()] == list(range(18))
+    labels = project.sql(
+        "SELECT task.task, mask.label FROM task JOIN item ON item.id = task.item_id "
+        "JOIN mask ON mask.result_id = item.result_id"
+    )
+    assert dict(map(tuple, labels)) == {number: f"word {number % 6}" for number in range(18)}

@@ -18,6 +18,7 @@ from car.recipe import Mode, Recipe
 from car.rle import decode_coco
 from car.segmentation import Source
 from car.vocabulary import Vocabulary
+from car.weights_digest import weights_digest
 from cli.main import app
 from demo.scenes import WORDS, held_out_scenes
 from demo.towers import WEIGHTS
@@ -29,7 +30,7 @@ from worker.segmenter.ensembling import Region, Regions
 from worker.segmenter.sam_network import SamSizes, build
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import Image
-from worker.weights import digest, load_pair
+from worker.weights import load_pair
 
 OFF = preset("demo")
 ON = replace(OFF, sam=True, iou=0.5)
@@ -173,7 +174,7 @@ def test_a_worker_loads_its_sam_when_a_recipe_asks_for_it(sam_folder, scenes):
 def test_a_worker_names_its_sam_in_results_of_recipes_that_use_it(sam_folder):
     model = worker(sam_folder)
     assert set(model.weights_for(OFF)) == {"proposal", "classifier"}
-    assert model.weights_for(ON)["sam"] == digest(sam_folder)
+    assert model.weights_for(ON)["sam"] == weights_digest(sam_folder)
 
 
 def test_a_worker_without_a_sam_says_so_and_serves_other_recipes():
@@ -209,7 +210,7 @@ def test_the_command_line_turns_sam_on_by_naming_it_or_finds_it_beside_the_model
     on, off = document("--sam", str(sam_folder)), document("--sam", "none")
     assert on == document("--set", "sam=on") | {"timings": on["timings"]}
     assert off == document() | {"timings": off["timings"]}
-    assert on["weights"]["sam"] == digest(sam_folder)
+    assert on["weights"]["sam"] == weights_digest(sam_folder)
     assert "sam" not in off["weights"]
     assert on["model_version"] != off["model_version"]
     assert on["recipe"]["sam"] is True

@@ -172,7 +172,7 @@ def test_the_whole_service_runs_heals_stops_and_comes_back(tmp_path):
     with up(folder, port) as (process, environment):
         assert environment["CAR_API_URL"] == f"http://127.0.0.1:{port}"
         assert environment["CAR_API_KEY"].startswith("car_")
-        assert environment["BASIC_AUTH_USER"]
+        assert all(environment[name] for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "CAR_WEBHOOK_SECRET"))
         with psycopg.connect(environment["DATABASE_URL"]) as connection:
             assert connection.execute("SELECT count(*) FROM api_key").fetchone() == (1,)
 

@@ -75,3 +75,10 @@ def test_pages_hold_each_vocabulary_once_newest_first_with_its_newest_name(rows)
     assert (seen[-1].name, seen[-1].version, seen[0].name) == ("new", 1, None)
     with pytest.raises(CursorInvalid):
         rows.do(vocabularies.recipes, cursor="nonsense", limit=2)
+
+
+def test_words_of_many_tasks_are_kept_in_the_order_given(rows):
+    words = [Vocabulary.of([name]) for name in ("c", "a", "b", "a")]
+    kept = rows.do(vocabularies.keep_all, words)
+    assert kept == [rows.do(vocabularies.keep, one) for one in words]
+    assert rows.do(vocabularies.keep_all, []) == []

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
-from db import workers
+from db import projects, workers
 from db.session import make_engine, transaction
 from worker.queue import Task, celery_app, ring
 
@@ -77,6 +77,26 @@ def test_a_worker_begins_answers_bells_and_leaves_at_sigterm(queues, engine_envi
     assert not living()
     assert '"level": "error"' not in log.read_text()
     assert broker.split(":")[2].split("@")[0] not in log.read_text()
+
+
+def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_environment, living, tmp_path):
+    log = tmp_path / "log"
+    outbox.owe(3)
+    new = outbox.studio.add_tasks(outbox.number, ["s3://bucket/new.jpg"])
+    outbox.do(projects.want_sync, outbox.row())
+    here = {"LABEL_STUDIO_URL": outbox.studio.url + "/", "LABEL_STUDIO_API_KEY": outbox.studio.personal_token()}
+    environment = engine_environment | here | {"S3_PREFIX": "car/", "CAR_PRESET": "demo", "CAR_SYNC_SECONDS": "0"}
+    with running("worker", "--queues", "io", environment=environment, log=log) as process:
+        wait_for(living, log)
+        assert ring(celery_app(environment["CELERY_BROKER_URL"]), Task.REAP)
+        wait_for(lambda: outbox.states() == {"sent": 3}, log)
+        wait_for(lambda: outbox.row().synced_at is not None, log)
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
+    assert [row.state for row in outbox.items_by_task() if row.task in new] == ["queued"]
+    assert len(outbox.studio.predictions()) == 3
+    assert '"level": "error"' not in log.read_text()
+    assert here["LABEL_STUDIO_API_KEY"] not in log.read_text()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems tell no child that its parent died")

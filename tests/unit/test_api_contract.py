@@ -44,7 +44,7 @@ def test_every_operation_is_described_and_its_errors_are_problems(document):
 
 def test_only_health_is_open(document):
     open_ones = {path for path, _, one in operations(document) if not one.get("security")}
-    assert open_ones == {"/healthz", "/readyz"}
+    assert open_ones == {"/", "/health", "/healthz", "/readyz"}
 
 
 def test_the_document_and_its_page_are_served_without_an_engine():

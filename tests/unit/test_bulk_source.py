@@ -160,6 +160,9 @@ def test_a_glob_without_wild_letters_names_exactly_itself(key):
         ("  s3://bucket/a b.jpg ", "s3://bucket/a b.jpg"),
         ('{"uri": "s3://bucket/a.jpg "}', "s3://bucket/a.jpg "),
         ('{"image": "s3://bucket/a.jpg", "more": [1]}', "s3://bucket/a.jpg"),
+        ("https://host.example/a b.jpg?x=1\r\n", "https://host.example/a b.jpg?x=1"),
+        ("HTTP://127.0.0.1:8080/a.jpg", "HTTP://127.0.0.1:8080/a.jpg"),  # whether it may be asked is not said here
+        ('{"uri": "https://host.example/a.jpg"}', "https://host.example/a.jpg"),
     ],
 )
 def test_a_line_of_a_manifest_is_an_address_or_nothing(line, uri):
@@ -172,6 +175,14 @@ def test_a_line_of_a_manifest_is_an_address_or_nothing(line, uri):
         "a.jpg",
         "s3://bucket",
         "s3://bucket/folder/",
+        "http://",
+        "https:///a.jpg",
+        "http://?a.jpg",
+        "https://host.example/\x1b[2J.jpg",
+        "https://host.example/" + "x" * MAX_URI,
+        "ftp://host.example/a.jpg",
+        "file:///a.jpg",
+        "//host.example/a.jpg",
         "{",
         '{"uri": 7}',
         '{"other": "s3://bucket/a.jpg"}',
@@ -196,7 +207,7 @@ def test_every_line_is_an_address_nothing_or_refused(line):
             uri = manifest_line(whole)
         except SourceError:
             continue
-        assert uri is None or split_s3(uri)[1]
+        assert uri is None or uri[:8].lower().startswith(("http://", "https://")) or split_s3(uri)[1]
 
 
 @given(st.text(max_size=40), st.integers(0, 60))

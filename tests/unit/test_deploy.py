@@ -114,7 +114,7 @@ def test_the_docs_name_variables_and_services_that_exist():
         re.findall(r"\b((?:CAR|COMPOSE|POSTGRES|REDIS|AWS|S3|HF)_[A-Z0-9_]+|DATABASE_URL|[A-Z]+_BROKER_URL)\b", DOCS)
     )
     assert named - set(example()) == {"CAR_API_URL", "CAR_API_KEY"}  # those are the client's
-    assert set(re.findall(r"docker compose exec (?:-T )?(\S+)", DOCS)) <= set(SERVICES)
+    assert set(re.findall(r"docker compose exec (?:-\S+ )*(\S+)", DOCS)) <= set(SERVICES)
     assert set(re.findall(r"docker compose run --rm (?:-\S+ )*([a-z]\S*)", DOCS)) <= set(SERVICES)
 
 
@@ -177,11 +177,22 @@ def test_the_images_carry_the_version_of_the_project():
         assert interpolated(SERVICES[name]["image"], {}).endswith(f":{version}")
 
 
-def test_only_the_api_is_published_and_only_to_this_host():
+def test_only_the_api_and_the_demos_label_studio_are_published_and_only_to_this_host():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert {name: [interpolated(port, {}) for port in ports] for name, ports in published.items()} == {
-        "api": ["127.0.0.1:9090:9090"]
+        "api": ["127.0.0.1:9090:9090"],
+        "label-studio": ["127.0.0.1:8080:8080"],
     }
+
+
+def test_the_demos_label_studio_may_call_a_private_backend_and_reaches_no_engine():
+    service = SERVICES["label-studio"]
+    assert service["profiles"] == ["demo"]
+    assert service["networks"] == ["outside"]
+    assert {service["environment"][name] for name in ("ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED")} == {"false"}
+    assert "demo" not in dict(re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOY / ".env.example").read_text(), re.MULTILINE))[
+        "COMPOSE_PROFILES"
+    ].split(",")
 
 
 def test_engines_are_on_a_network_without_a_way_out():

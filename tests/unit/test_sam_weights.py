@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from car.presets import preset
+from car.weights_digest import weights_digest
 from cli.main import app
 from worker import sam_store
 from worker.errors import WeightsInvalid, WeightsMissing
 from worker.sam_store import RELEASES, Release, fetched, pulled_sam
 from worker.segmenter.sam_network import SamSizes, build
-from worker.weights import convert_sam, digest, load_sam, sam_folder_of
+from worker.weights import convert_sam, load_sam, sam_folder_of
 
 CPU = torch.device("cpu")
 TINY = SamSizes(
@@ -160,7 +161,7 @@ def test_a_release_is_fetched_checked_and_taken_away_again(release, store):
     assert source.asked == "https://sam.invalid/x.pth"
     assert not file.exists()
     assert pulled_sam("sam-vit-x") == store / "sam-vit-x"
-    assert len(digest(store / "sam-vit-x")) == 64
+    assert len(weights_digest(store / "sam-vit-x")) == 64
 
 
 def test_a_file_that_is_not_the_release_is_thrown_away(release, store):

@@ -40,7 +40,7 @@ class Answers:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(watching, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.001)
 
 
 def watch(answers, **settings):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from car.weights_digest import weights_digest
 from worker.errors import WeightsInvalid, WeightsMissing
-from worker.weights import digest, folder_of, load_pair
+from worker.weights import folder_of, load_pair
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -16,16 +17,16 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_pair_is_loaded_with_the_digests_of_its_weights(tiny_clips: Path) -> None:
     pair = load_pair(tiny_clips / "proposal", tiny_clips / "classifier", device=CPU)
-    assert pair.digests == {role: digest(tiny_clips / role) for role in ("proposal", "classifier")}
+    assert pair.digests == {role: weights_digest(tiny_clips / role) for role in ("proposal", "classifier")}
     assert pair.proposal.dtype is torch.float32
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tiny_clip_copy: Path) -> None:
     weights = tiny_clip_copy / "model.safetensors"
-    first = digest(tiny_clip_copy)
+    first = weights_digest(tiny_clip_copy)
     assert json.loads((tiny_clip_copy / "model.safetensors.sha256").read_text())["sha256"] == first
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert digest(tiny_clip_copy) != first
+    assert weights_digest(tiny_clip_copy) != first
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt", "model.safetensors"])

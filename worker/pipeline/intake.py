@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,6 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from car.bulk_source import split_s3
 from car.errors import CarError
 from car.model_version import model_version, run_key
 from db import items, results, vocabularies
@@ -21,16 +21,19 @@ from db.errors import DatabaseUnreachable
 from db.items import Claimed, Ended, Failed
 from db.session import transaction
 from worker.images import open_image
+from worker.images.fetch import name_of
 from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.work import Fetched, Limits, Model, Objects, Wish
+from worker.pipeline.work import Fetched, Limits, Model, Pictures, Wish
 
 _LOOKUP_AT_ONCE = 64
 _ELSEWHERE = timedelta(seconds=2)
 """A picture that another worker computes right now is looked at again after it."""
 _POLL_SECONDS = 0.2
 _PLENTY_SECONDS = 5.0
+_WISHES_KEPT = 256
+"""Vocabularies may be as many as pictures. Those in hand are kept by their pictures."""
 
 
 class Intake:
@@ -39,7 +42,7 @@ class Intake:
     def __init__(
         self,
         engine: Engine,
-        objects: Objects,
+        pictures: Pictures,
         worker: str,
         model: Model,
         limits: Limits,
@@ -49,10 +52,10 @@ class Intake:
         ledger: Ledger,
         plenty: Callable[[], object],
     ) -> None:
-        self._engine, self._objects, self._worker, self._model, self._limits = engine, objects, worker, model, limits
+        self._engine, self._pictures, self._worker, self._model, self._limits = engine, pictures, worker, model, limits
         self._hand, self._buckets, self._ledger, self._plenty = hand, buckets, ledger, plenty
         self._said_plenty = 0.0
-        self._wishes: dict[tuple[UUID, UUID], Wish | CarError] = {}
+        self._wishes: OrderedDict[tuple[UUID, UUID], Wish | CarError] = OrderedDict()
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
         self._lookup = threading.Thread(target=self._look_up_all, name="lookup", daemon=True)
@@ -92,8 +95,7 @@ class Intake:
         try:
             with transaction(self._engine, durable=False) as session:
                 claimed = items.claim(session, self._worker, limit=room, lease=self._limits.lease, company=held > 0)
-                for item in claimed:
-                    self._learn(session, item)
+                wishes = [self._learn(session, item) for item in claimed]
         except DatabaseUnreachable as error:
             structlog.get_logger().warning("claim_failed", reason=str(error))
             self._hand.wait(1.0)
@@ -103,37 +105,42 @@ class Intake:
             self._plenty()
         self._hand.take(claimed)
         self._buckets.expect(len(claimed))
-        for item in claimed:
-            self._fetchers.submit(self._fetch, item)
+        for item, wish in zip(claimed, wishes, strict=True):
+            self._fetchers.submit(self._fetch, item, wish)
         return claimed
 
-    def _learn(self, session: Session, item: Claimed) -> None:
-        """The item's vocabulary and recipe, or why this worker cannot follow them; it keeps those it met."""
+    def _learn(self, session: Session, item: Claimed) -> Wish | CarError:
+        """The item's vocabulary and recipe, or why this worker cannot follow them; it keeps the last ones it met."""
         key = (item.vocabulary_id, item.recipe_id)
-        if key not in self._wishes:
-            vocabulary = vocabularies.get(session, item.vocabulary_id).vocabulary
-            recipe = vocabularies.recipe(session, item.recipe_id).recipe
-            try:
-                weights = self._model.weights_for(recipe)
-            except CarError as error:
-                self._wishes[key] = error
-                return
-            version = model_version(weights, recipe, vocabulary)
-            self._wishes[key] = Wish(*key, vocabulary, recipe, weights, version)
+        if key in self._wishes:
+            self._wishes.move_to_end(key)
+            return self._wishes[key]
+        while len(self._wishes) >= _WISHES_KEPT:
+            self._wishes.popitem(last=False)
+        self._wishes[key] = wish = self._wish(session, *key)
+        return wish
 
-    def _fetch(self, item: Claimed) -> None:
+    def _wish(self, session: Session, vocabulary_id: UUID, recipe_id: UUID) -> Wish | CarError:
+        vocabulary = vocabularies.get(session, vocabulary_id).vocabulary
+        recipe = vocabularies.recipe(session, recipe_id).recipe
+        try:
+            weights = self._model.weights_for(recipe)
+        except CarError as error:
+            return error
+        version = model_version(weights, recipe, vocabulary)
+        return Wish(vocabulary_id, recipe_id, vocabulary, recipe, weights, version)
+
+    def _fetch(self, item: Claimed, wish: Wish | CarError) -> None:
         """On a fetcher's thread: to the lookup, or to the ledger as failed."""
         if not self._hand.holds(item):
             self._forget(item)
             return
-        wish = self._wishes[item.vocabulary_id, item.recipe_id]
         if isinstance(wish, CarError):
             self._fail(Failed(item, wish.code, str(wish), wish.retryable))
             return
         try:
-            bucket, key = split_s3(item.uri)
-            data = self._objects.read(bucket, key, max_bytes=self._limits.images.max_bytes)
-            picture = open_image(data, self._limits.images, name=item.uri)
+            data = self._pictures.read(item.uri, instance=item.instance, task=item.task)
+            picture = open_image(data, self._limits.images, name=name_of(item.uri))
         except CarError as error:
             self._fail(Failed(item, error.code, str(error), error.retryable))
         except Exception as error:  # noqa: BLE001 - the edge: one bad picture never ends its neighbours

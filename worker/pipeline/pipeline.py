@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import structlog
 from sqlalchemy import Engine
@@ -19,12 +20,13 @@ from db.items import Claimed, Failed
 from db.results import NewResult
 from db.session import transaction
 from worker.errors import OutOfMemory
+from worker.images.fetch import Sources
 from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand, Heartbeat
 from worker.pipeline.intake import Intake
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.objects import store_objects
-from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model, Objects
+from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model, Objects, Pictures
 
 Stop = Callable[[], bool]
 
@@ -41,11 +43,22 @@ class Pipeline:
     """Of this worker process; never used twice."""
     queue: str = "gpu"
     limits: Limits = field(default_factory=Limits)
+    pictures: Pictures | None = None
+    """None: S3 by `objects`, and the public web."""
+
+    @cached_property
+    def sources(self) -> Pictures:
+        """What pictures are read by; one for all calls, for it keeps connections."""
+        return self.pictures or Sources(self.objects, max_bytes=self.limits.images.max_bytes)
 
     @property
     def presence(self) -> workers.Presence:
         """What this worker says of itself."""
         return workers.Presence(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
+
+    def close(self) -> None:
+        """At the end of the process: connections that were kept open."""
+        self.sources.close()
 
     def drain(
         self,
@@ -74,7 +87,7 @@ class _Run:
         self._ledger = Ledger(pipeline.engine, pipeline.name, self._hand, self._tally, self._heartbeat.count)
         self._intake = Intake(
             pipeline.engine,
-            pipeline.objects,
+            pipeline.sources,
             pipeline.name,
             model,
             limits,

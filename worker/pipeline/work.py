@@ -57,6 +57,14 @@ class Finish(Protocol):
     def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Model.begin` gave
 
 
+class Pictures(Protocol):
+    """Where pictures come from: see worker.images.fetch.Sources."""
+
+    def read(self, uri: str, *, instance: str | None = None, task: int | None = None) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 class Objects(Protocol):
     """The part of db.objects.ObjectStore that the pipeline uses: see there."""
 

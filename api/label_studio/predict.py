@@ -1,0 +1,143 @@
+"""POST /predict: what is known of each task at once, and `[]` where it is not known yet.
+
+Label Studio stores nothing for `[]`, shows no error and asks again the next time; a prediction without regions it would
+store, and never ask again. So `[]` also stands for a failure, which our own pages explain. Other answers than 200 with
+as many slots as tasks it drops without a word to its user, so there are none once its tasks can be counted.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+
+from api.errors import BodyInvalid
+from api.label_studio import body as bodies
+from api.label_studio import prompts
+from api.label_studio.access import Speaker
+from api.label_studio.face import Face, FaceDep
+from api.label_studio.project import note, reason
+from api.schemas.label_studio import Predictions, PredictRequest, body
+from car.errors import CarError
+from db import tasks
+from db.models import ItemState, Lane
+from db.projects import Way
+from db.session import transaction
+from db.tasks import Answer
+from db.wishes import asked_of, wishes_of
+from worker.queue import Task
+
+router = APIRouter()
+log = structlog.get_logger("api.label_studio")
+
+NOTHING = b"[]"
+_ENDED = (ItemState.FAILED, ItemState.DEAD)
+
+
+@dataclass
+class Answered:
+    """Slots as JSON, in the order of the tasks; what is to be rung for."""
+
+    slots: list[bytes]
+    counts: Counter[str] = field(default_factory=Counter)
+    bells: set[Task] = field(default_factory=set)
+
+    def to_json(self) -> bytes:
+        return b'{"results":[' + b",".join(self.slots) + b"]}"
+
+
+@router.post(
+    "/predict",
+    summary="What is known of these tasks",
+    openapi_extra=body(PredictRequest),
+    responses={200: {"model": Predictions}},
+    response_class=Response,
+)
+async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Speaker) -> Response:
+    """Queues what is not known and answers at once: as many results as tasks, `[]` for each that is queued or failed.
+    Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
+    """
+    given = await request.body()
+    document = await face.work(partial(bodies.read, given), size=len(given))
+    wanted = document.get("tasks")
+    if not isinstance(wanted, list):
+        raise BodyInvalid('"tasks" must be a list')
+    answered = await _answered(face, document, wanted, size=len(given))
+    face.count(answered.counts)
+    if answered.bells:
+        after.add_task(face.ring, answered.bells)
+    return Response(answered.to_json(), media_type="application/json")
+
+
+async def _answered(face: Face, document: Mapping[str, Any], wanted: list[Any], *, size: int) -> Answered:
+    """Whatever goes wrong, so many slots."""
+    try:
+        if (context := _context(document)) is not None:
+            text = await prompts.answer(face, document, wanted, context)
+            rest = [NOTHING] * (len(wanted) - 1)
+            if text is None:
+                return Answered([NOTHING, *rest], Counter({"queued": 1}), {Task.SEGMENT})
+            return Answered([text.encode(), *rest], Counter({"known": 1}))
+        return await face.work(partial(_ask, face, document, wanted), size=size)
+    except CarError as error:
+        log.warning("nothing predicted", code=error.code, reason=reason(error), tasks=len(wanted))
+    except Exception:
+        log.exception("unexpected error", path="/predict", tasks=len(wanted))
+    return Answered([NOTHING] * len(wanted), Counter({"failed": len(wanted)}))
+
+
+def _context(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    params = document.get("params")
+    context = params.get("context") if isinstance(params, Mapping) else None
+    return context if isinstance(context, Mapping) else None
+
+
+def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered:
+    if not wanted:
+        return Answered([])
+    stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
+    noted = note(face, stamp, config, way=Way.PREDICT)
+    known = noted.known
+    # Another transaction: neither the project's row nor a connection is held while pictures go to S3.
+    wishes = wishes_of(known.plan, wanted, instance=known.row.instance, objects=face.objects)
+    with transaction(face.database) as session:
+        answers = tasks.ask(
+            session,
+            known,
+            asked_of(session, (wish for wish in wishes if wish is not None)),
+            weights=noted.weights,
+            # A lone task is one that a person has just opened.
+            lane=Lane.INTERACTIVE if len(wanted) == 1 else Lane.BULK,
+            answering=face.settings.predict_max_answer,
+            missing=True,  # it leaves out tasks that have a prediction of our version
+        )
+    by_task = {answer.task: answer for answer in answers}
+    return _told([by_task[wish.task] if wish is not None else None for wish in wishes])
+
+
+def _told(answers: Sequence[Answer | None]) -> Answered:
+    told = Answered([])
+    for answer in answers:
+        told.counts[_kind(answer)] += 1
+        told.slots.append(answer.document.encode() if answer is not None and answer.document else NOTHING)
+        if answer is not None and not answer.document:
+            told.bells |= bells_of(answer)
+    return told
+
+
+def bells_of(answer: Answer) -> set[Task]:
+    """Who has work by what was just asked."""
+    if answer.state is ItemState.QUEUED:
+        return {Task.SEGMENT}
+    return {Task.PUBLISH} if answer.state is ItemState.DONE else set()
+
+
+def _kind(answer: Answer | None) -> str:
+    if answer is None or answer.state in _ENDED:
+        return "failed"
+    if not answer.document:
+        return "queued"
+    return "empty" if answer.document[-20:].replace(" ", "").endswith('"result":[]}') else "known"

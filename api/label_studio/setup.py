@@ -1,0 +1,44 @@
+"""POST /setup: before every prediction Label Studio asks for the version, and tells what the project is now.
+
+What of a configuration cannot be mapped is told beside the version, which is all that Label Studio reads. One with
+which no mask could become a region is refused with 422: Label Studio then says, when the backend is added, that it
+"might be incompatible with the current labeling configuration", and shows it in error later. A version instead would
+look like success and stay without predictions for ever. The reason in words is in our log and on the project's page.
+"""
+
+from functools import partial
+
+from fastapi import APIRouter, Request
+
+from api.label_studio import body as bodies
+from api.label_studio.access import Speaker
+from api.label_studio.face import Face, FaceDep
+from api.label_studio.project import note
+from api.schemas.label_studio import ConfigProblem, SetUp, SetUpRequest, body
+from db.projects import Way
+
+router = APIRouter()
+
+
+@router.post(
+    "/setup", summary="Which version Label Studio gets, and what it cannot get", openapi_extra=body(SetUpRequest)
+)
+async def setup(request: Request, face: FaceDep, _: Speaker) -> SetUp:
+    """The version changes with the models, the recipe, the labels and the way masks become regions. Asked before every
+    prediction, so it is answered in milliseconds, with all workers dead.
+    """
+    return await face.glance(partial(_set_up, face, await request.body()))
+
+
+def _set_up(face: Face, body: bytes) -> SetUp:
+    document = bodies.read(body)
+    noted = note(
+        face,
+        bodies.stamp_of(document.get("project")),
+        bodies.text_of(document, "schema"),
+        way=Way.SETUP,
+        hostname=bodies.hostname_of(document),
+        extra_params=bodies.extra_params_of(document),
+    )
+    problems = [ConfigProblem(code=one.code, detail=one.detail) for one in noted.known.plan.problems]
+    return SetUp(model_version=noted.version, problems=problems)

@@ -1,0 +1,148 @@
+"""POST /webhook: what happened in Label Studio, told as it happens.
+
+Label Studio waits a second and never tells again, so the event is looked at once the answer is sent. What is lost then
+(a database that is away, a process that ends) `sync` finds in Label Studio itself.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+
+from api.label_studio import body as bodies
+from api.label_studio.access import Teller
+from api.label_studio.face import Face, FaceDep
+from api.label_studio.predict import bells_of
+from api.label_studio.project import Noted, note, reason
+from api.schemas.label_studio import Told, WebhookRequest, body
+from car.errors import CarError
+from db import deletions, feedback, projects, tasks
+from db.projects import Way
+from db.session import transaction
+from db.wishes import asked_of, number_of, wishes_of
+from worker.queue import Task
+
+router = APIRouter()
+log = structlog.get_logger("api.label_studio")
+
+
+@router.post(
+    "/webhook",
+    status_code=201,
+    summary="What happened in Label Studio",
+    openapi_extra=body(WebhookRequest),
+    responses={200: {"model": Told, "description": "an event that means nothing here"}},
+)
+async def webhook(request: Request, response: Response, face: FaceDep, after: BackgroundTasks, _: Teller) -> Told:
+    """Tasks that were created are labelled; what people draw is compared with our masks. Nothing is trained."""
+    given = await request.body()
+    document = await face.work(partial(bodies.read, given), size=len(given))
+    action = bodies.text_of(document, "action")
+    if action == "START_TRAINING":
+        return Told(status="ok", detail="nothing to train: the labels and their prompts are all it learns from")
+    event = _EVENTS.get(action)
+    if event is None:
+        response.status_code = 200
+        return Told(status="Unknown event")
+    bodies.project_of(document)  # refused while somebody hears it
+    after.add_task(_look, face, event, document, len(given))
+    return Told(status="ok")
+
+
+Event = Callable[[Face, Mapping[str, Any]], set[Task]]
+"""Returns whom to ring for."""
+
+
+async def _look(face: Face, event: Event, document: Mapping[str, Any], size: int) -> None:
+    try:
+        bells = await face.work(partial(event, face, document), size=size)
+    except CarError as error:
+        log.warning("event lost", action=document["action"], code=error.code, reason=reason(error))
+    except Exception:
+        log.exception("unexpected error", path="/webhook", action=document["action"])
+    else:
+        await face.ring(bells)
+
+
+def _noted(face: Face, document: Mapping[str, Any]) -> Noted:
+    """The project as it is now."""
+    project = bodies.project_of(document)
+    stamp, config = bodies.stamp_of_project(project), bodies.text_of(project, "label_config")
+    title = project.get("title")
+    return note(face, stamp, config, way=Way.WEBHOOK, title=title if isinstance(title, str) else None)
+
+
+def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
+    _noted(face, document)
+    return set()
+
+
+def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task]:
+    noted = _noted(face, document)
+    try:
+        return _ask(face, noted, _list(document, "tasks"))
+    except CarError:
+        with transaction(face.database) as session:
+            projects.want_sync(session, noted.known.row)
+        raise
+
+
+def _ask(face: Face, noted: Noted, created: list[Any]) -> set[Task]:
+    known = noted.known
+    wishes = wishes_of(known.plan, created, instance=known.row.instance, objects=face.objects)
+    with transaction(face.database) as session:
+        asked = asked_of(session, (wish for wish in wishes if wish is not None))
+        answers = tasks.ask(session, known, asked, weights=noted.weights)
+    return {bell for answer in answers for bell in bells_of(answer)}
+
+
+def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
+    known = _noted(face, document).known
+    gone = _numbers(_list(document, "tasks"))
+    with transaction(face.database) as session:
+        deletions.tasks_deleted(session, known.row, gone)
+    return set()
+
+
+def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
+    """One annotation, or many under the same name."""
+    known = _noted(face, document).known
+    told = document.get("annotation")
+    with transaction(face.database) as session:
+        for one in told if isinstance(told, list) else [told]:
+            if not isinstance(one, Mapping) or one.get("was_cancelled"):
+                continue
+            number, task, result = number_of(one.get("id")), number_of(one.get("task")), one.get("result")
+            if number is not None and task is not None and isinstance(result, list):
+                feedback.note(session, known.row, task, number, result)
+    return {Task.FEEDBACK}
+
+
+def _annotations_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
+    known = _noted(face, document).known
+    with transaction(face.database) as session:
+        feedback.forget(session, known.row, _numbers(_list(document, "annotations")))
+    return set()
+
+
+def _list(document: Mapping[str, Any], name: str) -> list[Any]:
+    value = document.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _numbers(entries: list[Any]) -> list[int]:
+    found = [number_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
+    return [one for one in found if one is not None]
+
+
+_EVENTS: dict[str, Event] = {
+    "PROJECT_UPDATED": _project_updated,
+    "TASKS_CREATED": _tasks_created,
+    "TASKS_DELETED": _tasks_deleted,
+    "ANNOTATION_CREATED": _annotated,
+    "ANNOTATIONS_CREATED": _annotated,
+    "ANNOTATION_UPDATED": _annotated,
+    "ANNOTATIONS_DELETED": _annotations_deleted,
+}

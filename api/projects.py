@@ -1,0 +1,178 @@
+"""/api/v1/label-studio/projects: what Label Studio asked for, and what became of it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from sqlalchemy.orm import Session
+
+from api.dependencies import CursorParam, DoorbellDep, EnginesDep, Limit, SessionDep, Text
+from api.errors import InstanceUnknown
+from api.label_studio.face import Face, FaceDep
+from api.label_studio.weights import weights_of
+from api.schemas import ErrorView, Page
+from api.schemas.projects import (
+    LabelFeedback,
+    ProjectEntry,
+    ProjectLabel,
+    ProjectRequest,
+    ProjectRetried,
+    ProjectView,
+    SyncView,
+    TaskEntry,
+)
+from api.security import Reader, Writer
+from db import feedback as annotators
+from db import jobs, predictions, projects
+from db.models import ItemState, Project
+from db.projects import Known, Seen, TaskView, Way
+from worker.queue import Task
+
+router = APIRouter(prefix="/label-studio/projects", tags=["Label Studio"])
+
+Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Label Studio's id of the project")]
+Instance = Annotated[
+    Text | None,
+    Query(max_length=2000, description="Label Studio's address, where projects of several have this number"),
+]
+
+
+@router.get("", summary="Projects of Label Studio, last connected first")
+def page(session: SessionDep, _: Reader, cursor: CursorParam = None, limit: Limit = 50) -> Page[ProjectEntry]:
+    found, after = projects.page(session, cursor=cursor, limit=limit)
+    return Page(items=[ProjectEntry.model_validate(_entry(row)) for row in found], next=after)
+
+
+@router.get("/{number}", summary="One project, and what became of its tasks")
+def get(number: Number, session: SessionDep, _: Reader, face: FaceDep, instance: Instance = None) -> ProjectView:
+    return view(session, face, projects.find(session, number, instance))
+
+
+@router.put("/{number}", summary="Tell of a project, as Label Studio has it")
+def note(
+    number: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep, face: FaceDep
+) -> ProjectView:
+    """Does what /setup does: words and parameters become a job. Nothing changes where they are known."""
+    instance = engines.settings.label_studio_url or (request.instance or "").rstrip("/")
+    if not instance:
+        raise InstanceUnknown(
+            "LABEL_STUDIO_URL is not set; give `instance`, the address of this project's Label Studio"
+        )
+    seen = Seen(
+        instance=instance,
+        number=number,
+        label_config=request.label_config,
+        stamp=request.stamp,
+        title=request.title,
+        extra_params=request.extra_params,
+        way=Way.SYNC,
+    )
+    return view(session, face, projects.note(session, seen, preset=engines.settings.preset))
+
+
+@router.get("/{number}/tasks", summary="Tasks of a project, and why those failed that did")
+def tasks(
+    number: Number,
+    session: SessionDep,
+    _: Reader,
+    state: ItemState | None = None,
+    cursor: CursorParam = None,
+    limit: Limit = 50,
+    instance: Instance = None,
+) -> Page[TaskEntry]:
+    known = projects.find(session, number, instance)
+    found, after = projects.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
+    return Page(items=[_task(one) for one in found], next=after)
+
+
+@router.get("/{number}/feedback", summary="What annotators made of the predictions, by label and prompts")
+def feedback(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
+    known = projects.find(session, number, instance)
+    found = annotators.report(session, known.row)
+    return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
+
+
+@router.post("/{number}/sync", status_code=202, summary="Look at all tasks of a project")
+def sync(
+    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
+) -> ProjectView:
+    """A worker asks Label Studio for its tasks; those that are new are queued."""
+    known = projects.find(session, number, instance)
+    projects.want_sync(session, known.row)
+    ring(Task.SYNC)
+    session.flush()
+    return view(session, face, known)
+
+
+@router.post("/{number}/retry", status_code=202, summary="Try what failed once more")
+def retry(
+    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
+) -> ProjectRetried:
+    """Failed and dead pictures, and predictions that Label Studio refused."""
+    known = projects.find(session, number, instance)
+    pictures = jobs.retry(session, known.row.job_id) if known.row.job_id is not None else 0
+    sent = predictions.retry(session, known.row)
+    if pictures:
+        ring(Task.SEGMENT)
+    if sent:
+        ring(Task.PUBLISH)
+    session.flush()
+    return ProjectRetried(pictures=pictures, predictions=sent, project=view(session, face, known))
+
+
+def view(session: Session, face: Face, known: Known) -> ProjectView:
+    """All about a project, counted now."""
+    row, plan = known.row, known.plan
+    found = projects.progress(session, row, weights=weights_of(session, face, plan.recipe))
+    words = plan.vocabulary.labels if plan.vocabulary is not None else None
+    return ProjectView.model_validate(
+        {
+            **_entry(row),
+            "stamp": row.stamp,
+            "job": row.job_id,
+            "model_version": found.model_version,
+            "preset": plan.recipe.preset,
+            "labels": None
+            if words is None
+            else [ProjectLabel(name=one.name, prompts=list(one.prompts)) for one in words],
+            "extra_params": row.extra_params,
+            "tasks": found.tasks,
+            "items": found.items,
+            "predictions": found.predictions,
+            "failed": found.failed,
+            "unsent": found.unsent,
+        }
+    )
+
+
+def _entry(row: Project) -> dict[str, Any]:
+    sync = SyncView(
+        wanted_at=row.sync_wanted_at,
+        seen=row.sync_seen,
+        total=row.sync_total,
+        failures=row.sync_failures,
+        error=row.sync_error,
+        synced_at=row.synced_at,
+    )
+    names = ("number", "instance", "title", "problems", "setup_at", "predict_at", "webhook_at", "created_at")
+    return {name: getattr(row, name) for name in names} | {"sync": sync}
+
+
+def _task(found: TaskView) -> TaskEntry:
+    return TaskEntry(
+        task=found.task,
+        uri=found.uri,
+        state=found.state,
+        error=_error(found.error_code, found.error_detail),
+        result=found.result_id,
+        result_url=f"/api/v1/results/{found.result_id}" if found.result_id is not None else None,
+        finished_at=found.finished_at,
+        model_version=found.model_version,
+        prediction=found.prediction_state,
+        prediction_id=found.prediction_id,
+        prediction_error=_error(found.prediction_error_code, found.prediction_error_detail),
+        sent_at=found.sent_at,
+    )
+
+
+def _error(code: str | None, detail: str | None) -> ErrorView | None:
+    return None if code is None else ErrorView(code=code, detail=detail)

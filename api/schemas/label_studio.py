@@ -1,0 +1,65 @@
+"""What Label Studio sends and is answered. Its bodies are read by hand, for they are large; these describe them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from api.schemas.common import ResponseModel
+
+
+class Up(ResponseModel):
+    status: Literal["UP"]
+    model_class: Literal["CarLabeler"]
+
+
+class ConfigProblem(ResponseModel):
+    code: str
+    detail: str
+
+
+class SetUp(ResponseModel):
+    model_version: str = Field(
+        description="what Label Studio compares before it asks again",
+        examples=["car-0.1.0+8f31c2d0.1b2c3d4e.0a1b2c3d.9f8e7d6c"],
+    )
+    problems: list[ConfigProblem] = Field(description="what of the labeling configuration cannot be mapped")
+
+
+class Told(ResponseModel):
+    status: Literal["ok", "Unknown event"]
+    detail: str | None = None
+
+
+class SetUpRequest(BaseModel):
+    project: str = Field(examples=["2.1795220370"], description="id and creation time")
+    schema_: str = Field(alias="schema", description="labeling configuration, XML")
+    hostname: str = Field(default="", examples=["http://localhost:8080"])
+    access_token: str = Field(default="", description="neither used nor kept")
+    extra_params: dict[str, Any] | str | None = None
+
+
+class PredictRequest(BaseModel):
+    tasks: list[dict[str, Any]]
+    project: str = Field(examples=["2.1795220370"])
+    label_config: str
+    params: dict[str, Any] = Field(
+        default={},
+        description="`context` holds the prompt of a smart tool; login and password are neither used nor kept",
+    )
+
+
+class Predictions(BaseModel):
+    results: list[dict[str, Any] | list[Any]] = Field(
+        description="one for each task: its prediction, or [] where there is none yet"
+    )
+
+
+class WebhookRequest(BaseModel):
+    action: str = Field(examples=["TASKS_CREATED"])
+    project: dict[str, Any] = {}
+    tasks: list[dict[str, Any]] | None = None
+
+
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """The request of a route that reads it by itself, for the OpenAPI document."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}

@@ -1,0 +1,218 @@
+"""Labels of a configuration as words to ask for, and where masks of them go."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from car.errors import VocabularyError
+from car.labeling_config import ConfigLabel, Control, Kind, LabelingConfig, LabelingConfigError, Problem
+from car.project_params import ProjectParams
+from car.vocabulary import MAX_LABELS, Label
+
+NO_WORDS: Final = frozenset(
+    "yes no true false ok good bad other others unknown unsure none n/a na skip accept reject empty".split()
+)
+"""Choices that name nothing one could see."""
+_READABLE: Final = re.compile(r"[^\W\d_]+(?:[ ',-]+[^\W\d_]+)*")
+_LEAST_LETTERS: Final = 3
+_MOST_HINT_WORDS: Final = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a label's masks are shown."""
+
+    label: str
+    """What the regions carry."""
+    controls: tuple[Control, ...]
+    """For masks; the first is used, the others where it cannot hold a mask."""
+    choices: tuple[Control, ...]
+    """That are chosen where the label was found."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of a project's labels, by the name under which each is asked for."""
+
+    by_name: Mapping[str, Place]
+    also: Mapping[str, str]
+    """Other spellings (value, alias, without case) -> name."""
+
+    def named(self, words: str) -> str | None:
+        """The name of the label that these words name, whatever their case."""
+        clean = words.strip()
+        return clean if clean in self.by_name else self.also.get(clean.casefold())
+
+    def only(self) -> str | None:
+        """The name of the only label that there is."""
+        return next(iter(self.by_name)) if len(self.by_name) == 1 else None
+
+    def owner(self, asked: str) -> str | None:
+        """The name of the label to which a mask belongs: `asked` is the name itself, `name: words`, or other words
+        where there is only one label.
+        """
+        if asked in self.by_name:
+            return asked
+        before, colon, _ = asked.partition(": ")
+        return (self.named(before) if colon else None) or self.only()
+
+    def of(self, asked: str) -> Place | None:
+        """The place of a mask. None: no label of the configuration owns it."""
+        name = self.owner(asked)
+        return self.by_name[name] if name is not None else None
+
+
+def places_of(config: LabelingConfig, params: ProjectParams, problems: list[Problem]) -> Places:
+    """Of the labels that are asked for.
+
+    Raises:
+        LabelingConfigError: none is.
+
+    """
+    spellings = {spelling: one.value for one in config.labels for spelling in (one.shown, one.alias, one.value)}
+    wanted = _wanted(params, spellings, problems)
+    by_name: dict[str, Place] = {}
+    also: dict[str, str] = {}
+    for one in config.labels:
+        if wanted is not None and one.value not in wanted:
+            continue
+        place = _place(one, config, params, problems)
+        name = one.value.strip()
+        if place is None or not _distinct(name, also, by_name, problems):
+            continue
+        by_name[name] = place
+        for spelling in (name, one.alias, one.shown):
+            also.setdefault(spelling.strip().casefold(), name)
+    if not by_name:
+        raise LabelingConfigError(
+            "no label of the labeling configuration is asked for: "
+            + ("; ".join(one.detail for one in problems[:3]) or "give it labels that can be seen in a picture")
+        )
+    _tell_outputs(by_name.values(), params, problems)
+    return Places(by_name, also)
+
+
+def labels_of(places: Places, config: LabelingConfig, params: ProjectParams, problems: list[Problem]) -> list[Label]:
+    """The vocabulary's labels with their prompts, in the order of the configuration. A prompt that two labels share is
+    the first one's.
+    """
+    given = _given_prompts(places, params, problems)
+    described = {one.value: one for one in config.labels}
+    taken: dict[str, str] = {}
+    labels: list[Label] = []
+    for name, place in places.by_name.items():
+        prompts = given.get(name) or _prompts(described[place.label])
+        shared = [word for word in prompts if word.casefold() in taken]
+        free = [word for word in dict.fromkeys(prompts) if word not in shared]
+        if shared:
+            owner, rest = taken[shared[0].casefold()], "it is left out" if free else "the label is not asked for"
+            detail = f"prompt {shared[0]!r} of {name!r} is {owner!r}'s already, so {rest}: give each words of its own"
+            problems.append(Problem("prompt_repeated" if free else "label_unusable", detail))
+        taken |= dict.fromkeys((word.casefold() for word in free), name)
+        if free and (label := _usable(name, free, problems)) is not None:
+            labels.append(label)
+    if len(labels) > MAX_LABELS:
+        detail = f"the labels after the first {MAX_LABELS} are not asked for: choose with the parameter vocabulary"
+        problems.append(Problem("labels_too_many", detail))
+    if not labels:
+        raise LabelingConfigError("no label can be asked for: " + "; ".join(one.detail for one in problems[-3:]))
+    return labels[:MAX_LABELS]
+
+
+def _usable(name: str, prompts: list[str], problems: list[Problem]) -> Label | None:
+    try:
+        return Label(name, tuple(prompts))
+    except VocabularyError as error:
+        problems.append(Problem("label_unusable", f"{error}; it is not asked for: give it other words"))
+        return None
+
+
+def _wanted(params: ProjectParams, spellings: Mapping[str, str], problems: list[Problem]) -> set[str] | None:
+    if params.vocabulary is None:
+        return None
+    for word in params.vocabulary:
+        if word not in spellings:
+            detail = f"{word!r} of the parameter vocabulary is no label of the configuration and is left out"
+            problems.append(Problem("vocabulary_unknown", detail))
+    return {spellings[word] for word in params.vocabulary if word in spellings}
+
+
+def _place(label: ConfigLabel, config: LabelingConfig, params: ProjectParams, problems: list[Problem]) -> Place | None:
+    """None: the label is a Choice that nobody could see."""
+    holders = [one for one in config.controls if label.value in one.labels]
+    order = list(Kind)
+    masks = sorted((one for one in holders if one.kind is not Kind.CHOICES), key=lambda one: order.index(one.kind))
+    choices = tuple(one for one in holders if one.kind is Kind.CHOICES)
+    if not masks and not label.predicted and label.value not in params.prompts:
+        has_masks = any(one.kind is not Kind.CHOICES for one in config.controls)
+        if has_masks and params.output is not Kind.CHOICES:
+            detail = (
+                f"choice {label.value!r} is no label of a mask and is left to people: give it predicted_values to have "
+                "it looked for"
+            )
+            problems.append(Problem("choice_not_asked", detail))
+            return None
+        if label.value.strip().casefold() in NO_WORDS:
+            detail = (
+                f"choice {label.value!r} names nothing to see and is left to people, unless it has predicted_values"
+            )
+            problems.append(Problem("choice_no_word", detail))
+            return None
+    if params.output is Kind.CHOICES and choices:
+        masks = []
+    elif params.output is not None:
+        masks.sort(key=lambda one: one.kind is not params.output)
+    return Place(label.value, tuple(masks), choices)
+
+
+def _distinct(name: str, also: Mapping[str, str], by_name: Mapping[str, Place], problems: list[Problem]) -> bool:
+    other = name if name in by_name else also.get(name.casefold())
+    if other is None or other not in by_name:
+        return True
+    detail = (
+        f"label {name!r} cannot be told from {other!r}, since CLIP does not see case: it is not asked for; rename it"
+    )
+    problems.append(Problem("label_indistinct", detail))
+    return False
+
+
+def _tell_outputs(places: Iterable[Place], params: ProjectParams, problems: list[Problem]) -> None:
+    kind = params.output
+    if kind is None:
+        return
+    held = {True: list[str](), False: list[str]()}
+    for place in places:
+        kinds = place.choices[:1] if kind is Kind.CHOICES else place.controls[:1]
+        held[bool(kinds) and kinds[0].kind is kind].append(place.label)
+    if held[False]:
+        detail = f"{_listed(held[False])} cannot be shown as {kind}, for no such control holds them: other controls do"
+        problems.append(Problem("output_unavailable", detail))
+
+
+def _given_prompts(places: Places, params: ProjectParams, problems: list[Problem]) -> dict[str, tuple[str, ...]]:
+    given: dict[str, tuple[str, ...]] = {}
+    for label, words in params.prompts.items():
+        name = places.named(label)
+        if name is None:
+            detail = f"prompts of {label!r} are not used: it is no label that is asked for"
+            problems.append(Problem("prompts_unknown", detail))
+        else:
+            given[name] = words
+    return given
+
+
+def _prompts(label: ConfigLabel) -> tuple[str, ...]:
+    """`predicted_values`; else an alias or a hint that can be read as words; else the value that people see."""
+    if label.predicted:
+        return label.predicted
+    if len(label.alias) >= _LEAST_LETTERS and _READABLE.fullmatch(label.alias):
+        return (label.alias,)
+    # A longer hint tells annotators what to do.
+    if label.hint and len(label.hint.split()) <= _MOST_HINT_WORDS and _READABLE.fullmatch(label.hint):
+        return (label.hint,)
+    return (label.shown,)
+
+
+def _listed(words: Sequence[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -1,0 +1,250 @@
+"""What a person asks in Label Studio's editor, and what a task asks by its own words.
+
+A prompt (a TextArea) has a question a line: `car: sedan, taxi` looks for the label by other words, `car, dog` for these
+labels alone. Other words are for the label that a project has, if it has one alone. A click, a box
+or a stroke of a smart tool asks for its label at that place.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from car.errors import CarError, RleError, VocabularyError
+from car.project_words import Places
+from car.vocabulary import Label, Vocabulary
+
+
+class PromptInvalid(CarError):  # noqa: N818 - the code says what it is
+    """A prompt or a click in Label Studio's editor from which no question can be made."""
+
+    code = "prompt_invalid"
+
+
+_STROKE_POINTS: Final = 64
+_MAX_STROKE_PIXELS: Final = 100_000_000
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Within:
+    """The part of a picture that a person pointed at, in percent of its sides."""
+
+    points: Points = ()
+    """x, y of what is meant: the pieces of masks under them are kept."""
+    others: Points = ()
+    """x, y of what is not meant: the pieces under them are taken out."""
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """x, y, width, height: masks are cut to them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a person asks in the editor about one picture."""
+
+    vocabulary: Vocabulary | None
+    """None: the project's, or the task's own."""
+    only: tuple[str, ...] | None
+    """Labels that are wanted; None: all."""
+    within: Within | None
+
+
+@dataclass
+class _Asked:
+    """What the regions of a context say, taken together."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: dict[str, None] = field(default_factory=dict)
+    points: list[tuple[float, float]] = field(default_factory=list)
+    others: list[tuple[float, float]] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+    @property
+    def within(self) -> Within | None:
+        if not (self.points or self.others or self.boxes):
+            return None
+        return Within(tuple(self.points), tuple(self.others), tuple(self.boxes))
+
+
+def read_prompt(context: Mapping[str, Any], places: Places, vocabulary: Vocabulary) -> Prompt:
+    """The question of `params.context`; `vocabulary` gives background, templates and the prompts of labels.
+
+    Raises:
+        PromptInvalid: there is no question in it, or it names no label of the project.
+
+    """
+    asked = _read(context)
+    if asked.texts:
+        try:
+            labels = [label for text in asked.texts for label in _questions(text, places, vocabulary)]
+            words = with_labels(vocabulary, labels)
+        except VocabularyError as error:
+            raise PromptInvalid(f"the prompt cannot be asked: {error}") from None
+        return Prompt(words, None, asked.within)
+    if asked.within is None:
+        raise PromptInvalid("nothing was asked: write into the prompt, or point with a smart tool that has a label")
+    only = [name for value in asked.labels if (name := places.named(value)) is not None]
+    if asked.labels and not only:
+        raise PromptInvalid(
+            f"label {next(iter(asked.labels))!r} of the smart tool is none that masks are shown with; "
+            f"{_choose(places)}, and give the tool the same labels"
+        )
+    return Prompt(None, tuple(only) or None, asked.within)
+
+
+def words_of_task(given: object, key: str, places: Places, vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary of a task that brings its own words: a text (an expression a line), a list of expressions, or
+    {label: expressions}. Each expression is a question of its own.
+
+    Raises:
+        VocabularyError: no words, or words that no label owns.
+
+    """
+    labels: list[Label] = []
+    for name, words in _expressions(given, places, key):
+        owner = name or places.named(words) or places.only()
+        if owner is None:
+            raise VocabularyError(
+                f"{words!r} in {key!r} of the task is no label of the project, whose regions need one: "
+                f'{_choose(places)} and write {{"{next(iter(places.by_name))}": {words!r}}}'
+            )
+        labels.append(Label(_asked_as(owner, words, places), (words,)))
+    if not labels:
+        raise VocabularyError(f"{key!r} of the task is empty: give it the words to look for")
+    return with_labels(vocabulary, labels)
+
+
+def with_labels(vocabulary: Vocabulary, labels: Iterable[Label]) -> Vocabulary:
+    """Other labels, once each, against the same background less what is asked for."""
+    unique = {label.name.casefold(): label for label in reversed(list(labels))}
+    chosen = tuple(reversed(unique.values()))
+    return Vocabulary(
+        labels=chosen,
+        background=without(vocabulary.background, chosen),
+        cam_template=vocabulary.cam_template,
+        classifier_templates=vocabulary.classifier_templates,
+    )
+
+
+def without(background: Sequence[str], labels: Iterable[Label]) -> tuple[str, ...]:
+    """Background words that no label asks for: a word would compete with itself."""
+    asked = {word.casefold() for label in labels for word in (label.name, *label.prompts)}
+    return tuple(word for word in background if word.casefold() not in asked)
+
+
+def _read(context: Mapping[str, Any]) -> _Asked:
+    asked = _Asked()
+    regions = context.get("result")
+    for region in regions if isinstance(regions, list) else ():
+        value = region.get("value") if isinstance(region, Mapping) else None
+        if not isinstance(value, Mapping):
+            continue
+        kind = str(region.get("type", ""))
+        if kind == "textarea":
+            texts = value.get("text")
+            asked.texts += [one for one in (texts if isinstance(texts, list) else [texts]) if isinstance(one, str)]
+            continue
+        asked.labels |= dict.fromkeys(one for one in value.get(kind) or () if isinstance(one, str))
+        _place(region, kind, value, asked)
+    asked.texts = [line.strip() for text in asked.texts for line in text.splitlines() if line.strip()]
+    return asked
+
+
+def _place(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _Asked) -> None:
+    meant = region.get("is_positive", value.get("is_positive", True)) in (True, None, 1)
+    try:
+        if "rle" in value:
+            (asked.points if meant else asked.others).extend(_stroke(region, value["rle"]))
+            return
+        if "points" in value:
+            across_all, down_all = zip(*value["points"], strict=True)
+            left, top = float(min(across_all)), float(min(down_all))
+            asked.boxes.append((left, top, float(max(across_all)) - left, float(max(down_all)) - top))
+            return
+        x, y = float(value["x"]), float(value["y"])
+        if kind.startswith("rectangle"):
+            asked.boxes.append((x, y, float(value["width"]), float(value["height"])))
+        elif kind.startswith("ellipse"):
+            across, down = float(value["radiusX"]), float(value["radiusY"])
+            asked.boxes.append((x - across, y - down, 2 * across, 2 * down))
+        else:
+            (asked.points if meant else asked.others).append((x, y))
+    except (KeyError, TypeError, ValueError, RleError):
+        raise PromptInvalid(
+            f"a {kind or 'region'} does not say where it is: point with a keypoint, a rectangle or a brush"
+        ) from None
+
+
+def _stroke(region: Mapping[str, Any], rle: Sequence[int]) -> list[tuple[float, float]]:
+    """Some points of what a brush painted, the first and the last among them."""
+    import numpy as np  # noqa: PLC0415 - most of who imports this sees no pixels
+
+    from car.rle import decode_brush  # noqa: PLC0415
+
+    width, height = region["original_width"], region["original_height"]
+    if not 0 < width * height <= _MAX_STROKE_PIXELS:
+        raise ValueError(width, height)
+    rows, columns = np.nonzero(decode_brush(rle, height, width))
+    chosen = np.unique(np.linspace(0, rows.size - 1, min(rows.size, _STROKE_POINTS)).astype(int))
+    places = zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)
+    return [((x + 0.5) * 100 / width, (y + 0.5) * 100 / height) for x, y in places]
+
+
+def _questions(text: str, places: Places, vocabulary: Vocabulary) -> list[Label]:
+    """The labels that a line of a prompt asks for."""
+    before, colon, after = text.partition(":")
+    words = tuple(part.strip() for part in (after if colon else text).split(",") if part.strip())
+    name = places.named(before) if colon else None
+    if name is not None and words:
+        return [Label(name, words)]
+    if not colon and words and all(places.named(word) for word in words):
+        known = {label.name: label for label in vocabulary.labels}
+        names = dict.fromkeys(places.named(word) or word for word in words)
+        return [known.get(one, Label(one)) for one in names]
+    owner = places.only()
+    if owner is None or not words or colon:
+        raise PromptInvalid(
+            f"{text!r} names no label, whose masks carry one: {_choose(places)}, and write `label: words`"
+        )
+    return [Label(_asked_as(owner, word, places), (word,)) for word in words]
+
+
+def _expressions(given: object, places: Places, key: str) -> list[tuple[str | None, str]]:
+    """(label or None, words) of every expression."""
+    if isinstance(given, str):
+        return [_split(line.strip(), places) for line in given.splitlines() if line.strip()]
+    if isinstance(given, Mapping):
+        found: list[tuple[str | None, str]] = []
+        for label, words in given.items():
+            name = places.named(str(label))
+            if name is None:
+                raise VocabularyError(f"{label!r} in {key!r} of the task is no label of the project: {_choose(places)}")
+            each = [words] if isinstance(words, str) else words
+            found += [(name, one.strip()) for one in _texts(each, key) if one.strip()]
+        return found
+    return [_split(one.strip(), places) for one in _texts(given, key) if one.strip()]
+
+
+def _texts(given: object, key: str) -> list[str]:
+    if isinstance(given, list) and all(isinstance(one, str) for one in given):
+        return given
+    raise VocabularyError(f"{key!r} of the task holds no words: it takes a text, a list of texts or {{label: texts}}")
+
+
+def _split(words: str, places: Places) -> tuple[str | None, str]:
+    before, colon, after = words.partition(":")
+    name = places.named(before) if colon and after.strip() else None
+    return (name, after.strip()) if name else (None, words)
+
+
+def _asked_as(owner: str, words: str, places: Places) -> str:
+    """The name under which words are asked for, from which `Places.owner` finds the label again."""
+    if places.named(words) == owner:
+        return owner
+    return words if places.only() else f"{owner}: {words}"
+
+
+def _choose(places: Places) -> str:
+    names = list(places.by_name)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
+    return f"choose from {', '.join(names[:5])}{more}"

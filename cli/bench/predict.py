@@ -1,0 +1,56 @@
+"""`car bench predict`: what a user of Label Studio waits for, who sends a selection of tasks while no worker lives."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cli.bench.figures import JsonFile, Row, machine, show, write_json
+
+_GOAL_MS, _SMALL_GOAL_MS = 1000.0, 20.0
+_PHASES = {"new": "tasks that are new", "queued": "the same, still queued", "known": "the same, all known"}
+
+
+def predict(
+    *,
+    tasks: Annotated[int, typer.Option(min=1, help="In one request.")] = 1000,
+    projects: Annotated[int, typer.Option(min=1, help="Each with tasks of its own.")] = 5,
+    region_bytes: Annotated[int, typer.Option(min=0, help="Of a known prediction's regions.")] = 12_000,
+    durable: Annotated[
+        bool, typer.Option("--durable/--quick", help="PostgreSQL waits for the disk, as in production.")
+    ] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure /predict for many tasks at once, and /health and /setup asked beside it, over HTTP.
+
+    The API is a process of its own, on engines of its own; no worker runs. Known predictions are written into the
+    database, as a publisher would have rendered them.
+    """
+    from cli.bench.ground import ground
+    from cli.bench.label_studio_load import measure
+
+    figures: dict[str, Any] = {"machine": machine(), "tasks": tasks, "projects": projects, "durable": durable}
+    with (
+        Console(stderr=True).status("sending tasks"),
+        ground(durable=durable, which=("postgres", "redis")) as here,
+    ):
+        figures |= measure(here, tasks=tasks, projects=projects, region_bytes=region_bytes)
+    _print(figures)
+    write_json(json_file, figures)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    console = Console(soft_wrap=True)
+    rows: list[Row] = []
+    for phase, called in _PHASES.items():
+        one = figures["predict_ms"][phase]
+        rows.append((f"{called}: median ms", f"{one['median']:,.0f}", f"< {_GOAL_MS:,.0f}"))
+        rows.append((f"{called}: slowest ms", f"{one['max']:,.0f}", f"< {_GOAL_MS:,.0f}"))
+    rows.append(("bytes of an answer, all known", f"{figures['answer_bytes']:,}", ""))
+    show(console, f"/predict of {figures['tasks']:,} tasks, no worker alive", rows)
+    rows = []
+    for when, called in (("idle", "alone"), ("beside", "beside /predict")):
+        for path, one in figures["small_ms"][when].items():
+            rows.append((f"{path} {called}: median ms", f"{one['median']:.1f}", f"< {_SMALL_GOAL_MS:g}"))
+            rows.append((f"{path} {called}: 99th percentile ms", f"{one['p99']:.1f}", f"< {_SMALL_GOAL_MS:g}"))
+    show(console, "small requests", rows)

@@ -1,0 +1,1 @@
+"""`car doctor`: what is wrong, by name, and what to do about it."""

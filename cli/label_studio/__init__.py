@@ -1,0 +1,12 @@
+"""`car label-studio`: connect a project, keep it in step, and see what became of it."""
+
+import typer
+
+from cli.label_studio.connect import connect
+from cli.label_studio.feedback import feedback
+from cli.label_studio.status import status
+from cli.label_studio.sync import backfill, sync
+
+app = typer.Typer(help="Label Studio projects: connect, sync, backfill, see what became of them.", no_args_is_help=True)
+for command in (connect, sync, backfill, status, feedback):
+    app.command()(command)

@@ -1,0 +1,155 @@
+"""`car label-studio connect`: a project asks this service for masks, and tells it of its tasks."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.label_studio.options import (
+    AskToken,
+    LabelStudioUrl,
+    Project,
+    environment,
+    label_studio,
+    say,
+)
+from cli.options import DATA_DIR, AsJson, DataFolder, Preset, Settings, background_of, parse_settings
+
+if TYPE_CHECKING:
+    from car.project_plan import ProjectPlan
+    from cli.label_studio.connecting import Outcome
+    from cli.label_studio.wanted import Wish
+    from worker.label_studio import LabelStudio
+
+_USUAL_PRESET = "voc"
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="This service as Label Studio reaches it; by itself CAR_API_URL, or that of `car up`."),
+]
+Title = Annotated[str | None, typer.Option(help="What Label Studio calls the backend.")]
+NoWebhook = Annotated[
+    bool, typer.Option("--no-webhook", help="Leave webhooks alone: new tasks are then found by `sync` alone.")
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        help="Words that compete and never become masks: names of lists joined by +, or your own separated by commas."
+    ),
+]
+
+
+def connect(
+    project: Project,
+    *,
+    url: Url = None,
+    title: Title = None,
+    no_webhook: NoWebhook = False,
+    preset: Preset = None,
+    settings: Settings = None,
+    background: Background = None,
+    label_studio_url: LabelStudioUrl = None,
+    token: AskToken = False,
+    as_json: AsJson = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
+    """Make this service the project's ML backend and give its webhook the secret. Again, it changes what differs and
+    nothing else.
+
+    Exit code 0: it is connected; 2: it is not, and the message says why.
+    """
+    from cli.label_studio.connecting import connect_backend, connect_webhook, others
+
+    wish = _wish(project, url, title, _extra_params(preset, settings, background), data_dir)
+    with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
+        plan = _tell_project(studio, wish, data_dir, quiet=as_json)
+        backend = connect_backend(studio, wish)
+        webhook = None if no_webhook else connect_webhook(studio, wish)
+        before = others(studio, wish, backend)
+    if as_json:
+        problems = [one.to_json() for one in plan.problems]
+        told = {"project": project, "url": wish.url, "backend": backend.to_json(), "problems": problems}
+        typer.echo(json.dumps(told | {"webhook": webhook.to_json() if webhook else None}))
+    _tell(wish, backend, webhook)
+    if before:
+        names = ", ".join(repr(one.get("title") or one.get("url")) for one in before)
+        say(f"note: Label Studio asks only a project's first ML backend, and {names} comes before; remove it there")
+    if not as_json:
+        say(f"next, masks for the tasks that are there: car label-studio backfill --project {project}")
+
+
+def _wish(project: int, url: str | None, title: str | None, extra: dict[str, Any], data_dir: Path) -> "Wish":
+    from cli.errors import WrongUse
+    from cli.label_studio.wanted import Wish
+    from cli.surroundings import api_address
+
+    address = (url or api_address(data_dir).url).rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise WrongUse(f"--url {address!r} is no address; it looks like http://192.168.1.10:9090")
+    return Wish(
+        project=project,
+        url=address,
+        title=title,
+        user=environment("BASIC_AUTH_USER", data_dir) or environment("ML_SERVER_BASIC_AUTH_USER", data_dir),
+        password=environment("BASIC_AUTH_PASS", data_dir) or environment("ML_SERVER_BASIC_AUTH_PASS", data_dir),
+        secret=environment("CAR_WEBHOOK_SECRET", data_dir),
+        extra_params=extra,
+    )
+
+
+def _extra_params(preset: str | None, settings: list[str] | None, background: str | None) -> dict[str, Any]:
+    """What was given; the rest stays as it is in Label Studio."""
+    given: dict[str, Any] = {}
+    if preset is not None:
+        given["preset"] = preset
+    if background is not None:
+        given["background"] = background_of(background)
+    if parsed := parse_settings(settings):
+        given["set"] = parsed
+    return given
+
+
+def _tell_project(studio: "LabelStudio", wish: "Wish", data_dir: Path, *, quiet: bool) -> "ProjectPlan":
+    """Who asks, which project it is, and what becomes of its labels.
+
+    Raises:
+        LabelStudioError: the token or the project is not what it should be.
+        LabelingConfigError, RecipeError, VocabularyError: nothing could be done for this project.
+
+    """
+    from car.project_plan import plan_project
+    from cli.label_studio.tables import labels_table
+    from cli.label_studio.wanted import extra_params_of, own_backend
+
+    version, user, project = studio.version(), studio.whoami(), studio.project(wish.project)
+    kind = studio.tokens.kind
+    say(f"Label Studio {version} at {studio.url}, as {user.get('email') or user.get('id')} ({kind} token)")
+    found = own_backend(studio.backends(wish.project), wish)
+    extra = {**(extra_params_of(found) if found else {}), **wish.extra_params}
+    usual = environment("CAR_PRESET", data_dir) or _USUAL_PRESET
+    plan = plan_project(project.label_config, extra, preset=usual)
+    say(f"project {project.number}, {project.title}")
+    if not quiet:
+        from cli.job_tables import print_table
+
+        print_table(labels_table(plan))
+    for problem in plan.problems:
+        say(f"note: {problem.detail} ({problem.code})")
+    return plan
+
+
+def _tell(wish: "Wish", backend: "Outcome", webhook: "Outcome | None") -> None:
+    from cli.label_studio.connecting import How
+
+    auth = f"Basic auth as {wish.user}" if wish.user else "without Basic auth"
+    say(f"ML backend {wish.url}, {auth}: {_how(backend)}")
+    if webhook is not None:
+        secret = "with its secret" if wish.secret else "without a secret: CAR_WEBHOOK_SECRET is not set"
+        say(f"webhook {wish.webhook_url}, {secret}: {_how(webhook)}")
+    if all(one is None or one.how is How.UNCHANGED for one in (backend, webhook)):
+        say("all was as it should be; nothing was changed")
+
+
+def _how(outcome: "Outcome") -> str:
+    return f"{outcome.how} ({', '.join(outcome.fields)})" if outcome.fields else str(outcome.how)

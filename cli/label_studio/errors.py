@@ -1,0 +1,16 @@
+"""What can go wrong between `car label-studio` and Label Studio. The root is car.errors.CarError.
+
+CarError
+├── BackendBlocked     Label Studio's SSRF protection does not let it call this service
+└── BackendRefused     Label Studio asked this service and was not content with its answer
+"""
+
+from car.errors import CarError
+
+
+class BackendBlocked(CarError):  # noqa: N818 - the name is the sentence
+    code = "backend_blocked"
+
+
+class BackendRefused(CarError):  # noqa: N818
+    code = "backend_refused"

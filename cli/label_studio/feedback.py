@@ -1,0 +1,24 @@
+"""`car label-studio feedback`: what annotators made of the masks."""
+
+import json
+
+from cli.label_studio.options import Project, say, service
+from cli.options import DATA_DIR, AsJson, DataFolder
+
+
+def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder = DATA_DIR) -> None:
+    """How often masks were kept, changed or taken away, by label and the words it was asked as."""
+    import typer
+
+    from cli.job_tables import print_table
+    from cli.label_studio.tables import feedback_table
+
+    with service(data_dir) as opened:
+        opinions = opened.feedback(project)
+    if as_json:
+        for one in opinions:
+            typer.echo(json.dumps(one))
+    elif opinions:
+        print_table(feedback_table(opinions))
+    else:
+        say("nobody has submitted an annotation of it yet, or the webhook does not tell: `car doctor --project N`")

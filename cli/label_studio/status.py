@@ -1,0 +1,70 @@
+"""`car label-studio status`: how far projects are, and what failed."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.label_studio.options import AnyProject, say, service
+from cli.options import DATA_DIR, AsJson, DataFolder
+
+if TYPE_CHECKING:
+    from cli.service import Service
+
+_PROJECTS_SHOWN = 200
+
+
+def status(
+    project: AnyProject = None,
+    *,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help="List its tasks: queued, running, done, failed, dead, cancelled, all."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List so many tasks.")] = 50,
+    retry: Annotated[bool, typer.Option("--retry", help="Try what failed once more, first.")] = False,
+    as_json: AsJson = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
+    """Projects of Label Studio: tasks, predictions, and why some have none. Exit code 1 where some of one failed."""
+    from cli.errors import WrongUse
+    from cli.job_tables import print_table
+    from cli.label_studio.tables import projects_table
+
+    with service(data_dir) as opened:
+        if project is not None:
+            if retry:
+                pictures, predictions, _ = opened.retry_project(project)
+                say(f"{pictures:,} pictures and {predictions:,} predictions are tried again")
+            _one(opened, project, tasks, limit, as_json=as_json)
+            return
+        if tasks is not None or retry:
+            raise WrongUse("--tasks and --retry need --project N")
+        found = [opened.project(one["number"], one["instance"]) for one in opened.projects(_PROJECTS_SHOWN)]
+    if as_json:
+        for one in found:
+            typer.echo(json.dumps(one))
+    elif found:
+        print_table(projects_table(found))
+    else:
+        say("no project is known yet: car label-studio connect --project N")
+
+
+def _one(opened: "Service", project: int, tasks: str | None, limit: int, *, as_json: bool) -> None:
+    from cli.job_tables import print_table
+    from cli.label_studio.tables import project_page, reasons_table, tasks_table
+
+    state = None if tasks == "all" else tasks
+    document = opened.project(project)
+    if as_json:
+        for one in opened.project_tasks(project, state, limit) if tasks else [document]:
+            typer.echo(json.dumps(one))
+    else:
+        print_table(project_page(document))
+        reasons = [("picture", one) for one in document["failed"]] + [("prediction", one) for one in document["unsent"]]
+        if reasons:
+            print_table(reasons_table(reasons))
+        if tasks:
+            print_table(tasks_table(opened.project_tasks(project, state, limit)))
+    if document["failed"] or document["predictions"].get("failed"):
+        raise typer.Exit(1)

@@ -1,0 +1,151 @@
+"""`car label-studio sync` and `backfill`: all tasks of a project, whether or not a webhook told of them."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.label_studio.options import (
+    INTERRUPTED,
+    AskToken,
+    LabelStudioUrl,
+    Project,
+    has_label_studio,
+    label_studio,
+    say,
+    service,
+)
+from cli.options import DATA_DIR, AsJson, DataFolder
+
+if TYPE_CHECKING:
+    from cli import documents
+    from cli.label_studio.following import Following
+    from cli.service import Service
+    from worker.label_studio import LabelStudio
+
+_SILENT = (
+    "nothing has been sent for a minute: do the workers run, and have they LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY? "
+    "See `car doctor`"
+)
+
+
+def sync(
+    project: Project,
+    *,
+    label_studio_url: LabelStudioUrl = None,
+    token: AskToken = False,
+    as_json: AsJson = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
+    """Look at all tasks of a project and queue those that are new. Exit code 1 if Label Studio could not be asked."""
+    from cli.label_studio.following import Following, of_sync
+
+    with service(data_dir) as opened:
+        if label_studio_url or token or has_label_studio(data_dir):
+            with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
+                _note(opened, studio, project)
+        opened.sync_project(project)
+        ended = _follow(Following(opened, of_sync), project, "sync")
+    if as_json:
+        typer.echo(json.dumps(ended))
+    if error := ended["sync"]["error"]:
+        say(f"not all tasks were looked at: {error}")
+        raise typer.Exit(1)
+    waiting = ended["items"].get("queued", 0) + ended["items"].get("running", 0)
+    say(f"{ended['tasks']:,} tasks are known, {waiting:,} of them wait for their masks")
+
+
+def backfill(
+    project: Project,
+    *,
+    use: Annotated[
+        bool, typer.Option("--use", help="Let annotators see these predictions, once they are there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many tasks lack a prediction, and do nothing.")
+    ] = False,
+    label_studio_url: LabelStudioUrl = None,
+    token: AskToken = False,
+    as_json: AsJson = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
+    """See to it that every task of a project has its prediction in Label Studio, and watch until it has.
+
+    Exit code 0: all have; 1: some have none, and it is said why; Ctrl-C leaves it running.
+    """
+    from cli.label_studio.following import Following, of_backfill
+
+    with (
+        service(data_dir) as opened,
+        label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio,
+    ):
+        known = _note(opened, studio, project)
+        version, lacking = known["model_version"], _lacking(studio, known)
+        say(f"{lacking:,} of {studio.tasks(project, limit=1).total:,} tasks have no prediction of {version}")
+        if dry_run:
+            if as_json:
+                typer.echo(json.dumps({"project": project, "model_version": version, "lacking": lacking}))
+            return
+        opened.sync_project(project)
+        ended = _follow(Following(opened, of_backfill, hint=_SILENT), project, "backfill")
+        # The weights of a worker that started meanwhile make another version.
+        version, lacking = ended["model_version"], _lacking(studio, ended)
+        if use:
+            _use(studio, ended)
+    if as_json:
+        typer.echo(json.dumps({**ended, "lacking": lacking}))
+    _tell_lacking(ended, lacking)
+
+
+def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.Project":
+    """Tell the service of the project as Label Studio has it now, be it for the first time."""
+    from cli.label_studio.wanted import extra_params_of
+
+    found = studio.project(number)
+    document: dict[str, Any] = {
+        "label_config": found.label_config,
+        "title": found.title,
+        "stamp": found.stamp,
+        "instance": studio.url,
+    }
+    backends = studio.backends(number)
+    if backends:  # Label Studio asks the first, and its parameters are what /setup is sent
+        document["extra_params"] = extra_params_of(backends[0])
+    return opened.note_project(number, document)
+
+
+def _lacking(studio: "LabelStudio", project: "documents.Project") -> int:
+    return studio.tasks(project["number"], limit=1, lacking=project["model_version"]).total
+
+
+def _follow(following: "Following", project: int, what: str) -> "documents.Project":
+    try:
+        return following.until_end(project)
+    except KeyboardInterrupt:
+        say(f"\nit goes on; look again: car label-studio {what} --project {project}, or status --project {project}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _use(studio: "LabelStudio", project: "documents.Project") -> None:
+    version = project["model_version"]
+    if not studio.versions(project["number"]).get(version):
+        say(f"there is no prediction of {version} yet, so annotators see what they saw before")
+        return
+    studio.show_version(project["number"], version)
+    say(f"annotators now see the predictions of {version}")
+
+
+def _tell_lacking(project: "documents.Project", lacking: int) -> None:
+    """Raises: typer.Exit, with 1 where a task has no prediction."""
+    from cli.job_tables import print_table
+    from cli.label_studio.tables import reasons_table
+
+    if not lacking:
+        say(f"every task has a prediction of {project['model_version']}")
+        return
+    say(f"{lacking:,} tasks have no prediction of {project['model_version']}")
+    reasons = [("picture", one) for one in project["failed"]] + [("prediction", one) for one in project["unsent"]]
+    if reasons:
+        print_table(reasons_table(reasons))
+        say(f"task by task: car label-studio status --project {project['number']} --tasks failed")
+    raise typer.Exit(1)

@@ -1,0 +1,137 @@
+"""Projects, their labels, tasks and feedback on the terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from cli.documents import Opinion, Project, ProjectTask, Reason
+from cli.job_tables import moment, new_table
+from cli.watching import STATE_STYLES
+
+if TYPE_CHECKING:
+    from car.labeling_config import Control
+    from car.project_plan import ProjectPlan
+
+_PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
+
+
+def labels_table(plan: "ProjectPlan") -> Table:
+    """What CLIP is asked for each label, and what its masks become."""
+    table = new_table("label", "asked as", "shown by")
+    if plan.vocabulary is None:
+        shown = dict.fromkeys(_control(one) for one in plan.config.controls)
+        table.add_row("each task's own", "words of its data", Text(", ".join(shown)))
+        return table
+    for label in plan.vocabulary.labels:
+        place = plan.places.of(label.name)
+        # Of several controls for masks the first is used; choices say beside it that the label was found.
+        controls = [*place.controls[:1], *place.choices] if place else []
+        prompts = ", ".join(label.prompts) if label.prompts != (label.name,) else ""
+        table.add_row(Text(label.name), Text(prompts), Text(", ".join(map(_control, controls)) or "nothing", "cyan"))
+    return table
+
+
+def _control(control: "Control") -> str:
+    return f"{control.kind} “{control.name}”"
+
+
+def project_page(project: Project) -> Table:
+    """How far one project is, a line each."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("project", Text(" ".join(filter(None, [str(project["number"]), project["title"]])), "bold"))
+    table.add_row("Label Studio", Text(project["instance"]))
+    table.add_row("words", Text(_words(project)))
+    table.add_row("recipe", Text(project["preset"]))
+    table.add_row("version", Text(project["model_version"]))
+    table.add_row("tasks", f"{project['tasks']:,}")
+    table.add_row("pictures", _counts(project["items"], STATE_STYLES))
+    table.add_row("predictions", _counts(project["predictions"], _PREDICTION_STYLES))
+    table.add_row("last sync", Text(_sync(project)))
+    for name, key in (("/setup", "setup_at"), ("/predict", "predict_at"), ("webhook", "webhook_at")):
+        at: str | None = project.get(key)  # type: ignore[assignment] # times are texts
+        table.add_row(f"last {name}", moment(at) if at else "never")
+    for problem in project["problems"]:
+        table.add_row("problem", Text(f"{problem['detail']} ({problem['code']})", "yellow"))
+    return table
+
+
+def projects_table(projects: Iterable[Project]) -> Table:
+    table = new_table("project", "title", "tasks", "done", "failed", "sent", "last sync", "Label Studio")
+    for one in projects:
+        failed = one["items"].get("failed", 0) + one["items"].get("dead", 0)
+        table.add_row(
+            str(one["number"]),
+            Text(one["title"] or ""),
+            f"{one['tasks']:,}",
+            f"{one['items'].get('done', 0):,}",
+            Text(f"{failed:,}" if failed else "", "red"),
+            f"{one['predictions'].get('sent', 0):,}",
+            Text(_sync(one)),
+            Text(one["instance"]),
+        )
+    return table
+
+
+def reasons_table(reasons: Iterable[tuple[str, Reason]]) -> Table:
+    """Why tasks have no prediction: what failed, with one of them."""
+    table = new_table("what", "tasks", "why", "for one, task")
+    for what, one in reasons:
+        why = Text(f"{one['example']} ({one['code']})", "red")
+        table.add_row(what, f"{one['count']:,}", why, str(one["task"]))
+    return table
+
+
+def tasks_table(tasks: Iterable[ProjectTask]) -> Table:
+    table = new_table("task", "picture", "state", "prediction", "result, or why not")
+    for one in tasks:
+        fault = one["error"] or one["prediction_error"]
+        why = Text(f"{fault['detail']} ({fault['code']})", "red") if fault else Text(one["result"] or "")
+        table.add_row(
+            str(one["task"]),
+            Text(one["uri"]),
+            Text(one["state"], STATE_STYLES.get(one["state"], "")),
+            Text(one["prediction"] or "", _PREDICTION_STYLES.get(one["prediction"] or "", "")),
+            why,
+        )
+    return table
+
+
+def feedback_table(opinions: Iterable[Opinion]) -> Table:
+    table = new_table("label", "asked as", "kept", "changed", "taken away", "missed", "acceptance", "mean IoU")
+    for one in opinions:
+        outcomes = one["outcomes"]
+        table.add_row(
+            Text(one["label"]),
+            Text(one["prompts"] if one["prompts"] != one["label"] else ""),
+            *(f"{outcomes.get(name, 0):,}" for name in ("accepted", "changed", "rejected", "missed")),
+            _share(one["acceptance"]),
+            "" if one["mean_iou"] is None else f"{one['mean_iou']:.2f}",
+        )
+    return table
+
+
+def _counts(counts: Mapping[str, int], styles: Mapping[str, str]) -> Text:
+    parts = [Text(f"{number:,} {state}", styles.get(state, "")) for state, number in counts.items() if number]
+    return Text(" · ").join(parts) if parts else Text("none")
+
+
+def _words(project: Project) -> str:
+    labels = project["labels"]
+    return "each task's own" if labels is None else ", ".join(one["name"] for one in labels)
+
+
+def _sync(project: Project) -> str:
+    sync = project["sync"]
+    if sync["error"]:
+        return f"failed: {sync['error']}"
+    if sync["wanted_at"]:
+        return f"under way, {sync['seen']:,} of {sync['total'] or '?'}"
+    return moment(sync["synced_at"]) if sync["synced_at"] else "never"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"

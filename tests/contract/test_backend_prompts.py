@@ -1,0 +1,276 @@
+"""/predict with a context: an annotator's click or text is waited for, briefly and only where somebody works."""
+
+import hashlib
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from api.app import create_app
+from car.model_version import CODE_VERSION, model_version
+from db import items, results, vocabularies
+from db import workers as presences
+from db.items import Ended, Failed
+from db.objects import ObjectStore
+from db.results import NewResult
+from tests.api_client import segmentation
+from tests.label_studio_rows import WEIGHTS
+from tests.recorded import BASIC, recorded
+from tests.rows import LEASE
+from worker.images import Picture
+from worker.pipeline.objects import store_objects
+from worker.pipeline.work import Fetched, Wish
+
+CONFIG = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image"><Label value="cat"/>'
+    '<Label value="dog"/></BrushLabels><KeyPointLabels name="kp" toName="image" smart="true"><Label value="cat"/>'
+    '<Label value="dog"/></KeyPointLabels><TextArea name="ask" toName="image" smart="true"/></View>'
+)
+SIZE = (64, 48)
+
+
+class GpuWorker:
+    """A worker whose masks are stripes, the first label's on the left."""
+
+    def __init__(self, workers, settings):
+        self.rows = workers
+        self.objects = ObjectStore.of(settings)
+        presence = presences.Presence("host:1:gpu", "gpu", "cpu", WEIGHTS, CODE_VERSION)
+        workers.do(presences.seen, presence)
+
+    def work(self):
+        """Everything that is queued; the vocabularies that it was asked with."""
+        claimed = self.rows.do(items.claim, "host:1:gpu", limit=100, lease=LEASE)
+        return [self._end(one) for one in claimed]
+
+    def work_soon(self, seconds=0.3):
+        def later():
+            until = time.monotonic() + 10
+            while not self.work() and time.monotonic() < until:
+                time.sleep(0.05)
+
+        thread = threading.Timer(seconds, later)
+        thread.start()
+        return thread
+
+    def _end(self, item):
+        words = self.rows.do(vocabularies.get, item.vocabulary_id).vocabulary
+        recipe = self.rows.do(vocabularies.recipe, item.recipe_id).recipe
+        version = model_version(WEIGHTS, recipe, words)
+        run_key = hashlib.sha256(f"{item.uri} {version}".encode()).hexdigest()
+        picture = Picture(
+            np.full((SIZE[1], SIZE[0], 3), 200, np.uint8),
+            *SIZE,
+            hashlib.sha256(item.uri.encode()).hexdigest(),
+            "PNG",
+            (),
+        )
+        found = segmentation([(label.name, 0.9) for label in words.labels], (), SIZE)
+        wish = Wish(item.vocabulary_id, item.recipe_id, words, recipe, WEIGHTS, version)
+        keys = store_objects(self.objects, Fetched(None, wish, picture, run_key), found)
+        new = NewResult(
+            run_key=run_key,
+            sha256=picture.sha256,
+            format="PNG",
+            notes=(),
+            segmentation=found,
+            vocabulary_id=item.vocabulary_id,
+            recipe_id=item.recipe_id,
+            model_version=version,
+            weights=WEIGHTS,
+            code_version=CODE_VERSION,
+            device="cpu",
+            masks_key=keys[0],
+            labelmap_key=keys[1],
+            preview_key=keys[2],
+        )
+        result = self.rows.do(results.store, "host:1:gpu", [new])[run_key]
+        self.rows.do(items.finish, "host:1:gpu", [Ended(item, result, reused=False)])
+        return [label.name for label in words.labels]
+
+
+@pytest.fixture
+def gpu(workers, face_settings):
+    return GpuWorker(workers, face_settings)
+
+
+@pytest.fixture
+def editor(face, workers):
+    """A backend whose project has smart tools."""
+    assert workers
+    assert face.post("/setup", json=recorded("setup", schema=CONFIG)).status_code == 200
+    return face
+
+
+def point(label="cat", x=10, y=50):
+    region = recorded("predict_smart_tool")["params"]["context"]["result"][0]
+    return region | {"value": {"x": x, "y": y, "width": 0.3, "keypointlabels": [label]}}
+
+
+def text(*lines):
+    return {
+        "id": "t",
+        "type": "textarea",
+        "from_name": "ask",
+        "to_name": "image",
+        "value": {"text": ["\n".join(lines)]},
+    }
+
+
+def ask(client, *regions, **changes):
+    """The only slot, and how long it took."""
+    params = {"login": None, "password": None, "context": {"result": list(regions)}}
+    body = recorded("predict_smart_tool", label_config=CONFIG, params=params) | changes
+    begun = time.monotonic()
+    answer = client.post("/predict", content=json.dumps(body).encode())
+    assert answer.status_code == 200
+    [slot] = answer.json()["results"]
+    return slot, time.monotonic() - begun
+
+
+def labels(slot):
+    return [region["value"]["brushlabels"] for region in slot["result"]]
+
+
+def test_a_click_gets_its_label_as_soon_as_a_worker_has_it(editor, gpu):
+    thread = gpu.work_soon()
+    slot, _ = ask(editor, point("cat", x=10))
+    thread.join()
+    assert labels(slot) == [["cat"]]
+    assert slot["model_version"] == editor.post("/setup", json=recorded("setup", schema=CONFIG)).json()["model_version"]
+    slot, seconds = ask(editor, point("dog", x=90))  # the picture is known by now
+    assert labels(slot) == [["dog"]]
+    assert seconds < 2
+
+
+def test_a_click_beside_its_label_finds_nothing(editor, gpu):
+    ask(editor, point("cat"))
+    gpu.work()
+    slot, _ = ask(editor, point("cat", x=90))
+    assert slot["result"] == []
+
+
+def test_a_text_asks_with_words_of_its_own(editor, gpu):
+    thread = gpu.work_soon(0)
+    slot, _ = ask(editor, text("cat: the striped one"))
+    thread.join()
+    assert labels(slot) == [["cat"]]
+
+
+def test_a_prompt_goes_ahead_of_everything(editor, workers):
+    project = recorded("webhook_tasks_created")["project"] | {"label_config": CONFIG}
+    editor.post("/webhook", json=recorded("webhook_tasks_created", project=project))
+    ask(editor, text("cat: the striped one"))
+    [first] = workers.do(items.claim, "gpu", limit=1, lease=LEASE)
+    [label] = workers.do(vocabularies.get, first.vocabulary_id).vocabulary.labels
+    assert label.prompts == ("the striped one",)
+
+
+def test_nothing_of_a_prompt_is_written_back(editor, gpu, workers):
+    thread = gpu.work_soon()
+    ask(editor, text("cat: the striped one"))
+    thread.join()
+    ask(editor, point("cat"))
+    gpu.work()
+    assert workers.predictions() == []
+    assert workers.sql("SELECT count(*) FROM task") == [(0,)]
+
+
+def test_without_a_living_worker_nobody_waits_and_the_question_is_queued(editor, workers):
+    slot, seconds = ask(editor, point())
+    assert slot == []
+    assert seconds < 2
+    assert workers.sql("SELECT state, lane FROM item") == [("queued", 0)]
+
+
+def test_a_worker_that_is_too_slow_is_waited_for_as_long_as_is_set(face_settings, workers, gpu):
+    with TestClient(create_app(face_settings.model_copy(update={"predict_wait_seconds": 1.0}))) as client:
+        client.auth = BASIC
+        client.post("/setup", json=recorded("setup", schema=CONFIG))
+        slot, seconds = ask(client, point())
+    assert slot == []
+    assert 1 <= seconds < 4
+    assert workers.sql("SELECT state FROM item") == [("queued",)]
+    assert gpu.work()
+
+
+def test_waiting_holds_no_connection(face_settings, workers, gpu):
+    with TestClient(create_app(face_settings.model_copy(update={"predict_wait_seconds": 20.0}))) as client:
+        client.auth = BASIC
+        client.post("/setup", json=recorded("setup", schema=CONFIG))
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(ask(client, point()))) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        time.sleep(3)
+        held = workers.sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        )
+        assert gpu.work()
+        for thread in threads:
+            thread.join()
+    assert held[0][0] < 5
+    assert [labels(slot) for slot, _ in answers] == [[["cat"]]] * 20
+
+
+def test_a_picture_that_failed_is_no_answer(editor, gpu, workers):
+    ask(editor, point())  # the wait ends without a worker's work
+    claimed = workers.do(items.claim, "gpu", limit=10, lease=LEASE)
+    workers.do(items.fail, "gpu", [Failed(one, "image_missing", "no such object", retryable=False) for one in claimed])
+    with capture_logs() as logged:
+        slot, seconds = ask(editor, point())
+    assert slot == []
+    assert seconds < 2
+    assert [line["code"] for line in logged if line["event"] == "prompt failed"] == ["image_missing"]
+    assert gpu
+
+
+@pytest.mark.parametrize(
+    ("regions", "code"),
+    [
+        ([], "prompt_invalid"),
+        ([{"type": "textarea", "value": {"text": [""]}}], "prompt_invalid"),
+        ([{"type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": ["hen"]}}], "prompt_invalid"),
+        (["odd", None, 7], "prompt_invalid"),
+    ],
+)
+def test_a_prompt_that_asks_nothing_is_logged_with_its_reason(editor, regions, code):
+    with capture_logs() as logged:
+        slot, _ = ask(editor, *regions)
+    assert slot == []
+    [line] = [line for line in logged if line["event"] == "nothing predicted"]
+    assert line["code"] == code
+    assert line["reason"]
+
+
+def test_a_task_without_a_picture_is_no_answer(editor):
+    task = recorded("predict_smart_tool")["tasks"][0]
+    for odd in ({"data": {}}, {"data": None}, {"data": {"image": "ftp://x/a.jpg"}}, {"id": None}):
+        slot, _ = ask(editor, point(), tasks=[task | odd])
+        assert slot == []
+
+
+def test_while_redis_is_away_the_answer_comes_in_time(face_settings, gpu):
+    away = face_settings.model_copy(update={"celery_broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    with TestClient(create_app(away)) as client:
+        client.auth = BASIC
+        client.post("/setup", json=recorded("setup", schema=CONFIG))
+        thread = gpu.work_soon()
+        slot, _ = ask(client, point())
+        thread.join()
+    assert labels(slot) == [["cat"]]
+
+
+def test_masks_that_are_gone_from_the_bucket_are_no_answer(editor, gpu, bucket):
+    thread = gpu.work_soon()
+    ask(editor, point())
+    thread.join()
+    for key in bucket.keys(""):
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    slot, _ = ask(editor, point())
+    assert slot == []

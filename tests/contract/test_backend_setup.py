@@ -1,0 +1,117 @@
+"""GET / and /health, POST /setup: what Label Studio asks before it asks for anything else."""
+
+import time
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from api.app import create_app
+from car.model_version import label_studio_version
+from car.project_plan import plan_project
+from db import offers
+from tests.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
+from tests.recorded import BASIC, INSTANCE, STAMP, recorded
+
+
+def setup(face, **changes):
+    answer = face.post("/setup", json=recorded("setup", **changes))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_the_version_is_told_and_the_project_remembered(face, workers):
+    plan = plan_project(recorded("setup")["schema"], {}, preset="voc")
+    version = label_studio_version(WEIGHTS, plan.recipe, plan.words, plan.regions)
+    assert setup(face) == {"model_version": version, "problems": []}
+    assert setup(face)["model_version"] == version
+    [row] = workers.sql("SELECT * FROM project")
+    assert (row.instance, row.number, row.stamp) == (INSTANCE, 2, STAMP)
+    assert row.setup_at is not None
+    assert row.words == plan.words
+
+
+def test_the_version_changes_with_labels_regions_parameters_and_weights(face, workers):
+    versions = [
+        setup(face),
+        setup(face, schema=config(["cat", "dog", "hen"])),
+        setup(face, schema=config(["cat", "dog"], control="PolygonLabels")),
+        setup(face, extra_params={"background": ["wall"]}),
+        setup(face, extra_params='{"background": ["floor"]}'),
+    ]
+    workers.do(offers.offer, offers.ANY, offers.ANY, OTHER_WEIGHTS)
+    versions.append(setup(face))
+    assert len({one["model_version"] for one in versions}) == len(versions)
+
+
+@pytest.mark.usefixtures("rows")
+def test_without_any_worker_the_models_that_lie_here_are_told(face_settings, tiny_clips):
+    versions = {}
+    for models in ("demo", str(tiny_clips), "openai", "/nowhere"):
+        with TestClient(create_app(face_settings.model_copy(update={"models": models}))) as client:
+            client.auth = BASIC
+            versions[models] = setup(client)["model_version"]
+    assert versions["openai"] == versions["/nowhere"]
+    assert "+00000000." in versions["openai"]
+    assert len(set(versions.values())) == 3
+
+
+def test_where_label_studio_is_configured_its_address_counts(face_settings, rows):
+    with TestClient(create_app(face_settings.model_copy(update={"label_studio_url": "http://ls:8080"}))) as client:
+        client.auth = BASIC
+        setup(client)
+    assert rows.sql("SELECT instance FROM project") == [("http://ls:8080",)]
+
+
+def test_labels_that_cannot_be_mapped_are_told_beside_the_version(face):
+    schema = (
+        '<View><Image name="image" value="$image"/><BrushLabels name="a" toName="image"><Label value="cat"/>'
+        '</BrushLabels><Text name="t" value="$t"/><Labels name="b" toName="t"><Label value="word"/></Labels></View>'
+    )
+    answer = setup(face, schema=schema)
+    assert answer["model_version"]
+    assert answer["problems"]
+    assert all(one["code"] and one["detail"] for one in answer["problems"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": "<View></View>"},
+        {"schema": "no XML"},
+        {"schema": '<!DOCTYPE x [<!ENTITY y "z">]><View>&y;</View>'},
+        {"schema": '<View><Image name="image" value="$image"/></View>'},
+        {"extra_params": {"preset": "no such"}},
+        {"extra_params": {"set": {"eta": "much"}}},
+    ],
+)
+def test_a_configuration_that_can_show_no_mask_is_refused_with_the_reason(face, rows, changes):
+    setup(face)
+    with capture_logs() as logged:
+        answer = face.post("/setup", json=recorded("setup", **changes))
+    assert answer.status_code == 422
+    assert answer.json()["code"] in ("labeling_config_invalid", "recipe_invalid", "vocabulary_invalid")
+    assert [line["event"] for line in logged if line["log_level"] == "warning"] == ["project refused"]
+    [row] = rows.sql("SELECT problems FROM project")
+    assert row.problems[0]["code"] == answer.json()["code"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"project": "x.y", "schema": "<View/>"}', b'{"project": "2.1"}'])
+def test_what_is_no_request_of_label_studio_is_refused(face, body):
+    answer = face.post("/setup", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
+
+
+def test_without_the_database_there_is_no_version_and_health_is_up(face_settings):
+    away = face_settings.model_copy(update={"database_url": SecretStr("postgresql://car:hidden@127.0.0.1:1/car")})
+    with TestClient(create_app(away)) as client:
+        client.auth = BASIC
+        answer = client.post("/setup", json=recorded("setup"))
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_unreachable")
+        times = []
+        for _ in range(50):
+            begun = time.perf_counter()
+            assert client.get("/health").json() == {"status": "UP", "model_class": "CarLabeler"}
+            times.append(time.perf_counter() - begun)
+        assert sorted(times)[25] < 0.02

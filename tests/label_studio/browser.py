@@ -1,0 +1,74 @@
+"""Label Studio in headless Chromium: somebody logs in, opens a task and looks."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import FloatRect, Page, sync_playwright
+
+from tests.label_studio.server import Server
+
+_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb")
+_SIZE = (1340, 650)
+_PATIENCE_MS = 60_000
+_DRAWN_MS = 2_500
+"""What the editor takes to draw its regions, once the picture is there; it tells nobody."""
+
+
+def chromium() -> str | None:
+    """The program of the system, else that of `CHROMIUM`."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = (shutil.which(name) for name in names)
+    return os.environ.get("CHROMIUM") or next((path for path in found if path), None)
+
+
+@contextmanager
+def logged_in(server: Server) -> Iterator[Page]:
+    """A page of the server's user.
+
+    Raises:
+        RuntimeError: this machine has no Chromium.
+
+    """
+    program = chromium()
+    if program is None:
+        raise RuntimeError("no Chromium here; install it (`apt-get install -y chromium`) or name it in CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        try:
+            width, height = _SIZE
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(_PATIENCE_MS)
+            page.goto(f"{server.url}/user/login/")
+            page.fill("input[name=email]", server.email)
+            page.fill("input[name=password]", server.password)
+            page.click("button[type=submit]")
+            page.wait_for_url(lambda url: "/login" not in url)
+            yield page
+        finally:
+            browser.close()
+
+
+def open_task(page: Page, server: Server, project: int, task: int) -> None:
+    """The task in the editor, as drawn."""
+    page.goto(f"{server.url}/projects/{project}/data?task={task}")
+    page.wait_for_selector(".lsf-main-content, .lsf-editor", state="visible")
+    page.wait_for_selector("canvas", state="attached")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(_DRAWN_MS)
+
+
+def picture_box(page: Page) -> FloatRect:
+    """Where the editor shows the picture."""
+    box = page.locator(".lsf-image img").first.bounding_box()
+    if box is None:
+        raise AssertionError("the editor shows no picture")
+    return box
+
+
+def open_data_manager(page: Page, server: Server, project: int) -> None:
+    page.goto(f"{server.url}/projects/{project}/data")
+    page.wait_for_selector("text=Submitted annotations", state="visible")
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(_DRAWN_MS)

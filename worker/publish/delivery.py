@@ -1,0 +1,51 @@
+"""One prediction into Label Studio, which stores one more at every POST: looked for before it is sent again.
+
+Whoever finds several of a version keeps the oldest, so that all who look decide alike (docs/decisions/0008).
+"""
+
+from collections.abc import Callable
+
+from car.errors import CarError
+from db.predictions import Outgoing
+from worker.label_studio import LabelStudio
+from worker.label_studio.errors import TaskMissing
+
+
+class LeaseEnding(CarError):  # noqa: N818 - the name is the sentence
+    """Too little of the lease is left for a POST to end within it; nothing was sent."""
+
+    code = "lease_ending"
+    retryable = True
+
+
+def deliver(client: LabelStudio, row: Outgoing, document: str, *, in_time: Callable[[], bool]) -> int:
+    """Label Studio's id of the row's one prediction. `in_time` is asked right before anything is sent.
+
+    Raises:
+        LabelStudioError: see there; after OutcomeUncertain it may be stored all the same.
+        LeaseEnding: nothing was sent.
+
+    """
+    if row.replaces is not None:
+        client.withdraw(row.replaces)
+    again = row.attempt > 1
+    if again and (known := _the_one(client, row)) is not None:
+        return known
+    if not in_time():
+        raise LeaseEnding("the worker was too slow; another attempt follows")
+    stored = client.predict(row.task, document)
+    if stored.project not in (None, row.project):
+        # Label Studio was set up anew, and its numbers are of other things.
+        client.withdraw(stored.number)
+        raise TaskMissing(f"task {row.task} is of project {stored.project}, not of {row.project}, in Label Studio now")
+    # An earlier POST that nobody waited for may have been stored since it was looked for.
+    return (_the_one(client, row) if again else None) or stored.number
+
+
+def _the_one(client: LabelStudio, row: Outgoing) -> int | None:
+    """The oldest of our version, once it is the only one."""
+    stored = client.predictions(project=row.project, task=row.task)
+    ours = [one.number for one in stored if one.model_version == row.model_version and one.number != row.replaces]
+    for double in ours[1:]:
+        client.withdraw(double)
+    return ours[0] if ours else None

@@ -1,0 +1,215 @@
+"""The outbox emptied: rows claimed, rendered and sent, each on its own, so that none stops its neighbours."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import Engine
+
+from car.errors import CarError
+from db import predictions, strays
+from db.errors import DatabaseUnreachable
+from db.predictions import Outgoing
+from db.session import transaction
+from worker.label_studio import LabelStudio, LabelStudioError
+from worker.label_studio.errors import Forbidden, OutcomeUncertain, ProjectMissing, Rejected, TaskMissing
+from worker.publish.delivery import LeaseEnding, deliver
+from worker.publish.gate import Gate
+from worker.publish.rendering import Gettable, InternalError, render_all
+
+LEASE = timedelta(seconds=120)
+"""A killed worker's POST has long ended when another one asks Label Studio whether it was stored."""
+_MARGIN = 5.0
+_ROWS_A_THREAD = 4
+_FIRST, _LONGEST = 5.0, 300.0
+_UNCERTAIN = 60.0
+"""Seconds that a POST without an answer is given to be stored, before it is looked for."""
+_BREAKS = 5
+"""Attempts at a row that breaks this code."""
+
+Wanted = tuple[Outgoing, str]
+"""A row to be sent, and its document."""
+
+
+@dataclass
+class Published:
+    """What one call did."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rows: rendered, sent, failed, orphaned, put_off, handed_back, strays."""
+    more: bool = False
+    """It ended before its work did."""
+
+
+class Publisher:
+    """Keeps from one call to the next what it learnt of Label Studio."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        objects: Gettable,
+        client: LabelStudio | None,
+        worker: str,
+        *,
+        threads: int = 4,
+        preset: str = "voc",
+        lease: timedelta = LEASE,
+        gate: Gate | None = None,
+    ) -> None:
+        """Without a `client` documents are made for /predict to answer with, and nothing is sent."""
+        self._engine, self._objects, self._client, self._worker = engine, objects, client, worker
+        self._threads, self._preset, self._lease = threads, preset, lease
+        self._gate = gate or Gate()
+
+    def publish(self, *, stop: Callable[[], bool] = lambda: False, seconds: float = float("inf")) -> Published:
+        """Render and send what waits, for about so long. Any number of publishers may do so at once.
+
+        Raises:
+            DatabaseUnreachable: what was in hand comes back when its lease has run out.
+
+        """
+        done = Published()
+        ends = time.monotonic() + seconds
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="publish") as pool:
+            while not stop():
+                if time.monotonic() > ends:
+                    done.more = True
+                    break
+                leased_until = time.monotonic() + self._lease.total_seconds()
+                sending = self._client is not None and self._gate.open
+                rows = self._claim(self._client.url if self._client and sending else None)
+                if not rows:
+                    break
+                self._round(pool, rows, done.counts, leased_until, stop)
+        return done
+
+    def _claim(self, instance: str | None) -> list[Outgoing]:
+        limit = self._threads * _ROWS_A_THREAD
+        with transaction(self._engine) as session:
+            return predictions.claim(session, self._worker, limit=limit, lease=self._lease, instance=instance)
+
+    def _round(
+        self,
+        pool: ThreadPoolExecutor,
+        rows: Sequence[Outgoing],
+        counts: Counter[str],
+        leased_until: float,
+        stop: Callable[[], bool],
+    ) -> None:
+        ready = [(row, row.document) for row in rows if row.document is not None]
+        ready += self._render(pool, [row for row in rows if row.document is None], counts)
+        outcomes = pool.map(lambda wanted: self._send(wanted, leased_until, stop), ready)
+        for outcome in outcomes:
+            counts.update(outcome)
+
+    # Rendering
+
+    def _render(self, pool: ThreadPoolExecutor, rows: Sequence[Outgoing], counts: Counter[str]) -> list[Wanted]:
+        """Documents made and kept; those that are to be sent now, still leased."""
+        ours: list[tuple[Outgoing, str, float]] = []
+        others: list[tuple[Outgoing, str, float]] = []
+        for group in render_all(pool, self._objects, rows, preset=self._preset):
+            for row in group.rows:
+                if isinstance(group.made, CarError):
+                    counts.update([self._refuse(row, group.made)])
+                else:
+                    (ours if self._may_send(row) else others).append((row, group.made.text, group.made.score))
+        if not ours and not others:
+            return []
+        with transaction(self._engine) as session:
+            kept = predictions.rendered(session, self._worker, ours, keep=True)
+            predictions.rendered(session, self._worker, others, keep=False)
+        counts["rendered"] += len(ours) + len(others)
+        return [(row, text) for row, text, _ in ours if row.id in kept]
+
+    def _may_send(self, row: Outgoing) -> bool:
+        return self._client is not None and row.instance == self._client.url and self._gate.open
+
+    # Sending
+
+    def _send(self, wanted: Wanted, leased_until: float, stop: Callable[[], bool]) -> list[str]:
+        """What became of a row; no error but the database's leaves this function."""
+        row, document = wanted
+        client = self._client
+        if client is None or stop() or not self._gate.open:
+            return [self._hand_back(row)]
+        try:
+            number = deliver(
+                client,
+                row,
+                document,
+                in_time=lambda: time.monotonic() + client.most_seconds + _MARGIN < leased_until,
+            )
+        except LeaseEnding:
+            return [self._hand_back(row)]
+        except CarError as error:
+            return [self._refuse(row, error)]
+        except Exception as error:  # noqa: BLE001 - the edge: a row that breaks this code must not stop its neighbours
+            structlog.get_logger().exception("sending_broke", prediction=row.id)
+            return [self._refuse(row, InternalError(f"{type(error).__name__}: {error}"))]
+        self._gate.passed()
+        with transaction(self._engine) as session:
+            ours = predictions.sent(session, self._worker, row, number)
+        return ["sent"] if ours else [self._settle(client, row, number)]
+
+    def _settle(self, client: LabelStudio, row: Outgoing, number: int) -> str:
+        """The lease ran out while it was being sent: this worker was frozen, or Label Studio very slow."""
+        with transaction(self._engine) as session:
+            doubled = strays.settle(session, row.id, number)
+        if doubled:
+            try:
+                client.withdraw(number)
+            except LabelStudioError as error:
+                structlog.get_logger().error(
+                    "double_prediction_stays", prediction=number, task=row.task, why=str(error)
+                )
+        return "strays"
+
+    # Ends that are not the good one
+
+    def _refuse(self, row: Outgoing, error: CarError) -> str:
+        if isinstance(error, DatabaseUnreachable):
+            raise error
+        if isinstance(error, TaskMissing | ProjectMissing):
+            self._gate.passed()
+            with transaction(self._engine) as session:
+                predictions.orphaned(session, self._worker, row)
+            return "orphaned"
+        self._tell_gate(error)
+        if self._passes(row, error):
+            wait = timedelta(seconds=_wait(row.failures, error))
+            with transaction(self._engine) as session:
+                predictions.later(session, self._worker, row, code=error.code, detail=str(error), wait=wait)
+            return "put_off"
+        structlog.get_logger().warning("prediction_failed", task=row.task, code=error.code, reason=str(error))
+        with transaction(self._engine) as session:
+            predictions.failed(session, self._worker, row, code=error.code, detail=str(error))
+        return "failed"
+
+    def _tell_gate(self, error: CarError) -> None:
+        if isinstance(error, Rejected | Forbidden):  # it answered, about this row alone
+            self._gate.passed()
+        elif isinstance(error, LabelStudioError):
+            self._gate.failed(error)
+
+    def _passes(self, row: Outgoing, error: CarError) -> bool:
+        """Whether time, or somebody who sets things right, may help."""
+        if isinstance(error, InternalError):
+            return row.failures + 1 < _BREAKS
+        return error.retryable or (isinstance(error, LabelStudioError) and not isinstance(error, Rejected))
+
+    def _hand_back(self, row: Outgoing) -> str:
+        with transaction(self._engine) as session:
+            predictions.hand_back(session, self._worker, [row])
+        return "handed_back"
+
+
+def _wait(failures: int, error: CarError) -> float:
+    """Threefold each time, spread so that a thousand rows do not come back in one second."""
+    grown = min(_FIRST * 3.0 ** min(failures, 10), _LONGEST) * random.uniform(0.75, 1.25)
+    return max(grown, _UNCERTAIN) if isinstance(error, OutcomeUncertain) else grown

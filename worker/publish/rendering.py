@@ -1,0 +1,78 @@
+"""A result as the prediction that a project's labeling configuration asks for."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from car.errors import CarError
+from car.prediction_document import Document, Found, PredictionInvalid, prediction_document
+from car.project_plan import plan_project
+from db.predictions import Outgoing
+
+LARGEST = 64 * 2**20
+"""Bytes of a prediction, far above what regions bounded in size come to; Label Studio takes in 250 MiB."""
+
+
+class Gettable(Protocol):
+    """The part of db.objects.ObjectStore that rendering uses: see there."""
+
+    def get(self, key: str) -> bytes: ...
+
+
+class InternalError(CarError):
+    """This code broke, not the row; a few more attempts are made."""
+
+    code = "internal_error"
+    retryable = True
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rows of one and the same document, or of the error that it met."""
+
+    rows: tuple[Outgoing, ...]
+    made: Document | CarError
+
+
+def render_all(pool: Executor, objects: Gettable, rows: Sequence[Outgoing], *, preset: str) -> list[Rendered]:
+    """Each document once, however many tasks show the same picture. No error leaves this function."""
+    alike: dict[object, list[Outgoing]] = {}
+    for row in rows:
+        alike.setdefault((row.instance, row.project, row.result_id, row.model_version), []).append(row)
+    groups = [tuple(group) for group in alike.values()]
+    made = pool.map(lambda group: _tried(objects, group[0], preset), groups)
+    return [Rendered(group, document) for group, document in zip(groups, made, strict=True)]
+
+
+def render(objects: Gettable, row: Outgoing, *, preset: str) -> Document:
+    """The prediction of a row's result.
+
+    Raises:
+        PredictionInvalid: Label Studio's validation would refuse it, or it is too large.
+        LabelingConfigError, RecipeError, VocabularyError: the project's configuration cannot be used any more.
+        ObjectStoreError: the masks cannot be read.
+
+    """
+    plan = plan_project(row.label_config, row.extra_params, preset=preset)
+    found = Found.of_document(json.loads(objects.get(row.masks_key)))
+    document = prediction_document(row.label_config, plan, found, run_key=row.run_key, model_version=row.model_version)
+    if len(document.text) > LARGEST:
+        raise PredictionInvalid(
+            f"the prediction has {len(document.text):,} bytes, above the {LARGEST:,} that are sent; choose polygons "
+            "instead of brushes, or fewer labels"
+        )
+    return document
+
+
+def _tried(objects: Gettable, row: Outgoing, preset: str) -> Document | CarError:
+    try:
+        return render(objects, row, preset=preset)
+    except CarError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - the edge: a row that breaks this code must not stop its neighbours
+        structlog.get_logger().exception("rendering_broke", prediction=row.id, result=str(row.result_id))
+        return InternalError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,162 @@
+"""Looks at all tasks of Label Studio projects: what has no prediction of ours is asked for, as a webhook would have."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine
+
+from car.errors import CarError
+from car.model_version import label_studio_version
+from db import offers, projects, tasks
+from db.errors import DatabaseUnreachable
+from db.models import Lane
+from db.objects import ObjectStore
+from db.projects import Known, Seen, SyncClaim, Way
+from db.session import transaction
+from db.wishes import asked_of, wishes_of
+from worker.label_studio import LabelStudio
+
+LEASE = timedelta(seconds=180)
+"""Above what a page may take: a request of 70 s, pictures within tasks, a thousand rows."""
+_PAGE = 500
+_NOTHING = timedelta(0)
+
+
+@dataclass
+class Synced:
+    """What one call did."""
+
+    projects: int = 0
+    """Looked at to their end, or failed."""
+    asked: int = 0
+    """Tasks without a prediction of the present version."""
+    more: bool = False
+    """It ended before its work did."""
+
+
+@dataclass(frozen=True)
+class Syncing:
+    """Where projects are looked at, and for whom."""
+
+    engine: Engine
+    objects: ObjectStore
+    client: LabelStudio
+    worker: str
+    preset: str
+    found: Callable[[], object] = lambda: None
+    """Called after each commit of a page."""
+    page: int = _PAGE
+    """Tasks that are asked for at once."""
+
+    def sync(self, *, stop: Callable[[], bool] = lambda: False, seconds: float = float("inf")) -> Synced:
+        """Look at the projects for which that is wanted, for about so long; what is begun goes on from its cursor."""
+        done = Synced()
+        ends = time.monotonic() + seconds
+
+        def ending() -> bool:
+            return stop() or time.monotonic() > ends
+
+        while not stop():
+            with transaction(self.engine) as session:
+                look = projects.claim_sync(session, self.worker, LEASE, instance=self.client.url)
+            if look is None:
+                break
+            if not self._look(look, done, ending):
+                done.more = True
+                break
+            done.projects += 1
+        return done
+
+    def _look(self, look: SyncClaim, done: Synced, ending: Callable[[], bool]) -> bool:
+        """Whether it came to its end, be it an error."""
+        try:
+            known, weights = self._known(look)
+            if not self._pages(look, known, weights, done, ending):
+                return False
+            with transaction(self.engine) as session:
+                projects.finish_sync(session, self.worker, look)
+        except DatabaseUnreachable:
+            raise
+        except CarError as error:
+            self._fail(look, error.code, str(error), retryable=error.retryable)
+        except Exception as error:  # noqa: BLE001 - the edge: a project that breaks this code must not be tried for ever
+            structlog.get_logger().exception("sync_broke", project=look.number)
+            self._fail(look, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
+        return True
+
+    def _known(self, look: SyncClaim) -> tuple[Known, Mapping[str, str] | None]:
+        """The project as it is now, and the weights that its predictions would be made with."""
+        shown = self.client.project(look.number)
+        seen = Seen(
+            instance=look.instance,
+            number=look.number,
+            label_config=shown.label_config,
+            stamp=shown.stamp,
+            title=shown.title,
+            extra_params=self._extra_params(look.number),
+            way=Way.SYNC,
+        )
+        try:
+            with transaction(self.engine) as session:
+                known = projects.note(session, seen, preset=self.preset)
+                return known, offers.offered(session, known.plan.recipe)
+        except CarError as error:
+            if not isinstance(error, DatabaseUnreachable):
+                with transaction(self.engine) as session:
+                    projects.refused(session, seen, code=error.code, detail=str(error))
+            raise
+
+    def _extra_params(self, project: int) -> dict[str, Any] | None:
+        """Of the first ML backend, which is the one that Label Studio asks. None: as stored."""
+        backends = self.client.backends(project)
+        given = backends[0].get("extra_params") if backends else None
+        return given if isinstance(given, dict) else None
+
+    def _pages(
+        self,
+        look: SyncClaim,
+        known: Known,
+        weights: Mapping[str, str] | None,
+        done: Synced,
+        ending: Callable[[], bool],
+    ) -> bool:
+        """Whether the last page was reached."""
+        plan = known.plan
+        # Before any worker has told its weights nobody knows the version, and all tasks are asked for.
+        version = label_studio_version(weights, plan.recipe, plan.words, plan.regions) if weights is not None else None
+        cursor, seen = look.cursor or 0, look.seen
+        while True:
+            page = self.client.tasks(look.number, after=cursor, limit=self.page, lacking=version)
+            if not page.tasks:
+                return True
+            told = [{"id": number, "data": data} for number, data in page.tasks]
+            wishes = wishes_of(plan, told, instance=look.instance, objects=self.objects)
+            cursor, stopping, total = page.tasks[-1][0], ending(), seen + page.total
+            seen += len(told)
+            with transaction(self.engine) as session:
+                asked = asked_of(session, (wish for wish in wishes if wish is not None))
+                tasks.ask(session, known, asked, weights=weights, lane=Lane.BULK, missing=version is not None)
+                ours = projects.advance(
+                    session,
+                    self.worker,
+                    look,
+                    cursor=cursor,
+                    seen=len(told),
+                    total=total,
+                    lease=_NOTHING if stopping else LEASE,  # free at once for whoever goes on
+                )
+            done.asked += len(asked)
+            self.found()
+            if not ours or len(told) == page.total:
+                return True
+            if stopping:
+                return False
+
+    def _fail(self, look: SyncClaim, code: str, detail: str, *, retryable: bool) -> None:
+        structlog.get_logger().warning("sync_failed", project=look.number, code=code, reason=detail)
+        with transaction(self.engine) as session:
+            projects.fail_sync(session, self.worker, look, code=code, detail=detail, retryable=retryable)
