@@ -25,9 +25,6 @@ class Encoder:
 
     The towers are walked block by block because CaR needs what a forward pass does not return: tokens before the last
     block, its ln_1 activation, head-averaged attention maps. Nothing is kept between calls.
-
-    Matrices of the image tower's blocks may be of lower precision than all the rest (see worker.segmenter.precision):
-    what they read is rounded to theirs, and what they give is added to tokens of the rest's.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transformers publishes no types
@@ -50,6 +47,17 @@ class Encoder:
     @property
     def dtype(self) -> torch.dtype:
         return self._model.visual_projection.weight.dtype  # type: ignore[no-any-return]
+
+    def round_blocks(self, dtype: torch.dtype) -> None:
+        """From now on multiply in this precision in the image tower's blocks, and there alone.
+
+        These matrices are nearly all of a picture's time. Tokens between blocks, norms, softmax, projection and texts
+        keep theirs, which leaves a fifth of the error of a whole model in bfloat16.
+        """
+        for layer in self._model.vision_model.encoder.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, mlp.fc1, mlp.fc2):
+                matrix.to(dtype)
 
     # Text
 
