@@ -1,7 +1,7 @@
 """What a picture's visual prompts cost before g sees them: the reference drawing beside the fast path.
 
-Both sides make the same crops, to the bit, of the same masks; they are timed turn about in one process, and the least of
-the turns counts.
+Both sides make the same crops, to the bit, of the same masks; they are timed turn about in one process, and the least
+of the turns counts.
 """
 
 from dataclasses import asdict, dataclass
