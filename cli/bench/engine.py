@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.bench.figures import JsonFile, Row, bar, machine, show, write_json
+from cli.bench.figures import Row, bar, show
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
 if TYPE_CHECKING:
     from cli.bench.ground import Ground
@@ -18,6 +19,7 @@ _SHOWN_MS = 0.001
 
 
 def engine(
+    context: typer.Context,
     *,
     items: Annotated[int, typer.Option(min=50, help="Pictures, each another one.")] = 5000,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Pictures the model would take at once.")] = 32,
@@ -26,6 +28,8 @@ def engine(
         bool, typer.Option("--durable/--quick", help="PostgreSQL waits for the disk, as in production.")
     ] = True,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Measure the engine around the model: a segmenter that does nothing, everything else real.
 
@@ -34,13 +38,14 @@ def engine(
     """
     from cli.bench.ground import ground
 
-    figures: dict[str, Any] = {"machine": machine(), "items": items, "batch": batch, "durable": durable}
+    record = Record.begin(context, json_file, compare, fail_above)
+    figures: dict[str, Any] = {"items": items, "batch": batch, "durable": durable}
     which = ("postgres", "s3") if s3 else ("postgres",)
     with ground(durable=durable, which=which) as here:
         figures |= {"memory": _in_memory(here, items, batch), "s3": _in_s3(here, items, batch) if s3 else None}
         figures |= _steps(here, items, batch)
     _print(figures)
-    write_json(json_file, figures)
+    record.end(figures)
 
 
 def _in_memory(here: "Ground", items: int, batch: int) -> dict[str, Any]:

@@ -1,36 +1,16 @@
-"""Figures as every benchmark shows them: a goal beside each, and all of them in one JSON file."""
+"""Figures as every benchmark shows them: a goal beside each."""
 
-import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cli.errors import OutputError
-
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
-
 Row = tuple[str, str, str]
 """What, how much, and the goal where there is one."""
-
-
-def write_json(json_file: Path | None, figures: dict[str, Any]) -> None:
-    """Raises: OutputError, where the file cannot be written."""
-    if json_file is None:
-        return
-    try:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
 
 
 def show(console: Console, title: str, rows: Iterable[Row]) -> None:
@@ -45,11 +25,6 @@ def bar() -> Progress:
     """On the terminal's other stream, gone when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured: figures of a busy machine are to be read as ratios."""
-    return {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
 
 
 @dataclass

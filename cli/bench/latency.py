@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from cli.bench.figures import JsonFile, bar, machine, show, write_json
+from cli.bench.figures import bar, show
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
 if TYPE_CHECKING:
     from cli.bench.ground import Ground
@@ -18,6 +19,7 @@ _PREFIX = "scenes/"
 
 
 def latency(
+    context: typer.Context,
     *,
     images: Annotated[int, typer.Option(min=4, help="Scenes, each another one.")] = 64,
     latency_ms: Annotated[float, typer.Option(min=0, max=5000, help="Of S3, each way, so twice a request.")] = 50,
@@ -25,6 +27,8 @@ def latency(
     batch: Annotated[int, typer.Option(min=0, max=256, help="Pictures segmented together; 0: by device.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Of the models on a CPU.")] = 1,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Measure the share of time in which the models compute, with an S3 server behind a slow network.
 
@@ -37,7 +41,8 @@ def latency(
     from db.objects import ObjectStore
 
     torch.set_num_threads(threads)
-    figures: dict[str, Any] = {"machine": machine(), "images": images, "latency_ms": latency_ms, "models": models}
+    record = Record.begin(context, json_file, compare, fail_above)
+    figures: dict[str, Any] = {"images": images, "latency_ms": latency_ms, "models": models}
     figures["threads"] = threads
     with ground(durable=True, which=("postgres", "s3")) as here:
         objects = ObjectStore.of(here.settings)
@@ -49,7 +54,7 @@ def latency(
             drained = _drain(here, f"http://{host}:{port}", uris, models, batch)
     figures |= _shares(drained)
     _print(figures)
-    write_json(json_file, figures)
+    record.end(figures)
 
 
 def _upload(objects: "ObjectStore", images: int) -> list[str]:

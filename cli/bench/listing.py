@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.bench.figures import JsonFile, bar, machine, show, write_json
+from cli.bench.figures import bar, show
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 from cli.errors import ProcessFailed
 
 if TYPE_CHECKING:
@@ -22,12 +23,15 @@ _COMMIT = 4_000
 
 
 def listing(
+    context: typer.Context,
     *,
     keys: Annotated[int, typer.Option(min=1000, help="Synthetic keys of one prefix.")] = 1_000_000,
     durable: Annotated[
         bool, typer.Option("--durable/--quick", help="PostgreSQL waits for the disk, as in production.")
     ] = True,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Measure the listing of a bucket into items: rows a second, memory of the lister and of Redis.
 
@@ -36,11 +40,12 @@ def listing(
     """
     from cli.bench.ground import ground
 
-    figures: dict[str, Any] = {"machine": machine(), "keys": keys, "durable": durable}
+    record = Record.begin(context, json_file, compare, fail_above)
+    figures: dict[str, Any] = {"keys": keys, "durable": durable}
     with ground(durable=durable, which=("postgres", "redis")) as here:
         figures |= _list(here, keys)
     _print(figures)
-    write_json(json_file, figures)
+    record.end(figures)
 
 
 def _list(here: "Ground", keys: int) -> dict[str, Any]:

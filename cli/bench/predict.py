@@ -5,13 +5,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.bench.figures import JsonFile, Row, machine, show, write_json
+from cli.bench.figures import Row, show
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
 _GOAL_MS, _SMALL_GOAL_MS = 1000.0, 20.0
 _PHASES = {"new": "tasks that are new", "queued": "the same, still queued", "known": "the same, all known"}
 
 
 def predict(
+    context: typer.Context,
     *,
     tasks: Annotated[int, typer.Option(min=1, help="In one request.")] = 1000,
     projects: Annotated[int, typer.Option(min=1, help="Each with tasks of its own.")] = 5,
@@ -20,6 +22,8 @@ def predict(
         bool, typer.Option("--durable/--quick", help="PostgreSQL waits for the disk, as in production.")
     ] = True,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Measure /predict for many tasks at once, and /health and /setup asked beside it, over HTTP.
 
@@ -29,14 +33,15 @@ def predict(
     from cli.bench.ground import ground
     from cli.bench.label_studio_load import measure
 
-    figures: dict[str, Any] = {"machine": machine(), "tasks": tasks, "projects": projects, "durable": durable}
+    record = Record.begin(context, json_file, compare, fail_above)
+    figures: dict[str, Any] = {"tasks": tasks, "projects": projects, "durable": durable}
     with (
         Console(stderr=True).status("sending tasks"),
         ground(durable=durable, which=("postgres", "redis")) as here,
     ):
         figures |= measure(here, tasks=tasks, projects=projects, region_bytes=region_bytes)
     _print(figures)
-    write_json(json_file, figures)
+    record.end(figures)
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from cli.bench.figures import JsonFile, write_json
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 from cli.bench.rows import LABELS, fill
 from db import result_pages
 from db.result_pages import ResultFilter
@@ -61,6 +61,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 def results(
+    context: typer.Context,
     *,
     database_url: Annotated[
         str, typer.Option(help="An empty PostgreSQL database that may be thrown away; it is filled.")
@@ -70,8 +71,11 @@ def results(
     questions: Annotated[int, typer.Option(min=10, help="Pages asked for of each kind.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the values asked for.")] = 1,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Measure pages of GET /results among a million results: every filter, and filters together."""
+    record = Record.begin(context, json_file, compare, fail_above)
     console = Console(stderr=True)
     engine = make_engine(database_url)
     migrate(engine)
@@ -83,7 +87,7 @@ def results(
         console.print(f"{count:,} results filled in, in {time.monotonic() - begun:.0f} s")
     timings = measure(engine, questions, random.Random(seed), console)
     Console().print(_table(timings))
-    write_json(json_file, _figures(timings))
+    record.end(_figures(timings))
     engine.dispose()
 
 

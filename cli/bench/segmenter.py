@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cli.bench.figures import JsonFile, write_json
+from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
 if TYPE_CHECKING:
     from evaluation.segmenter_cost import Comparison, Setting
 
 
 def segmenter(
+    context: typer.Context,
     *,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the picture.")] = "512x384",
     queries: Annotated[int, typer.Option(min=1, max=20)] = 10,
@@ -24,6 +25,8 @@ def segmenter(
     threads: Annotated[int, typer.Option(min=1, help="More than 1 counts waiting threads as CPU time.")] = 1,
     full: Annotated[bool, typer.Option("--full", help="Run the official scheme to its end.")] = False,
     json_file: JsonFile = None,
+    compare: CompareFile = None,
+    fail_above: FailAbove = None,
 ) -> None:
     """Compare CPU seconds a picture with per-query autograd and with the official code's scheme of work."""
     import torch
@@ -37,10 +40,11 @@ def segmenter(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    record = Record.begin(context, json_file, compare, fail_above)
     torch.set_num_threads(threads)
     result = _compare(setting)
     _print(result)
-    write_json(json_file, result.to_json())
+    record.end(result.to_json())
 
 
 def _parse_size(size: str) -> tuple[int, int]:

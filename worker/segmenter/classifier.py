@@ -1,7 +1,5 @@
 """The mask classifier g: prompted pictures against all texts, as the similarity matrix P."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -11,6 +9,9 @@ from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
 from worker.segmenter.encoder import Encoder
+
+Crops = UInt8[Tensor, "_ size size 3"]
+"""Any number of RGB crops of one size, wherever they were made. Those of several pictures are joined by torch.cat."""
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -29,9 +30,7 @@ def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "siz
 
 
 @torch.no_grad()
-def encode(
-    encoder: Encoder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], recipe: Recipe, *, at_once: int, padded: bool
-) -> Float[Tensor, "n d"]:
+def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, at_once: int, padded: bool) -> Float[Tensor, "n d"]:
     """Embeddings of length 1, float32, of crops of the encoder's own size.
 
     The official g reads the class token one block early. `padded` fills the last batch up to `at_once` with blanks, so
@@ -40,9 +39,9 @@ def encode(
     depth = encoder.depth - (recipe.classifier_depth is Arithmetic.OFFICIAL)
     parts = [torch.zeros(0, encoder.width, device=encoder.device)]
     for start in range(0, len(crops), at_once):
-        chunk = np.stack(crops[start : start + at_once])
+        chunk = crops[start : start + at_once].to(encoder.device)
         blanks = at_once - len(chunk) if padded else 0
-        pixels = torch.from_numpy(np.pad(chunk, ((0, blanks), (0, 0), (0, 0), (0, 0))))
+        pixels = functional.pad(chunk, (0, 0, 0, 0, 0, 0, 0, blanks)) if blanks else chunk
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
         tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)

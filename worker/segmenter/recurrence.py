@@ -18,11 +18,10 @@ from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
 from car.segmentation import Pass, QueryScore, Step, StopReason
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals, visual_prompts
+from worker.segmenter.classifier import Crops
 from worker.segmenter.proposals import Encoded
 from worker.segmenter.sizes import enlarge
 from worker.segmenter.texts import Texts
-
-Crops = list[UInt8[np.ndarray, "_ _ 3"]]
 
 _UNPROMPTED = b"unprompted"
 """Key of the picture as it is, among the packed masks that are keys of what was shown."""
@@ -81,7 +80,7 @@ def recur(subject: Subject) -> Generator[Crops, Float[Tensor, "m d"], Survivors]
     while True:
         loop.propose()
         crops = loop.show()
-        loop.score((yield crops) if crops else None)
+        loop.score((yield crops) if len(crops) else None)
         stop = loop.drop()
         if stop is not None:
             return loop.survivors(stop)
@@ -138,7 +137,7 @@ class _Loop:
 
     def show(self) -> Crops:
         """v: the picture prompted with each proposal, as far as the classifier has not seen it already."""
-        crops: Crops = []
+        crops: list[UInt8[np.ndarray, "_ _ 3"]] = []
         packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
         self._keys, self._areas, self._overlaps, self._awaited = [], [], [], []
         for i, sheet in zip(self.alive, self.cams, strict=True):
@@ -150,9 +149,10 @@ class _Loop:
             key = _UNPROMPTED if cam.sum() <= 1 else packed[i].tobytes()
             self._keys.append(self._see(mask, key, crops))
         self._packed = packed
-        return crops
+        size = self.subject.crop_size
+        return torch.from_numpy(np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8))
 
-    def _see(self, mask: Bool[np.ndarray, "h w"], key: bytes, crops: Crops) -> bytes:
+    def _see(self, mask: Bool[np.ndarray, "h w"], key: bytes, crops: list[UInt8[np.ndarray, "_ _ 3"]]) -> bytes:
         """The key of what the classifier sees; what it has not seen joins `crops`.
 
         A proposal that sums to 1 pixel or less shows nothing, so the picture goes unprompted (official code).
