@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from car.precision import Precision
 from car.segmentation import Work
 from car.vocabulary import Vocabulary
 from car.words import VOC_QUERIES
@@ -29,6 +30,8 @@ class Setting:
     """Each side is measured this often, turn about; the least counts."""
     full: bool = False
     """Run the official scheme to its end and do not compute it from its units."""
+    precision: Precision = Precision.AUTO
+    """Of our g's blocks; all else, and the official scheme, computes in float32, as auto does."""
     shapes: tuple[Shape, Shape] = (VIT_B16, VIT_L14)
     gain: float = 1.0
     """Of the random weights; see evaluation.random_models."""
@@ -122,6 +125,7 @@ class Comparison:
             "queries": setting.queries,
             "queries_of_steps": self.sizes,
             "templates": len(self.vocabulary.classifier_templates),
+            "precision": setting.precision,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "tera_flop": floor(setting),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from car.precision import Precision
 from car.presets import preset
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
@@ -21,6 +22,7 @@ from evaluation.official_scheme import OfficialScheme, Unit
 from evaluation.random_models import encoder
 from evaluation.segmenter_cost import Comparison, Setting
 from worker.segmenter import proposals
+from worker.segmenter.encoder import Encoder
 from worker.segmenter.recurrence import Look
 from worker.segmenter.segmenter import Segmenter
 
@@ -63,7 +65,7 @@ def compare(setting: Setting, progress: Progress) -> Comparison:
         encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale) for seed, shape in enumerate(setting.shapes)
     )
     image = picture(setting.height, setting.width)
-    ours = Segmenter(f, g, clock=time.process_time)
+    ours = Segmenter(f, _our_classifier(setting, g), clock=time.process_time)
     bar.doing("choosing theta after step 1")
     recipe = _recipe(ours, image, result)
     bar.add(2 * setting.queries)
@@ -91,6 +93,15 @@ def picture(height: int, width: int, seed: int = 0) -> UInt8[np.ndarray, "height
     tiles = rng.integers(32, 224, (-(-height // 64), -(-width // 64), 3)).repeat(64, 0).repeat(64, 1)
     grain = rng.integers(-8, 9, (height, width, 3))
     return (tiles[:height, :width] + grain).astype(np.uint8)
+
+
+def _our_classifier(setting: Setting, exact: Encoder) -> Encoder:
+    """G as a CPU has it in that precision: see worker.weights."""
+    if setting.precision in (Precision.AUTO, Precision.FLOAT32):
+        return exact
+    g = encoder(setting.shapes[1], seed=1, gain=setting.gain, scale=setting.scale)
+    g.round_blocks(getattr(torch, setting.precision))
+    return g
 
 
 def _recipe(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], result: Comparison) -> Recipe:

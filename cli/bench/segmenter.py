@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from car.precision import Precision
 from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def segmenter(
     steps: Annotated[int, typer.Option(min=1, help="Most steps of the recurrence.")] = 2,
     turns: Annotated[int, typer.Option(min=1, help="Measure so often, turn about; the least counts.")] = 2,
     threads: Annotated[int, typer.Option(min=1, help="More than 1 counts waiting threads as CPU time.")] = 1,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of our g; the official scheme computes in float32.")
+    ] = Precision.AUTO,
     full: Annotated[bool, typer.Option("--full", help="Run the official scheme to its end.")] = False,
     json_file: JsonFile = None,
     compare: CompareFile = None,
@@ -36,7 +40,14 @@ def segmenter(
     width, height = _parse_size(size)
     try:
         setting = Setting(
-            width=width, height=height, queries=queries, survivors=survivors, steps=steps, turns=turns, full=full
+            width=width,
+            height=height,
+            queries=queries,
+            survivors=survivors,
+            steps=steps,
+            turns=turns,
+            precision=precision,
+            full=full,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -72,7 +83,8 @@ def _print(result: "Comparison") -> None:
     figures, setting = result.to_json(), result.setting
     console.print(
         f"{setting.width} x {setting.height}, queries of the steps {result.sizes}, {figures['templates']} templates, "
-        f"{figures['threads']} thread(s), torch {figures['torch']}; CPU seconds, f ViT-B/16 and g ViT-L/14"
+        f"{figures['threads']} thread(s), torch {figures['torch']}; CPU seconds, f ViT-B/16 and g ViT-L/14 "
+        f"(precision {setting.precision})"
     )
     console.print(_stages(result), _units(result))
     least = figures["tera_flop"]
