@@ -93,7 +93,7 @@ class LastBlock:
             return self._linear(projection, self.a).view(len(self.a), attention.num_heads, -1).transpose(0, 1)
 
         self._q, self._k, self._v = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj)
-        self._p: Tensor = (self._q @ self._k.transpose(-1, -2) * attention.scale).softmax(-1)
+        self._p: Tensor = (self._q * attention.scale @ self._k.transpose(-1, -2)).softmax(-1)
         self._o = self._p @ self._v
         self._pk = self._p @ self._k
 
