@@ -45,8 +45,8 @@ def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, at_once: int, padd
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
         tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)
-        z = encoder.project(encoder.class_token(tokens, depth - 1)[: len(chunk)]).float()
-        parts.append(functional.normalize(z, dim=-1))
+        z = encoder.project(encoder.class_token(tokens, depth - 1)).float()
+        parts.append(functional.normalize(z, dim=-1)[: len(chunk)])  # blanks go last: shapes stay the same to the end
     return torch.cat(parts)
 
 
