@@ -148,6 +148,19 @@ def test_half_precision_finds_the_same_masks():
     assert matched >= 0.98 * len(wholes)
 
 
+def test_numbers_that_outgrow_half_precision_are_computed_in_float32():
+    networks = [random_network(TINY) for _ in range(2)]
+    for network in networks:
+        network.image_encoder.patch_embed.proj.weight *= 1e5
+        network.image_encoder.patch_embed.proj.weight.clamp_(-6e4, 6e4)
+    half, whole = (
+        AutomaticMasks.suited_to(network, precision=precision).embed([picture(96, 128)])[0]
+        for network, precision in zip(networks, (torch.float16, torch.float32), strict=True)
+    )
+    assert half.dtype is torch.float16
+    assert (half.float() - whole).abs().max() < 0.01 * whole.abs().max()
+
+
 def test_a_picture_in_which_nothing_is_good_enough_has_no_regions(network):
     assert AutomaticMasks(network)(paint(), recipe(points_per_side=3, pred_iou=1, stability=1)) == ()
 
