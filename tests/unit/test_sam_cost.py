@@ -60,7 +60,7 @@ def test_the_arithmetic_is_what_torch_counts(size):
     rows, columns = (-(-side * 16 // max(size)) for side in size)
 
     def ours():
-        answers = decoder.ask(points)
+        answers = decoder.ask(decoder.tokens(points))
         decoder.masks(answers, answers.quality < torch.inf, rows, columns)
 
     assert counted(ours) == pytest.approx(flop["decode"], rel=0.05)

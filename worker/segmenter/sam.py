@@ -134,14 +134,15 @@ class AutomaticMasks:
         with self.over("decode"):
             picture = Embedded.of(network, embedding)
             decoder = Decoder(network, picture)
+            points = grid(recipe.sam_points_per_side) * np.array(resized[::-1])
+            tokens = decoder.tokens(torch.as_tensor(points, device=device))
         canvas = Canvas.of(size, resized, grid=picture.grid, side=side, threshold=network.mask_threshold, on=device)
-        points = grid(recipe.sam_points_per_side) * np.array(resized[::-1])
-        for some in torch.split(torch.as_tensor(points, device=device), self.points_at_once):
+        for some in torch.split(tokens, self.points_at_once):
             with self.over("decode"):
                 answers = decoder.ask(some)
                 # As in the package a bound of 0 is none.
                 good = (answers.quality > recipe.sam_pred_iou) | (recipe.sam_pred_iou == 0)
-                logits, quality = decoder.masks(answers, good, *canvas.patches), answers.quality[good]
+                logits, quality = decoder.masks(answers, good, *canvas.patches)
             for few, one in zip(torch.split(logits, canvas.at_once), torch.split(quality, canvas.at_once), strict=True):
                 if len(few):
                     with self.over("postprocess"):

@@ -68,13 +68,17 @@ class Decoder:
         self._last = _Gather(transformer.final_attn_token_to_image, picture, first=False)
         self._norm = transformer.norm_final_attn
 
-    def ask(self, points: Float[Tensor, "k 2"]) -> Answers:
-        """Points are x, y in pixels of the resized picture."""
+    def tokens(self, points: Float[Tensor, "k 2"]) -> Float[Tensor, "k t c"]:
+        """What asks about points x, y in pixels of the resized picture. All at once: the package waits for the device
+        several times whatever their number.
+        """
         labels = torch.ones(len(points), 1, device=points.device)
         sparse, _ = self._prompts(points=(points[:, None], labels), boxes=None, masks=None)
         own = torch.cat([self._decoder.iou_token.weight, self._decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(points), -1, -1), sparse.to(own.dtype)], 1)
-        queries, keys = tokens, self._picture.keys.expand(len(points), -1, -1)
+        return torch.cat([own.expand(len(points), -1, -1), sparse], 1)
+
+    def ask(self, tokens: Float[Tensor, "k t c"]) -> Answers:
+        queries, keys = tokens, self._picture.keys.expand(len(tokens), -1, -1)
         for layer in self._layers:
             queries, keys = layer(queries, keys, tokens)
         queries = self._norm(queries + self._last(queries + tokens, keys))
@@ -82,9 +86,9 @@ class Decoder:
 
     def masks(
         self, answers: Answers, good: Bool[Tensor, "k o"], rows: int, columns: int
-    ) -> Float[Tensor, "m low_rows low_columns"]:
+    ) -> tuple[Float[Tensor, "m low_rows low_columns"], Float[Tensor, " m"]]:
         """Logits of the outputs that are `good`, float32, point by point, over the picture's first rows and columns of
-        patches.
+        patches; and their quality.
         """
         point, output = good.nonzero(as_tuple=True)
         some, place = torch.unique_consecutive(point, return_inverse=True)
@@ -97,7 +101,7 @@ class Decoder:
         chosen = logits[place, output].float()
         # (row, column) by (2 x 2 cells) by (2 x 2 cells of those)
         placed = chosen.view(-1, rows, columns, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-        return placed.reshape(-1, CELLS * rows, CELLS * columns)
+        return placed.reshape(-1, CELLS * rows, CELLS * columns), answers.quality[point, output]
 
 
 class _Layer:

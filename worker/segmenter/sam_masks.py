@@ -102,7 +102,8 @@ class Canvas:
             masks[:, one.outputs, :w] = band > self.threshold
             row[:, one.outputs] = band.amax(2)
             column = torch.maximum(column, band.amax(1))
-        keep = (inner / outer >= least) & (row.amax(1) > self.threshold)  # 0 / 0 is not stable
+        stable = (inner / outer >= least) & (row.amax(1) > self.threshold)  # 0 / 0 is not stable
+        keep = stable.nonzero().flatten()  # the one time that the device is waited for
         (left, right), (top, bottom) = (_ends(side[keep] > self.threshold) for side in (column, row))
         return Candidates(_packed(masks[keep]), quality[keep], torch.stack([left, top, right, bottom], 1))
 
