@@ -17,8 +17,10 @@ from worker.segmenter.flow import Flow
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.weights import folder_of, load_pair, load_sam, sam_folder_of
 
-_AT_ONCE = 4
-"""Pictures go through a CPU one by one all the same; together they cost fewer transactions."""
+_HELD = 32
+"""Pictures that a GPU has under way: as many as fill g's batches, and some more, among which f finds some of a size."""
+_CLAIMED = 4
+"""Pictures go through a CPU one by one; together they cost fewer transactions."""
 
 
 Loaded = Callable[[tuple[str, str, str] | None, Mapping[str, str]], None]
@@ -31,7 +33,7 @@ def load_model(
     models: Places | None, *, device: str = "auto", batch: int = 0, loaded: Loaded | None = None
 ) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
-    `batch` 0: as many pictures at once as suit the device. `loaded` is called for each pair, once.
+    `batch` 0: as many pictures under way as suit the device. `loaded` is called for each pair, once.
 
     Raises:
         WeightsMissing: see worker.weights.
@@ -44,7 +46,7 @@ def load_model(
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
-    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded)
+    model = ClipModel(models, where, batches, batch or (_HELD if where.type == "cuda" else _CLAIMED), loaded)
     model.load(Recipe())
     return model
 

@@ -129,7 +129,7 @@ class Limits:
     fetch_threads: int = 8
     store_threads: int = 8
     images: ImageLimits = ImageLimits()
-    ahead: int = 3
+    ahead: int = 2
     """Times as many pictures are claimed at most as the model takes: the others are on their way to it or from it."""
     grace_seconds: float = 20.0
     """Of a worker that was told to stop, for what it has begun."""

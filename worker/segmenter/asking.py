@@ -20,8 +20,8 @@ R_co = TypeVar("R_co", covariant=True)
 Steps = Generator[Crops, Float[Tensor, "m d"], R]
 """A recurrence: yields crops, at least one, and is sent their embeddings, until it rests."""
 
-_PATIENCE = 4
-"""So many batches of f may pass over a size; then it goes first."""
+_PATIENCE = 8
+"""So many batches of f may pass over a picture; then its size goes first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +93,15 @@ class Line:
         self._waiting[:0] = some
 
     def take(self, at_once: int, *, most: int) -> list[Waiting]:
-        """Those that f sees next, of one kind: `at_once` where there are so many of a kind, and no more than `most`."""
+        """Those that f sees next: of the kind of which most are here, and of the first in line's where it has been
+        passed over often enough; `at_once` at most, which fill a batch, and `most`.
+        """
         kinds: dict[Hashable, list[Waiting]] = defaultdict(list)
         for one in self._waiting:
             kinds[one.kind].append(one)
         first = self._waiting[0]
-        full = [some for some in kinds.values() if len(some) >= at_once]
-        chosen = full[0] if full and first.passed < _PATIENCE else kinds[first.kind]
+        patient = first.passed < _PATIENCE
+        chosen = max(kinds.values(), key=lambda some: min(at_once, len(some))) if patient else kinds[first.kind]
         chosen = chosen[: min(at_once, most)]
         self._waiting = [one for one in self._waiting if one not in chosen]
         for one in self._waiting:

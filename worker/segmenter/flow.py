@@ -5,8 +5,8 @@ The policy, in the order of what costs most:
 * g's batches are full as long as there are pictures: a batch takes the crops of whoever has waited longest, and a
   picture that lacks none of its own goes on, while others still wait for the rest of theirs.
 * Pictures begin when g has no full batch left to do, and no earlier: what they hold in memory grows with g's batch.
-* f takes a full batch of one size where one waits, and otherwise, rather than leave g a part of a batch, as many of the
-  size of the first in line as there are. A size that has been passed over a few times goes first.
+* f takes pictures of the size of which most are waiting. It would rather begin with a part of a batch than leave g one,
+  as its batch costs a small part of g's. A size that has been passed over often enough goes first.
 * g's batch is padded where no picture is left to begin, and not before.
 
 Batches have one shape each, whatever is in them, so a result does not depend on who shares them. Where `images` is 1,
