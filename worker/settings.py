@@ -22,7 +22,11 @@ class WorkerSettings(EngineSettings):
         description="auto: float32 on a CPU, float16 on CUDA; float32, bfloat16 or float16",
     )
     batch: int = Field(
-        default=0, ge=0, le=256, alias="CAR_BATCH", description="pictures that are segmented together; 0: by device"
+        default=0,
+        ge=0,
+        le=256,
+        alias="CAR_BATCH",
+        description="pictures that are under way through the models; 0: by device",
     )
     lease_seconds: float = Field(
         default=30.0, ge=1, le=3600, alias="CAR_LEASE_SECONDS", description="a silent worker's pictures go on after it"

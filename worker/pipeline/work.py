@@ -1,6 +1,6 @@
 """What passes through the pipeline, and what it asks of its surroundings."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,79 +15,6 @@ from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from db.items import Claimed
 from worker.images import ImageLimits, Picture
-
-
-class Model(Protocol):
-    """The part of a segmenter that needs the device: used by one thread."""
-
-    @property
-    def weights(self) -> Mapping[str, str]:
-        """Role to sha256, of the pair that most recipes use."""
-
-    @property
-    def device(self) -> str:
-        """Its name, for people."""
-
-    batch: int
-    """Pictures that are computed together at most."""
-
-    def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
-        """Of the pair that this recipe uses.
-
-        Raises:
-            CarError: this worker does not have it.
-
-        """
-
-    def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
-        """Equal for pictures that can share a forward pass."""
-
-    def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Any]:
-        """One unfinished picture each, for `Finish`.
-
-        Raises:
-            OutOfMemory: fewer pictures at once may go.
-
-        """
-
-
-class Finish(Protocol):
-    """The part that needs a CPU."""
-
-    def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Model.begin` gave
-
-
-class Pictures(Protocol):
-    """Where pictures come from: see worker.images.fetch.Sources."""
-
-    def read(self, uri: str, *, instance: str | None = None, task: int | None = None) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class Objects(Protocol):
-    """The part of db.objects.ObjectStore that the pipeline uses: see there."""
-
-    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
-
-    def put(self, name: str, data: bytes, content_type: str) -> str: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much is in hand at a time."""
-
-    lease: timedelta = timedelta(seconds=30)
-    fetch_threads: int = 8
-    store_threads: int = 8
-    images: ImageLimits = ImageLimits()
-    ahead: int = 3
-    """Batches that are claimed and on their way at most, the one on the device included."""
-    grace_seconds: float = 20.0
-    """Of a worker that was told to stop, for what it has begun."""
-
-    def claims(self, batch: int) -> int:
-        return max(8, self.ahead * batch)
 
 
 @dataclass(frozen=True)
@@ -114,6 +41,103 @@ class Fetched:
     """Of its preview, where there is one already."""
 
 
+class Model(Protocol):
+    """The part of a segmenter that needs the device: used by one thread."""
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Role to sha256, of the pair that most recipes use."""
+
+    @property
+    def device(self) -> str:
+        """Its name, for people."""
+
+    batch: int
+    """Pictures that are under way through it together at most."""
+
+    def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
+        """Of the pair that this recipe uses.
+
+        Raises:
+            CarError: this worker does not have it.
+
+        """
+
+    def flow(self) -> "Flow":
+        """An empty one."""
+
+
+class Flow(Protocol):
+    """Pictures under way through the model, whatever their words and recipes, each handed on as soon as it is ready.
+    What goes wrong with a picture is its own affair; see worker.segmenter.flow.
+    """
+
+    shortages: int
+    """How often memory ran out, so that fewer pictures went on together."""
+
+    def __len__(self) -> int:
+        """Pictures put in and not handed on."""
+
+    @property
+    def room(self) -> int:
+        """How many more may be put in now."""
+
+    def put(
+        self,
+        key: Fetched,
+        image: NDArray[np.uint8],
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        *,
+        wanted: Callable[[], bool],
+    ) -> None:
+        """`wanted` is asked when the model is about to begin with the picture, if ever."""
+
+    def turn(self) -> list[tuple[Fetched, Any]]:
+        """Compute a little. Those that are ready now: each with its unfinished picture for `Finish`, the exception that
+        ended it (MemoryError: too large for the device even by itself), or None where it was not wanted any more.
+        """
+
+
+class Finish(Protocol):
+    """The part that needs a CPU."""
+
+    def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Flow.turn` gave
+
+
+class Pictures(Protocol):
+    """Where pictures come from: see worker.images.fetch.Sources."""
+
+    def read(self, uri: str, *, instance: str | None = None, task: int | None = None) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Objects(Protocol):
+    """The part of db.objects.ObjectStore that the pipeline uses: see there."""
+
+    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
+
+    def put(self, name: str, data: bytes, content_type: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is in hand at a time."""
+
+    lease: timedelta = timedelta(seconds=30)
+    fetch_threads: int = 8
+    store_threads: int = 8
+    images: ImageLimits = ImageLimits()
+    ahead: int = 2
+    """Times as many pictures are claimed at most as the model takes: the others are on their way to it or from it."""
+    grace_seconds: float = 20.0
+    """Of a worker that was told to stop, for what it has begun."""
+
+    def claims(self, batch: int) -> int:
+        return max(8, self.ahead * batch)
+
+
 @dataclass
 class Drained:
     """What one call of the pipeline did."""
@@ -124,11 +148,12 @@ class Drained:
     handed_back: int = 0
     dropped: int = 0
     """Results of items that were not this worker's any more."""
-    batches: int = 0
+    turns: int = 0
+    """Of the model: it computes, and then takes what has come and hands on what is ready."""
     seconds: float = 0.0
     busy_seconds: float = 0.0
     """Of `seconds`, those in which the model computed."""
-    first_batch_seconds: float | None = None
-    """From the beginning to the first batch: where waiting cannot be avoided."""
+    first_turn_seconds: float | None = None
+    """From the beginning to the model's first turn: where waiting cannot be avoided."""
     more: bool = False
     """Something may be left to claim."""
