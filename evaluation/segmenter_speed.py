@@ -1,11 +1,11 @@
-"""The segmenter's cost beside two plainer schemes of the same arithmetic, in CPU seconds of one process.
+"""The segmenter's cost beside two plainer schemes of the same arithmetic, timed turn about in one process.
 
 Full-size architectures with random weights stand in for CLIP, whose speed depends on shapes alone. Scores of random
 weights mean nothing, so theta is chosen after a look at step 1: it keeps exactly as many queries as asked for.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,18 +14,27 @@ from jaxtyping import UInt8
 
 from car.presets import preset
 from car.recipe import Recipe
+from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from car.words import VOC_QUERIES
 from evaluation.autograd_cams import cams as autograd_cams
+from evaluation.counting import Counting
+from evaluation.floor import Peaks, clock_of, measure_peaks
 from evaluation.official_scheme import OfficialScheme, Unit
 from evaluation.random_models import encoder
 from evaluation.segmenter_cost import Comparison, Setting
+from evaluation.stream import Stream, measure_stream
 from worker.segmenter import proposals
+from worker.segmenter.encoder import Encoder
+from worker.segmenter.finishing import Unfinished
 from worker.segmenter.recurrence import Look
-from worker.segmenter.segmenter import Segmenter
+from worker.segmenter.segmenter import Batches, Segmenter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of all is done, and how much that is."""
+
+Finish = Callable[[Unfinished], Future[Segmentation]]
+"""Such as worker.finishers.Finishers.submit."""
 
 
 @dataclass
@@ -51,37 +60,76 @@ class _Bar:
             self.add(many)
 
 
-def compare(setting: Setting, progress: Progress) -> Comparison:
-    """Measure ours, per-query autograd and the official scheme turn about in this process."""
+@dataclass(frozen=True)
+class Models:
+    """f and g with random weights, in our precision and in the official code's."""
+
+    ours: tuple[Encoder, Encoder]
+    official: tuple[Encoder, Encoder]
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Models":
+        def pair(dtype: torch.dtype) -> tuple[Encoder, Encoder]:
+            f, g = (
+                encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale, dtype=dtype, device=setting.where)
+                for seed, shape in enumerate(setting.shapes)
+            )
+            return f, g
+
+        ours = pair(setting.dtype)
+        return cls(ours, ours if setting.dtype == setting.official_dtype else pair(setting.official_dtype))
+
+
+def compare(
+    setting: Setting,
+    progress: Progress,
+    *,
+    models: Models | None = None,
+    peaks: Peaks | None = None,
+    finish: Finish | None = None,
+) -> Comparison:
+    """Measure ours, per-query autograd and the official scheme turn about in this process.
+
+    `models` and `peaks` may be those of an earlier setting of this run. `finish` is how the pictures of a stream come to
+    masks (none: one after the other in this thread).
+    """
     vocabulary = Vocabulary.of(VOC_QUERIES[: setting.queries])
     result = Comparison(setting, vocabulary)
     a_run = setting.queries + (setting.survivors if setting.survivors > 1 else 0)
     a_full_run = len(vocabulary.classifier_templates) * (setting.queries + setting.survivors) if setting.full else 0
-    bar = _Bar(progress, 2 * setting.queries + setting.turns * (a_run + setting.queries) + a_full_run)
+    ours_alone = 2 * setting.queries + a_run
+    bar = _Bar(progress, ours_alone + setting.turns * (a_run + setting.queries) + a_full_run)
     bar.doing("building random models")
-    f, g = (
-        encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale) for seed, shape in enumerate(setting.shapes)
-    )
+    models = models or Models.of(setting)
+    clock = clock_of(setting.where)
     image = picture(setting.height, setting.width)
-    ours = Segmenter(f, g, clock=time.process_time)
+    ours = Segmenter(*models.ours, clock=clock)
     bar.doing("choosing theta after step 1")
     recipe = _recipe(ours, image, result)
     bar.add(2 * setting.queries)
+    bar.doing("counting")
+    _count(ours, image, recipe, result)
+    bar.add(a_run)
     for _ in range(setting.turns):
         bar.doing("ours")
         _measure_ours(ours, image, recipe, result)
         bar.add(a_run)
-        scheme = OfficialScheme(f, g, image, vocabulary, recipe, after_unit=bar.unit)
+        scheme = OfficialScheme(*models.official, image, vocabulary, recipe, after_unit=bar.unit, clock=clock)
         bar.doing("CAMs by autograd")
         _measure_cams(scheme, result)
         bar.doing("units of the official scheme")
         _measure_units(scheme, result)
+    bar.doing("what the machine does at best")
+    result.peaks = peaks or measure_peaks(setting.where, setting.dtype)
+    if setting.stream:
+        bar.doing("a stream of pictures")
+        result.stream = _stream(models, image, recipe, result, finish)
     if setting.full:
         bar.doing("the official scheme to its end")
-        scheme = OfficialScheme(f, g, image, vocabulary, recipe, after_unit=bar.unit)
-        start = time.process_time()
+        scheme = OfficialScheme(*models.official, image, vocabulary, recipe, after_unit=bar.unit, clock=clock)
+        start = clock()
         result.full_steps = scheme.run()
-        result.official_full_s = time.process_time() - start
+        result.official_full_s = clock() - start
     return result
 
 
@@ -101,16 +149,63 @@ def _recipe(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], result: Comparis
     once = replace(preset("voc"), max_steps=1)
     first = ours.segment([image], result.vocabulary, once, observe=lambda _, look: looks.append(look))[0]
     result.texts_s = first.timings["text_ms"] / 1000
+    result.text_tokens = _text_tokens(ours, result.vocabulary)
     scores = [*sorted((query.score for query in looks[0].step.queries), reverse=True), 0.0]
     theta = (scores[setting.survivors - 1] + scores[setting.survivors]) / 2
     return replace(once, theta=theta, max_steps=setting.steps)
+
+
+def _text_tokens(ours: Segmenter, vocabulary: Vocabulary) -> tuple[int, int]:
+    """Of all texts that worker.segmenter.texts embeds, start and end included: f's and g's."""
+    prompts = [prompt for label in vocabulary.labels for prompt in label.prompts]
+    cams = [vocabulary.cam_template.format(word) for word in [*prompts, *vocabulary.background]]
+    classified = [template.format(prompt) for template in vocabulary.classifier_templates for prompt in prompts]
+
+    def tokens(encoder: Encoder, texts: Sequence[str]) -> int:
+        rows = encoder.tokens(texts)
+        return int((rows != rows[:, -1:]).sum()) + len(rows)  # padded with the end token, which counts once
+
+    return tokens(ours.proposal, prompts + cams), tokens(ours.classifier, classified)
+
+
+def _count(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
+    """Not timed, because counting is not free."""
+    with Counting() as counting:
+        ours.segment([image], result.vocabulary, recipe)
+    result.counted_ours = counting.counts
+    f, g = (counting.counts.convolutions[shape.width, 3, shape.patch, shape.patch] for shape in result.setting.shapes)
+    result.forwards = f, g
+
+
+def _stream(
+    models: Models, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison, finish: Finish | None
+) -> Stream:
+    """The same picture over and over: all ask for the same work, and nothing of one is kept for the next."""
+    segmenter, setting = Segmenter(*models.ours), result.setting
+    at_once = Batches.suited_to(setting.where).images
+
+    def work(images: int) -> None:
+        waiting = []
+        for start in range(0, images, at_once):
+            some = [image] * min(at_once, images - start)
+            waiting += [(finish or _finish)(one) for one in segmenter.recur(some, result.vocabulary, recipe)]
+        for one in waiting:
+            one.result()
+
+    return measure_stream(work, setting.stream, setting.where, warm_up=at_once)
+
+
+def _finish(unfinished: Unfinished) -> Future[Segmentation]:
+    done: Future[Segmentation] = Future()
+    done.set_result(unfinished.finish())
+    return done
 
 
 def _measure_ours(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
     looks = list[Look]()
     done = ours.segment([image], result.vocabulary, recipe, observe=lambda _, look: looks.append(look))[0]
     stages = {name.removesuffix("_ms"): ms / 1000 for name, ms in done.timings.items() if name != "text_ms"}
-    if not result.stages or sum(stages.values()) < result.ours_cpu_s:
+    if not result.stages or sum(stages.values()) < result.ours_s:
         result.stages = stages
     result.work, result.looks = done.work, looks
     result.sizes = [len(look.step.queries) for look in looks]
@@ -140,8 +235,8 @@ def _measure_cams(scheme: OfficialScheme, result: Comparison) -> None:
         for texts in sets:
             autograd_cams(block, texts, background)
 
-    result.ours_cams_s = _least(result.ours_cams_s, _cpu_seconds(closed_form))
-    result.autograd_cams_s = _least(result.autograd_cams_s, _cpu_seconds(by_autograd))
+    result.ours_cams_s = _least(result.ours_cams_s, scheme.seconds(closed_form))
+    result.autograd_cams_s = _least(result.autograd_cams_s, scheme.seconds(by_autograd))
 
 
 def _measure_units(scheme: OfficialScheme, result: Comparison) -> None:
@@ -161,12 +256,6 @@ def _measure_units(scheme: OfficialScheme, result: Comparison) -> None:
     scheme.encode_crops(crops)
     for unit, many in scheme.done.items():
         result.units[unit] = _least(result.units.get(unit, 0.0), scheme.spent[unit] / many)
-
-
-def _cpu_seconds(call: Callable[[], None]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def _least(known: float, new: float) -> float:
