@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from car.precision import Precision
 from car.recipe import Recipe
 from cli.errors import OutputError
 from cli.model_choice import DEMO, ModelChoice, load, load_sam
 from cli.options import (
     ClassifierModel,
     Device,
+    InPrecision,
     Models,
     OnDevice,
     Preset,
@@ -51,6 +53,7 @@ def shapes(
     classifier_model: ClassifierModel = None,
     sam: Sam = None,
     device: OnDevice = Device.AUTO,
+    precision: InPrecision = Precision.AUTO,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="F", help="Every figure as JSON.")] = None,
 ) -> None:
     """Mean IoU on synthetic scenes with the vocabulary of all their words, most of them absent from each picture.
@@ -59,7 +62,7 @@ def shapes(
     """
     choice = ModelChoice(models, proposal_model, classifier_model, sam)
     recipe = with_sam(recipe_of(preset or choice.default_preset, settings), sam, settings)
-    pair = load(choice, recipe, device)
+    pair = load(choice, recipe, device, precision)
     find_regions, digests = load_sam(choice, recipe, device)
     result = _measure(pair, recipe, scenes, seed, one_step=one_step, find_regions=find_regions)
     _print(result)

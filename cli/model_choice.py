@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from car.precision import Precision
 from car.recipe import Recipe
 from cli.errors import WrongUse
 from cli.options import Device
@@ -66,12 +67,12 @@ def demo_folder() -> Path:
     return Path(str(resources.files("demo")))
 
 
-def load(choice: ModelChoice, recipe: Recipe, device: Device) -> "ClipPair":
+def load(choice: ModelChoice, recipe: Recipe, device: Device, precision: Precision = Precision.AUTO) -> "ClipPair":
     """Both CLIPs on the device, ready to encode."""
     places = choice.places(recipe)
     from worker.weights import load_pair
 
-    return load_pair(places.proposal, places.classifier, device=torch_device(device))
+    return load_pair(places.proposal, places.classifier, device=torch_device(device), precision=precision)
 
 
 def load_sam(choice: ModelChoice, recipe: Recipe, device: Device) -> "tuple[AutomaticMasks | None, dict[str, str]]":

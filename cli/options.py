@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from car.precision import Precision
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary, parse_labels, parse_labels_file
 from cli.errors import WrongUse
@@ -85,6 +86,14 @@ Sam = Annotated[
     ),
 ]
 OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODELS)]
+InPrecision = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="auto: float32 on a CPU, float16 on CUDA. bfloat16 takes a CPU that has it half the time.",
+        rich_help_panel=_MODELS,
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from car.precision import Precision
 from car.vocabulary import Label
 from cli.errors import WrongUse
 from cli.model_choice import DEMO, ModelChoice, demo_folder, load, load_sam
@@ -12,6 +13,7 @@ from cli.options import (
     Background,
     ClassifierModel,
     Device,
+    InPrecision,
     Labels,
     LabelsFile,
     Models,
@@ -85,6 +87,7 @@ def segment(
     classifier_model: ClassifierModel = None,
     sam: Sam = None,
     device: OnDevice = Device.AUTO,
+    precision: InPrecision = Precision.AUTO,
     json: Json = None,
     masks: Masks = None,
     overlay: Overlay = None,
@@ -118,7 +121,7 @@ def segment(
     if known and not _all_known(words, known):
         report.note("the demo models know coloured shapes only; for real pictures: car models pull, --models openai")
     with report.waiting("opening the models"):
-        pair = load(choice, recipe, device)
+        pair = load(choice, recipe, device, precision)
         find_regions, digests = load_sam(choice, recipe, device)
         from cli.segmenting import Run
 

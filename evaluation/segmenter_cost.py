@@ -1,10 +1,12 @@
 """What a picture costs the segmenter, per-query autograd and the official scheme: figures, ratios, floors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from car.precision import Precision
 from car.segmentation import Work
 from car.vocabulary import Vocabulary
 from car.words import VOC_QUERIES
@@ -18,7 +20,6 @@ from worker.segmenter import proposals
 from worker.segmenter.recurrence import Look
 
 Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class Setting:
     full: bool = False
     """Run the official scheme to its end and do not compute it from its units."""
     device: Device = "cpu"
-    precision: Precision = "float32"
-    """Of our models. The official ones are float32 on a CPU and float16 on CUDA, as the official code loads them."""
+    precision: Precision = Precision.FLOAT32
+    """Of our models on CUDA; on a CPU of g's blocks alone (see worker.weights). The official ones are float32 on a CPU
+    and float16 on CUDA, as the official code loads them."""
     stream: int = 0
     """So many pictures one after the other, for images a second; 0: none."""
     shapes: tuple[Shape, Shape] = (VIT_B16, VIT_L14)
@@ -63,9 +65,15 @@ class Setting:
         return torch.device(self.device)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def blocks_dtype(self) -> torch.dtype:
+        """Of our g's blocks."""
         dtype: torch.dtype = getattr(torch, self.precision)
         return dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all else of ours."""
+        return self.blocks_dtype if self.device == "cuda" else torch.float32
 
     @property
     def official_dtype(self) -> torch.dtype:
@@ -99,7 +107,8 @@ class Comparison:
     """Of f and of g, each of a batch."""
     text_tokens: tuple[int, int] = (0, 0)
     """Of the vocabulary's texts, once: f's and g's."""
-    peaks: Peaks | None = None
+    peaks: Mapping[torch.dtype, Peaks] = field(default_factory=dict)
+    """Of the machine in this run, in each precision that something was computed in."""
     stream: Stream | None = None
 
     @property
@@ -137,6 +146,12 @@ class Comparison:
         least = floors(self._demand)
         return {name: Stage(cost, least.get(name)) for name, cost in ({"text": self.texts_s} | self.stages).items()}
 
+    def stages_beside_floors(self) -> dict[str, dict[str, Any]]:
+        """Each stage as JSON has it, its floor in the precision in which it was computed."""
+        setting = self.setting
+        dtypes = {"classifier": setting.blocks_dtype}
+        return {name: stage.to_json(self.peaks[dtypes.get(name, setting.dtype)]) for name, stage in self.told.items()}
+
     @property
     def _demand(self) -> Demand:
         setting = self.setting
@@ -145,7 +160,7 @@ class Comparison:
             height=setting.height,
             width=setting.width,
             shapes=setting.shapes,
-            weight_bytes=setting.dtype.itemsize,
+            weight_bytes=(setting.dtype.itemsize, setting.blocks_dtype.itemsize),
             queries_of_steps=self.sizes,
             survivors=sum(query.kept for query in last),
             products=self.work.vector_jacobian_products,
@@ -156,7 +171,6 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """All figures, ratios first."""
         whole, crf = self.ours_s, self.stages["crf"]
-        peaks = self.peaks or Peaks(1.0, 1.0)
         return {
             "ratio_official": self.official_s / whole,
             "ratio_official_with_texts": self.official_s / (whole + self.texts_s),
@@ -171,7 +185,7 @@ class Comparison:
             "official_computed_s": self.official_computed_s + crf,
             "autograd_s": self.autograd_s,
             "cams_s": {"ours": self.ours_cams_s, "autograd": self.autograd_cams_s},
-            "stages": {name: stage.to_json(peaks) for name, stage in self.told.items()},
+            "stages": self.stages_beside_floors(),
             "counts": {
                 "ours": vars(self.work)
                 | {"f_forwards": self.forwards[0], "g_forwards": self.forwards[1]}
@@ -194,12 +208,12 @@ class Comparison:
             "queries_of_steps": self.sizes,
             "templates": len(self.vocabulary.classifier_templates),
             "device": setting.device,
-            "precision": setting.precision,
-            "official_precision": str(setting.official_dtype).removeprefix("torch."),
+            "precision": setting.precision.value,
+            "official_precision": _name(setting.official_dtype),
             "seconds_are": "CPU seconds" if setting.device == "cpu" else "seconds of finished work",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            **(self.peaks.to_json() if self.peaks else {}),
+            "peaks": {_name(dtype): peaks.to_json() for dtype, peaks in self.peaks.items()},
             "tera_flop": {
                 "f_picture": picture_flop(setting.shapes[0], height, width) / 1e12,
                 "g_crop": crop_flop(setting.shapes[1]) / 1e12,
@@ -208,3 +222,7 @@ class Comparison:
 
     def _texts(self) -> int:
         return self.setting.queries * (2 + len(self.vocabulary.classifier_templates))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -19,8 +19,8 @@ class Demand:
     width: int
     shapes: tuple[Shape, Shape]
     """Of f and of g."""
-    weight_bytes: int
-    """Of one number of the models."""
+    weight_bytes: tuple[int, int]
+    """Of one number of f, and of g's blocks."""
     queries_of_steps: Sequence[int]
     survivors: int
     products: int
@@ -34,11 +34,14 @@ class Demand:
 def floors(demand: Demand) -> Mapping[str, Floor]:
     """By the segmenter's own names of its stages; `text` is once a vocabulary."""
     f, g = demand.shapes
+    weights_of_g = _weights(g, g.depth - 1, demand.weight_bytes[1])
     return {
         "text": _texts(f, demand.text_tokens[0]) + _texts(g, demand.text_tokens[1]),
         "encode": _encode(demand),
         "proposal": _propose(demand) + _show(demand),
-        "classifier": Floor(crop_flop(g) * demand.crops, _weights(g, g.depth - 1, demand) * _rounds(demand)),
+        "classifier": Floor(
+            crop_flop(g) * demand.crops, _weights(g, g.depth - 1, demand.weight_bytes[1]) * _rounds(demand)
+        ),
         "crf": _sharpen(demand),
     }
 
@@ -73,7 +76,7 @@ def _encode(demand: Demand) -> Floor:
     tokens = _tokens(f, height, width)
     shared = 16 * tokens * f.width**2
     affinity = 2.0 * (tokens - 1) ** 3
-    return Floor(picture_flop(f, height, width) + shared + affinity, _weights(f, f.depth, demand))
+    return Floor(picture_flop(f, height, width) + shared + affinity, _weights(f, f.depth, demand.weight_bytes[0]))
 
 
 def _propose(demand: Demand) -> Floor:
@@ -110,5 +113,5 @@ def _rounds(demand: Demand) -> int:
     return sum(queries > 1 for queries in demand.queries_of_steps) if demand.crops else 0
 
 
-def _weights(shape: Shape, blocks: int, demand: Demand) -> float:
-    return float(demand.weight_bytes * blocks * 12 * shape.width**2)
+def _weights(shape: Shape, blocks: int, number: int) -> float:
+    return float(number * blocks * 12 * shape.width**2)

@@ -4,13 +4,14 @@ Full-size architectures with random weights stand in for CLIP, whose speed depen
 weights mean nothing, so theta is chosen after a look at step 1: it keeps exactly as many queries as asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from transformers import CLIPModel
 
 from car.presets import preset
 from car.recipe import Recipe
@@ -20,8 +21,9 @@ from car.words import VOC_QUERIES
 from evaluation.autograd_cams import cams as autograd_cams
 from evaluation.counting import Counting
 from evaluation.floor import Peaks, clock_of, measure_peaks
+from evaluation.official_encoder import OfficialEncoder
 from evaluation.official_scheme import OfficialScheme, Unit
-from evaluation.random_models import encoder
+from evaluation.random_models import WordTokenizer, clip
 from evaluation.segmenter_cost import Comparison, Setting
 from evaluation.stream import Stream, measure_stream
 from worker.segmenter import proposals
@@ -65,19 +67,35 @@ class Models:
     """f and g with random weights, in our precision and in the official code's."""
 
     ours: tuple[Encoder, Encoder]
-    official: tuple[Encoder, Encoder]
+    official: tuple[OfficialEncoder, OfficialEncoder]
 
     @classmethod
     def of(cls, setting: Setting) -> "Models":
-        def pair(dtype: torch.dtype) -> tuple[Encoder, Encoder]:
-            f, g = (
-                encoder(shape, seed=seed, gain=setting.gain, scale=setting.scale, dtype=dtype, device=setting.where)
-                for seed, shape in enumerate(setting.shapes)
-            )
-            return f, g
+        official = _clips(setting, setting.official_dtype)
+        ours = official if setting.dtype == setting.official_dtype else _clips(setting, setting.dtype)
+        if setting.blocks_dtype != setting.dtype:
+            ours = ours[0], _clips(setting, setting.dtype)[1]
+        f, g = (Encoder(clip, WordTokenizer()) for clip in ours)
+        if setting.blocks_dtype != setting.dtype:
+            g.round_blocks(setting.blocks_dtype)
+        plain_f, plain_g = (OfficialEncoder(clip, WordTokenizer()) for clip in official)
+        return cls((f, g), (plain_f, plain_g))
 
-        ours = pair(setting.dtype)
-        return cls(ours, ours if setting.dtype == setting.official_dtype else pair(setting.official_dtype))
+
+def _clips(setting: Setting, dtype: torch.dtype) -> tuple[CLIPModel, CLIPModel]:
+    f, g = (
+        clip(shape, seed=seed, gain=setting.gain, scale=setting.scale, dtype=dtype, device=setting.where)
+        for seed, shape in enumerate(setting.shapes)
+    )
+    return f, g
+
+
+def peaks_of(setting: Setting, *, share: float = 1.0) -> dict[torch.dtype, Peaks]:
+    """The machine's, in both precisions in which something is computed."""
+    return {
+        dtype: measure_peaks(setting.where, dtype, share=share)
+        for dtype in dict.fromkeys((setting.dtype, setting.blocks_dtype))
+    }
 
 
 def compare(
@@ -85,12 +103,12 @@ def compare(
     progress: Progress,
     *,
     models: Models | None = None,
-    peaks: Peaks | None = None,
+    peaks: Mapping[torch.dtype, Peaks] | None = None,
     finish: Finish | None = None,
 ) -> Comparison:
     """Measure ours, per-query autograd and the official scheme turn about in this process.
 
-    `models` and `peaks` may be those of an earlier setting of this run. `finish` is how the pictures of a stream come to
+    `models` and `peaks` may be those of an earlier setting of this run. `finish` is how pictures of a stream come to
     masks (none: one after the other in this thread).
     """
     vocabulary = Vocabulary.of(VOC_QUERIES[: setting.queries])
@@ -116,11 +134,11 @@ def compare(
         bar.add(a_run)
         scheme = OfficialScheme(*models.official, image, vocabulary, recipe, after_unit=bar.unit, clock=clock)
         bar.doing("CAMs by autograd")
-        _measure_cams(scheme, result)
+        _measure_cams(scheme, ours.proposal, result)
         bar.doing("units of the official scheme")
         _measure_units(scheme, result)
     bar.doing("what the machine does at best")
-    result.peaks = peaks or measure_peaks(setting.where, setting.dtype)
+    result.peaks = peaks or peaks_of(setting)
     if setting.stream:
         bar.doing("a stream of pictures")
         result.stream = _stream(models, image, recipe, result, finish)
@@ -211,10 +229,10 @@ def _measure_ours(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Re
     result.sizes = [len(look.step.queries) for look in looks]
 
 
-def _measure_cams(scheme: OfficialScheme, result: Comparison) -> None:
+def _measure_cams(scheme: OfficialScheme, f: Encoder, result: Comparison) -> None:
     """All steps' CAMs from the tokens before the last block on: closed form and autograd, with the same texts."""
     block, _, grid = scheme.encode_picture()
-    f, vocabulary = scheme.proposal, result.vocabulary
+    vocabulary = result.vocabulary
     labels = [label.prompts[0] for label in vocabulary.labels]
     background = f.texts([vocabulary.cam_template.format(word) for word in vocabulary.background])
     raw, templated = f.texts(labels), f.texts([vocabulary.cam_template.format(label) for label in labels])
@@ -223,7 +241,7 @@ def _measure_cams(scheme: OfficialScheme, result: Comparison) -> None:
     sets = [(templated if step else raw)[rows] for step, rows in enumerate(alive)]
 
     def closed_form() -> None:
-        encoded = proposals.encode_tokens(f, block.tokens, None, grid)
+        encoded = proposals.encode_tokens(f, block.tokens.to(f.dtype), None, grid)
         logits = f.scale * background @ encoded.z
         m_bg = encoded.maps(logits.softmax(0) @ background[None])[0]
         maps = {True: encoded.maps(raw), False: encoded.maps(templated[alive[1]]) if len(alive) > 1 else raw}

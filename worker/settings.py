@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from car.precision import Precision
 from db.settings import EngineSettings
 
 
@@ -14,6 +15,11 @@ class WorkerSettings(EngineSettings):
     models: str = Field(default="demo", alias="CAR_MODELS", description="demo, openai, or a folder of models")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", alias="CAR_DEVICE", description="auto: CUDA where there is one"
+    )
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        alias="CAR_PRECISION",
+        description="auto: float32 on a CPU, float16 on CUDA; float32, bfloat16 or float16",
     )
     batch: int = Field(
         default=0, ge=0, le=256, alias="CAR_BATCH", description="pictures that are segmented together; 0: by device"

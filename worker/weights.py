@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from car.precision import Precision
 from car.weights_digest import WEIGHTS, weights_digest
 from worker.errors import WeightsInvalid, WeightsMissing
 from worker.hub import FILES, pulled
@@ -37,8 +38,13 @@ class ClipPair:
     """Role (proposal, classifier) to the sha256 of its safetensors: what model_version is made of."""
 
 
-def load_pair(proposal: str | Path, classifier: str | Path, *, device: torch.device) -> ClipPair:
-    """Two CLIPs from folders or hub ids: float32 on a CPU, half precision on CUDA as the paper ran them.
+def load_pair(
+    proposal: str | Path, classifier: str | Path, *, device: torch.device, precision: Precision = Precision.AUTO
+) -> ClipPair:
+    """Two CLIPs from folders or hub ids: by themselves float32 on a CPU, half precision on CUDA as the paper ran them.
+
+    On CUDA a lower precision is that of both models. On a CPU it is that of g's blocks, which are nearly all of its
+    time: f's share is small, and its CAMs are differences of near numbers.
 
     Raises:
         WeightsMissing: no such folder, or a file of it is absent, or the hub model was never pulled.
@@ -46,15 +52,30 @@ def load_pair(proposal: str | Path, classifier: str | Path, *, device: torch.dev
 
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
-    proposal_encoder, classifier_encoder = (load_encoder(folder, device=device) for folder in roles.values())
+    wanted = _dtype(precision, device)
+    whole = wanted if device.type == "cuda" else torch.float32
+    proposal_encoder, classifier_encoder = (
+        load_encoder(folder, device=device, dtype=whole) for folder in roles.values()
+    )
+    if wanted is not whole:
+        classifier_encoder.round_blocks(wanted)
     return ClipPair(
         proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()}
     )
 
 
-def load_encoder(folder: Path, *, device: torch.device) -> Encoder:
-    """One CLIP from a complete local folder."""
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision is Precision.AUTO:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {
+        Precision.FLOAT32: torch.float32,
+        Precision.BFLOAT16: torch.bfloat16,
+        Precision.FLOAT16: torch.float16,
+    }[precision]
+
+
+def load_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> Encoder:
+    """One CLIP from a complete local folder, all of it in one precision."""
     _check_config(folder)
     _check_readable(folder / WEIGHTS)
     transformers_logging.disable_progress_bar()

@@ -15,14 +15,6 @@ class Where(StrEnum):
     CUDA = "cuda"
 
 
-class Precision(StrEnum):
-    """torch's names."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 class Scale(StrEnum):
     FULL = "full"
     TINY = "tiny"

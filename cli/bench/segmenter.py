@@ -7,8 +7,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from car.precision import Precision
 from cli.bench import segmenter_tables
-from cli.bench.options import OfScale, OnDevice, Precision, Scale, Sizes, Threads, Turns, Where, parse_sizes, prepare
+from cli.bench.options import OfScale, OnDevice, Scale, Sizes, Threads, Turns, Where, parse_sizes, prepare
 from cli.bench.plot import Bar, PlotFile, draw
 from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 
@@ -26,8 +27,8 @@ def segmenter(
     survivors: Annotated[int, typer.Option(min=1, max=20, help="Queries that step 1 keeps.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of the recurrence.")] = 2,
     precision: Annotated[
-        Precision | None, typer.Option(help="Of our models; float32 on a CPU, float16 on CUDA.")
-    ] = None,
+        Precision, typer.Option("--precision", help="Of our models; the official scheme keeps that of auto.")
+    ] = Precision.AUTO,
     device: OnDevice = Where.CPU,
     models: OfScale = Scale.FULL,
     stream: Annotated[
@@ -51,7 +52,7 @@ def segmenter(
         "turns": turns,
         "full": full,
         "device": device.value,
-        "precision": (precision or (Precision.FLOAT16 if device is Where.CUDA else Precision.FLOAT32)).value,
+        "precision": _resolved(precision, device),
         "stream": (_STREAM_ON_CUDA if device is Where.CUDA else 0) if stream is None else stream,
     }
     settings = _settings(parse_sizes(size or ["512x384"]), queries or [10], models, chosen)
@@ -69,6 +70,13 @@ def segmenter(
     if plot is not None:
         draw(plot, [(result.setting.name, _bars(result)) for result in results], "seconds a picture")
     record.end({"cases": {result.setting.name: result.to_json() for result in results}})
+
+
+def _resolved(precision: Precision, device: Where) -> Precision:
+    """What worker.weights makes of it."""
+    if precision is not Precision.AUTO:
+        return precision
+    return Precision.FLOAT16 if device is Where.CUDA else Precision.FLOAT32
 
 
 def _settings(
@@ -90,9 +98,8 @@ def _settings(
 
 
 def _compare_all(settings: "list[Setting]", share: float) -> "list[Comparison]":
-    """`share`: of the matrices and copies that the machine's peaks are measured by."""
-    from evaluation.floor import measure_peaks
-    from evaluation.segmenter_speed import Models, compare
+    """`share`: of the matrices and copies by which the machine's peaks are measured."""
+    from evaluation.segmenter_speed import Models, compare, peaks_of
     from worker.finishers import Finishers
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("crops"))
@@ -102,7 +109,7 @@ def _compare_all(settings: "list[Setting]", share: float) -> "list[Comparison]":
     ):
         task = bar.add_task("building random models", total=None)
         models, results = Models.of(settings[0]), []
-        peaks = measure_peaks(settings[0].where, settings[0].dtype, share=share)
+        peaks = peaks_of(settings[0], share=share)
         for setting in settings:
 
             def progress(what: str, done: int, total: int, name: str = setting.name) -> None:
@@ -113,8 +120,6 @@ def _compare_all(settings: "list[Setting]", share: float) -> "list[Comparison]":
 
 
 def _bars(result: "Comparison") -> list[Bar]:
-    peaks = result.peaks
     return [
-        Bar(name, stage.seconds, stage.floor.seconds(peaks) if stage.floor and peaks else None)
-        for name, stage in result.told.items()
+        Bar(name, told["seconds"], told.get("floor_seconds")) for name, told in result.stages_beside_floors().items()
     ]

@@ -108,11 +108,11 @@ def _sentences(result: "Comparison", figures: dict[str, Any]) -> list[str]:
             f"{figures['ratio_crops']:.1f} times fewer"
         ),
     ]
-    if result.peaks is not None:
-        lines.append(
-            f"at best, seen in this run: {result.peaks.flop_per_s / 1e9:,.0f} GFLOP and "
-            f"{result.peaks.bytes_per_s / 1e9:,.1f} GB in one of these seconds"
-        )
+    lines += [
+        f"at best, {name}, seen in this run: {peaks['peak_flop_per_s'] / 1e9:,.0f} GFLOP and "
+        f"{peaks['peak_bytes_per_s'] / 1e9:,.1f} GB in one of these seconds"
+        for name, peaks in figures["peaks"].items()
+    ]
     if result.stream is not None:
         memory = result.stream.peak_memory
         lines.append(

@@ -16,7 +16,7 @@ from evaluation.segmenter_speed import compare
 
 CHECKED = {
     "ratio_official", "ratio_autograd", "ours_s", "official_s", "autograd_s", "counts", "stages", "size", "queries",
-    "templates", "threads", "torch", "device", "precision", "peak_flop_per_s", "peak_bytes_per_s",
+    "templates", "threads", "torch", "device", "precision", "peaks",
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_models_of_half_the_precision_are_measured_beside_the_same_official_ones
         height=48,
         queries=3,
         turns=1,
-        precision="bfloat16",
+        precision=Precision.BFLOAT16,
         stream=2,
         shapes=(TINY_F, TINY_G),
         gain=4.0,
@@ -87,6 +87,7 @@ def test_models_of_half_the_precision_are_measured_beside_the_same_official_ones
     )
     figures = compare(setting, lambda *_: None).to_json()
     assert (figures["precision"], figures["official_precision"]) == ("bfloat16", "float32")
+    assert figures["peaks"].keys() == {"float32", "bfloat16"}  # of g's blocks, and of all else
     assert figures["stream"]["images_per_s"] > 0
     assert 0 < figures["stream"]["busy_share"] <= 1
 
