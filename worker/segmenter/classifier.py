@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
 from worker.segmenter.encoder import Encoder
+from worker.segmenter.resampling import View
 
 Crops = UInt8[Tensor, "_ size size 3"]
 """Any number of RGB crops of one size, wherever they were made. Those of several pictures are joined by torch.cat."""
@@ -20,13 +21,12 @@ def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "siz
     The ends of a long picture are lost to the classifier, as in the official code.
     """
     height, width = image.shape[:2]
-    short = min(height, width)
-    to = (size * width // short, size * height // short)
-    resized = Image.fromarray(image)
-    if to != (width, height):
-        resized = resized.resize(to, Image.Resampling.BICUBIC)
-    left, top = round((to[0] - size) / 2.0), round((to[1] - size) / 2.0)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    view = View.of(height, width, size)
+    # One call would let the version of Pillow decide which pass comes first where a picture is tall.
+    narrow = Image.fromarray(image).resize((view.to[0], height), Image.Resampling.BICUBIC)
+    narrow = narrow.crop((view.left, 0, view.left + size, height))
+    resized = narrow.resize((size, view.to[1]), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((0, view.top, size, view.top + size)))
 
 
 @torch.no_grad()
@@ -45,8 +45,8 @@ def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, at_once: int, padd
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
         tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)
-        z = encoder.project(encoder.class_token(tokens, depth - 1)[: len(chunk)]).float()
-        parts.append(functional.normalize(z, dim=-1))
+        z = encoder.project(encoder.class_token(tokens, depth - 1)).float()
+        parts.append(functional.normalize(z, dim=-1)[: len(chunk)])  # blanks go last: shapes stay the same to the end
     return torch.cat(parts)
 
 
