@@ -30,11 +30,7 @@ def _attend(layer: Any, normed: Float[Tensor, "b t c"]) -> tuple[Float[Tensor, "
     b, t, c = normed.shape
 
     def heads(projection: Any) -> Tensor:  # noqa: ANN401
-        return (
-            functional.linear(normed, projection.weight, projection.bias)
-            .view(b, t, layer.num_heads, -1)
-            .transpose(1, 2)
-        )
+        return projection(normed).view(b, t, layer.num_heads, -1).transpose(1, 2)  # type: ignore[no-any-return]
 
     q, k, v = heads(layer.q_proj), heads(layer.k_proj), heads(layer.v_proj)
     weights = (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)

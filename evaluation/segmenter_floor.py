@@ -39,9 +39,7 @@ def floors(demand: Demand) -> Mapping[str, Floor]:
         "text": _texts(f, demand.text_tokens[0]) + _texts(g, demand.text_tokens[1]),
         "encode": _encode(demand),
         "proposal": _propose(demand) + _show(demand),
-        "classifier": Floor(
-            crop_flop(g) * demand.crops, _weights(g, g.depth - 1, demand.weight_bytes[1]) * _rounds(demand)
-        ),
+        "classifier": Floor(crop_flop(g) * demand.crops, weights_of_g * _rounds(demand)),
         "crf": _sharpen(demand),
     }
 

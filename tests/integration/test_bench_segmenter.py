@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from car.precision import Precision
 from cli.main import app
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, VIT_L14
 from evaluation.segmenter_cost import Setting
