@@ -35,11 +35,11 @@ class Counts:
         return {name: value for name, value in asdict(self).items() if name != "convolutions"}
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fills `counts` while it is entered. On a CPU nothing is sent anywhere."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counts()
 
     def __torch_dispatch__(

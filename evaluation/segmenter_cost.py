@@ -13,6 +13,7 @@ from car.words import VOC_QUERIES
 from evaluation.counting import Counts
 from evaluation.floor import Peaks, Stage
 from evaluation.official_scheme import OfficialStep, Unit, counts
+from evaluation.prompts_cost import PromptsCost
 from evaluation.random_models import VIT_B16, VIT_L14, Shape
 from evaluation.segmenter_floor import Demand, crop_flop, floors, picture_flop
 from evaluation.stream import Stream
@@ -110,6 +111,8 @@ class Comparison:
     peaks: Mapping[torch.dtype, Peaks] = field(default_factory=dict)
     """Of the machine in this run, in each precision that something was computed in."""
     stream: Stream | None = None
+    prompts: PromptsCost | None = None
+    """What g is shown, drawn and cropped: on masks of one soft spot each, which random models do not make."""
 
     @property
     def ours_s(self) -> float:
@@ -195,6 +198,7 @@ class Comparison:
             },
             "official_unit_s": {str(unit): cost for unit, cost in self.units.items()},
             "stream": self.stream.to_json() if self.stream else None,
+            "prompts": self.prompts.to_json() if self.prompts else None,
             **self._run(),
         }
 

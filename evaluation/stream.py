@@ -60,7 +60,7 @@ def _busy_share(work: Work, images: int, device: torch.device) -> float:
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in watched.events() or ()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type.name == "CUDA"
     ]
     return covered(spans) / 1e6 / seconds
 

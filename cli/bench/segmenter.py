@@ -42,8 +42,9 @@ def segmenter(
     compare: CompareFile = None,
     fail_above: FailAbove = None,
 ) -> None:
-    """Compare what a picture costs with per-query autograd, with the official code's scheme of work, and with what
-    its arithmetic takes at least. Each size is measured with each number of queries.
+    """Compare what a picture costs with the official code's scheme of work and with its arithmetic's floor.
+
+    Each size is measured with each number of queries; 512x384 and 10 if none is given.
     """
     prepare(device, threads)
     chosen = {
