@@ -42,7 +42,8 @@ def memory(
 ) -> None:
     """Measure the most memory that a picture takes, stage by stage, where every word survives.
 
-    Each setting has a process of its own. Each size is measured with each number of words, 1024x768 and 20 if none is given.
+    Each setting has a process of its own. Each size is measured with each number of words; 1024x768 and 20 if none
+    is given.
     """
     prepare(device, 1)
     asked = [(wide, high, many) for wide, high in parse_sizes(size or ["1024x768"]) for many in words or [20]]

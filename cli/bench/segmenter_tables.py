@@ -115,8 +115,8 @@ def _sentences(result: "Comparison", figures: dict[str, Any]) -> list[str]:
     ]
     if result.prompts is not None:
         lines.append(
-            f"visual prompts of {result.prompts.words} masks of one spot each: {result.prompts.reference_s:.3g} s one by "
-            f"one, {result.prompts.ours_s:.3g} s here: {result.prompts.ratio:.1f} times less, to the same pixel"
+            f"visual prompts of {result.prompts.words} masks of one spot each: {result.prompts.reference_s:.3g} s one "
+            f"by one, {result.prompts.ours_s:.3g} s here: {result.prompts.ratio:.1f} times less, to the same pixel"
         )
     if result.stream is not None:
         memory = result.stream.peak_memory

@@ -1,0 +1,208 @@
+"""Gaussian filtering of pixels by their features on a permutohedral lattice (Adams, Baek and Davis 2010).
+
+A pixel's feature lies in a simplex of the lattice. Splat: its values go to the d + 1 corners by barycentric weights.
+Blur: along each of d + 1 axes every point takes half of both neighbours, where they exist. Slice: a pixel takes the
+corners' values by the same weights. All are sparse matrices that depend on the features alone, so they are made once.
+
+The arithmetic (scales, rounding, order of axes, weights) is that of pydensecrf, so that both give the same labels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.segmenter.arrays import Array, Arrays, Matrix
+
+_TINY = 1e-20
+"""Keeps the normalisation finite (pydensecrf's own)."""
+_INT64_BITS = 63
+
+
+class LatticeTooFine(ValueError):  # noqa: N818 - what happened
+    """Deviations so small that the lattice's keys do not fit into 64 bits."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """One kernel over one picture's pixels, its symmetric normalisation and its weight included."""
+
+    arrays: Arrays
+    splat: Matrix
+    blur: tuple[Matrix, ...]
+    slice: Matrix
+    points: int
+    entries: int
+    """Of all matrices: multiply-adds of one filtering of one channel."""
+
+    def filter(self, table: Array) -> Array:
+        """Of (pixels, channels)."""
+        return _filter(self.arrays, self.splat, self.blur, self.slice, table)
+
+
+def build(arrays: Arrays, features: Sequence[Array], weight: float) -> Lattice:
+    """Of d features, each an array over the pixels, in units of its deviation.
+
+    Raises:
+        LatticeTooFine: the features span too many points.
+
+    """
+    d, pixels = len(features), len(features[0])
+    corners = _corners(arrays, features)
+    blocks, points, by_point = _points(arrays, corners)
+    count = sum(len(block) for block in blocks)
+    blur = tuple(_blur_matrix(arrays, _next_along(arrays, axis, blocks, corners.steps), count) for axis in range(d + 1))
+    starts, where, corner = by_point
+    weights = corners.weights
+    back_starts, back = arrays.index(arrays.arange(pixels + 1) * (d + 1)), points.reshape(-1)
+    splat_values = weights[where, corner]
+    splat = arrays.matrix(starts, arrays.index(where), splat_values, pixels)
+    alpha = float(np.float32(1 / (1 + 2.0**-d)))
+    ones = arrays.full(1.0, pixels, 1)
+    raw = _filter(arrays, splat, blur, arrays.matrix(back_starts, back, weights.reshape(-1), count), ones)[:, 0]
+    norm = arrays.real((raw * alpha + _TINY) ** -0.5)
+    slice_values = weights * (norm * (alpha * weight))[:, None]
+    return Lattice(
+        arrays,
+        splat=arrays.matrix(starts, arrays.index(where), splat_values * norm[where], pixels),
+        blur=tuple(blur),
+        slice=arrays.matrix(back_starts, back, slice_values.reshape(-1), count),
+        points=count,
+        entries=2 * pixels * (d + 1) + sum(int(axis.nnz) for axis in blur),
+    )
+
+
+def _filter(arrays: Arrays, splat: Matrix, blur: Sequence[Matrix], back: Matrix, table: Array) -> Array:
+    values = arrays.product(splat, table)
+    for axis in blur:
+        values = arrays.product(axis, values)
+    return arrays.product(back, values)
+
+
+@dataclass(frozen=True)
+class _Corners:
+    """The simplex of each pixel."""
+
+    key: Array
+    """Of its corner of remainder 0, as one number: coordinates over d + 1 in a mixed radix."""
+    steps: tuple[int, ...]
+    """What one coordinate's next value adds to a key."""
+    rank: Sequence[Array]
+    """Place of each coordinate in the falling order of the differences from that corner."""
+    weights: Array
+    """Barycentric: (pixels, d + 1), by remainder."""
+
+
+def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
+    d, pixels = len(features), len(features[0])
+    lifted, down = _elevated(features), float(np.float32(1 / (d + 1)))
+    near = [(value * down).round() for value in lifted]
+    away = [value - whole * (d + 1) for value, whole in zip(lifted, near, strict=True)]
+    rank = [sum(near[1:], near[0]) + 0 for _ in lifted]
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            less = away[i] < away[j]
+            rank[i] += less
+            rank[j] += ~less
+    for i in range(d + 1):
+        turn = arrays.real(rank[i] < 0) - arrays.real(rank[i] > d)
+        rank[i] += turn * (d + 1)
+        near[i] += turn
+    rank = [arrays.whole(one) for one in rank]
+    ordered, pixel = arrays.empty(pixels, d + 1), arrays.arange(pixels)
+    for value, whole, place in zip(lifted, near, rank, strict=True):
+        ordered[pixel, d - place] = (value - whole * (d + 1)) * down
+    weights = arrays.full(0.0, pixels, d + 1)
+    weights += ordered
+    weights[:, 1:] -= ordered[:, :-1]
+    weights[:, 0] += 1 - ordered[:, d]
+    key, steps = _packed(arrays, near[:d])
+    return _Corners(key, steps, rank, weights)
+
+
+def _elevated(features: Sequence[Array]) -> list[Array]:
+    """On the hyperplane in d + 1 dimensions, scaled so that the blur's deviation is 1 in features."""
+    d = len(features)
+    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))
+    scales = [float(np.float32(1 / math.sqrt((i + 1) * (i + 2)) * deviation)) for i in range(d)]
+    total, lifted = features[0] * 0, []
+    for j in range(d, 0, -1):
+        part = features[j - 1] * scales[j - 1]
+        lifted.append(total - part * j)
+        total = total + part
+    return [total, *reversed(lifted)]
+
+
+def _packed(arrays: Arrays, near: Sequence[Array]) -> tuple[Array, tuple[int, ...]]:
+    # A corner may lie one below its pixel, a neighbour one beyond that on either side.
+    lows, highs = [int(value.min()) - 2 for value in near], [int(value.max()) + 1 for value in near]
+    steps = [1]
+    for low, high in zip(lows[:0:-1], highs[:0:-1], strict=True):
+        steps.insert(0, steps[0] * (high - low + 1))
+    if math.log2(steps[0]) + math.log2(highs[0] - lows[0] + 1) + math.log2(len(near[0])) >= _INT64_BITS:
+        raise LatticeTooFine("the CRF's deviations are too small for its lattice")
+    parts = [(arrays.whole(value) - low) * step for value, low, step in zip(near, lows, steps, strict=True)]
+    return sum(parts[1:], parts[0]), tuple(steps)
+
+
+def _points(arrays: Arrays, corners: _Corners) -> tuple[list[Array], Array, tuple[Array, Array, Array]]:
+    """The lattice's points by remainder (sorted keys), each pixel's points (pixels, d + 1), and each point's pixels."""
+    d, pixels = len(corners.steps), len(corners.key)
+    pixel = arrays.arange(pixels)
+    blocks, count = [], 0
+    points = arrays.places(pixels, d + 1)
+    starts, where, corner = [], [], []
+    for remainder in range(d + 1):
+        keys = corners.key + 0
+        for step, rank in zip(corners.steps, corners.rank, strict=False):
+            keys -= (rank > d - remainder) * step
+        # Pixel and key in one number: the order is the same on every machine, and one sort of plain numbers is quick.
+        both = arrays.sorted(keys * pixels + pixel)
+        keys = both // pixels
+        mine = both - keys * pixels
+        first = arrays.no(pixels)
+        first[0] = True
+        first[1:] = keys[1:] != keys[:-1]
+        begin = arrays.arange(pixels)[first]
+        points[mine, remainder] = arrays.index(first.cumsum(0) + (count - 1))
+        blocks.append(keys[begin])
+        starts.append(begin + remainder * pixels)
+        where.append(mine)
+        corner.append(mine * 0 + remainder)
+        count += len(begin)
+    end = arrays.arange(1) + (d + 1) * pixels
+    together = arrays.index(arrays.concatenate([*starts, end]))
+    return blocks, points, (together, arrays.concatenate(where), arrays.concatenate(corner))
+
+
+def _next_along(arrays: Arrays, axis: int, blocks: Sequence[Array], steps: Sequence[int]) -> Array:
+    """Each point's neighbour in the positive direction of an axis, or -1: one up in every coordinate but this."""
+    d, found = len(steps), []
+    offsets = np.cumsum([0, *(len(block) for block in blocks)]).tolist()
+    for remainder, block in enumerate(blocks):
+        after = (remainder + 1) % (d + 1)
+        step = (0 if after else sum(steps)) - (steps[axis] if axis < d else 0)
+        wanted = block + step
+        at = arrays.search(blocks[after], wanted).clip(0, len(blocks[after]) - 1)
+        found.append(arrays.where(blocks[after][at] == wanted, at + offsets[after], -1))
+    return arrays.concatenate(found)
+
+
+def _blur_matrix(arrays: Arrays, after: Array, count: int) -> Matrix:
+    """A point's own value and half of its neighbours'."""
+    own = arrays.arange(count)
+    has_after, has_before, before = after >= 0, arrays.no(count), arrays.places(count)
+    has_before[after[has_after]] = True
+    before[after[has_after]] = arrays.index(own[has_after])
+    ends = (1 + arrays.whole(has_after) + arrays.whole(has_before)).cumsum(0)
+    starts = arrays.places(count + 1)
+    starts[0] = 0
+    starts[1:] = arrays.index(ends)
+    entries = int(ends[-1])
+    indices, values = arrays.places(entries), arrays.full(0.5, entries)
+    begin = starts[:-1]
+    indices[begin], values[begin] = arrays.index(own), 1.0
+    indices[begin[has_after] + 1] = arrays.index(after[has_after])
+    indices[ends[has_before] - 1] = before[has_before]
+    return arrays.matrix(starts, indices, values, count)
