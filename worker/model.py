@@ -5,21 +5,17 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from car.precision import Precision
 from car.recipe import Recipe
-from car.vocabulary import Vocabulary
 from car.weights_digest import weights_digest
-from worker.errors import DeviceMissing, OutOfMemory, WeightsMissing
-from worker.images import Picture
+from worker.errors import DeviceMissing, WeightsMissing
 from worker.places import Places
-from worker.segmenter.finishing import Unfinished
-from worker.segmenter.proposals import padded_size
+from worker.segmenter.asking import Ask, Begun
+from worker.segmenter.finishing import Clock, Unfinished
+from worker.segmenter.flow import Flow
 from worker.segmenter.segmenter import Batches, Segmenter
-from worker.segmenter.sizes import shrunk_size
 from worker.weights import folder_of, load_pair, load_sam, sam_folder_of
 
 _AT_ONCE = 4
@@ -62,7 +58,7 @@ def load_model(
 @dataclass
 class ClipModel:
     """Pairs of CLIPs on one device, each loaded when a recipe first asks for it, and with it the SAM when one with
-    sam=on does. `begin` is for one thread.
+    sam=on does. Its flow is for one thread.
     """
 
     models: Places | None
@@ -94,7 +90,7 @@ class ClipModel:
         places = self._places(recipe)
         if places not in self._pairs:
             pair = load_pair(places.proposal, places.classifier, device=self.where, precision=self.precision)
-            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, _clock_of(self.where))
             self._tell(replace(recipe, sam=False))
         segmenter = self._pairs[places]
         if recipe.sam and segmenter.sam is None:
@@ -107,19 +103,32 @@ class ClipModel:
             names = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
             self.loaded(None if self.models else names, self.weights_for(recipe))
 
-    def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
-        return padded_size(*shrunk_size(picture.height, picture.width, recipe.max_side))
+    def flow(self) -> Flow[Unfinished]:
+        """Of pictures of all recipes: those of one pair of CLIPs share its batches."""
+        batches = self.batches
+        return Flow(self, images=batches.images, crops=batches.crops, most=self.batch, clock=_clock_of(self.where))
 
-    def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Unfinished]:
-        try:
-            return self.load(recipe).recur(images, vocabulary, recipe)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise OutOfMemory(f"{len(images)} pictures at once need more memory than {self.device} has") from error
+    def kind(self, ask: Ask) -> Hashable:
+        return self._places(ask.recipe), Segmenter.kind(ask)
+
+    def begin(self, asks: Sequence[Ask], *, at_once: int) -> list[Begun[Unfinished]]:
+        pairs = [self.load(ask.recipe) for ask in asks]
+        return pairs[0].begin(asks, at_once=at_once)
 
     def _places(self, recipe: Recipe) -> Places:
         return self.models or Places(recipe.proposal_model, recipe.classifier_model, recipe.sam_model)
+
+
+def _clock_of(where: torch.device) -> Clock:
+    """Of what was computed and not only begun: a CUDA device works on behind the back of a clock that does not wait."""
+    if where.type != "cuda":
+        return time.perf_counter
+
+    def now() -> float:
+        torch.cuda.synchronize(where)
+        return time.perf_counter()
+
+    return now
 
 
 def _sam_of(places: Places) -> str | Path:

@@ -97,12 +97,12 @@ def _drain(here: "Ground", endpoint: str, uris: list[str], models: str, batch: i
 
 
 def _shares(drained: "Drained") -> dict[str, Any]:
-    first = drained.first_batch_seconds or 0.0
+    first = drained.first_turn_seconds or 0.0
     return {
         "done": drained.done,
-        "batches": drained.batches,
+        "turns": drained.turns,
         "seconds": drained.seconds,
-        "first_batch_seconds": first,
+        "first_turn_seconds": first,
         "busy_seconds": drained.busy_seconds,
         "images_per_second": drained.done / drained.seconds,
         "busy_share": drained.busy_seconds / (drained.seconds - first),
@@ -113,15 +113,15 @@ def _shares(drained: "Drained") -> dict[str, Any]:
 def _print(figures: dict[str, Any]) -> None:
     rows = [
         (
-            "the models compute, share of the time after the first batch came",
+            "the models compute, share of the time after they began",
             f"{figures['busy_share']:.1%}",
             f">= {_GOAL:.0%}",
         ),
         ("the same, from the beginning", f"{figures['busy_share_of_all']:.1%}", ""),
-        ("seconds until the first batch", f"{figures['first_batch_seconds']:.2f}", ""),
+        ("seconds until the models begin", f"{figures['first_turn_seconds']:.2f}", ""),
         ("seconds in all", f"{figures['seconds']:.2f}", ""),
         ("scenes/s", f"{figures['images_per_second']:.2f}", ""),
-        ("batches", f"{figures['batches']}", ""),
+        ("turns of the models", f"{figures['turns']}", ""),
     ]
     title = f"{figures['done']} scenes, {figures['models']} models, S3 {figures['latency_ms']:g} ms away each way"
     show(Console(soft_wrap=True), title, rows)

@@ -1,7 +1,7 @@
 """A segmenter that computes nothing, and an object store in memory: what is left is the engine around them."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from io import BytesIO
 
@@ -14,7 +14,7 @@ from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
 from db.errors import ObjectMissing
-from worker.images import Picture
+from worker.pipeline.work import Fetched
 
 SIZE = (48, 32)
 """Width and height of the pictures."""
@@ -36,13 +36,41 @@ class NoModel:
         self.batch = batch
         self._found = fixed()
 
-    def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
-        del recipe
-        return picture.width, picture.height
+    def flow(self) -> "NoFlow":
+        return NoFlow(self._found, self.batch)
 
-    def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Segmentation]:
-        del vocabulary, recipe
-        return [self._found] * len(images)
+
+class NoFlow:
+    """Every picture is ready a turn after it came."""
+
+    shortages = 0
+
+    def __init__(self, found: Segmentation, most: int) -> None:
+        self._found, self._most = found, most
+        self._here: list[Fetched] = []
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    @property
+    def room(self) -> int:
+        return self._most - len(self._here)
+
+    def put(
+        self,
+        key: Fetched,
+        image: NDArray[np.uint8],
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        *,
+        wanted: Callable[[], bool],
+    ) -> None:
+        del image, vocabulary, recipe, wanted
+        self._here.append(key)
+
+    def turn(self) -> list[tuple[Fetched, Segmentation]]:
+        here, self._here = self._here, []
+        return [(key, self._found) for key in here]
 
 
 class NoFinish:

@@ -26,6 +26,7 @@ from worker.errors import WeightsMissing
 from worker.finishers import Finishers
 from worker.model import ClipModel
 from worker.places import Places
+from worker.segmenter.asking import Ask
 from worker.segmenter.ensembling import Region, Regions
 from worker.segmenter.sam_network import SamSizes, build
 from worker.segmenter.segmenter import Batches, Segmenter
@@ -166,7 +167,8 @@ def test_a_worker_loads_its_sam_when_a_recipe_asks_for_it(sam_folder, scenes):
     model = worker(sam_folder)
     assert model.load(OFF).sam is None
     loose = replace(ON, sam_points_per_side=3, sam_pred_iou=0.0, sam_stability=0.0)
-    [one] = model.begin([scenes[0].image], Vocabulary.of(WORDS), loose)
+    [(key, one)] = model.flow().over([Ask("a", scenes[0].image, Vocabulary.of(WORDS), loose)])
+    assert key == "a"
     assert one.regions
     assert model.load(OFF).sam is model.load(ON).sam
 

@@ -22,9 +22,9 @@ from db.items import Claimed, Ended, Failed
 from db.session import transaction
 from worker.images import open_image
 from worker.images.fetch import name_of
-from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.waiting import Waiting
 from worker.pipeline.work import Fetched, Limits, Model, Pictures, Wish
 
 _LOOKUP_AT_ONCE = 64
@@ -48,12 +48,12 @@ class Intake:
         limits: Limits,
         *,
         hand: Hand,
-        buckets: Buckets,
+        waiting: Waiting,
         ledger: Ledger,
         plenty: Callable[[], object],
     ) -> None:
         self._engine, self._pictures, self._worker, self._model, self._limits = engine, pictures, worker, model, limits
-        self._hand, self._buckets, self._ledger, self._plenty = hand, buckets, ledger, plenty
+        self._hand, self._waiting, self._ledger, self._plenty = hand, waiting, ledger, plenty
         self._said_plenty = 0.0
         self._wishes: OrderedDict[tuple[UUID, UUID], Wish | CarError] = OrderedDict()
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
@@ -64,7 +64,7 @@ class Intake:
         """Whether it was told to stop while there may have been something to claim."""
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Claims until there is nothing, and nothing in hand. Closes the buckets at its end."""
+        """Claims until there is nothing, and nothing in hand. Tells the model at its end that no more will come."""
         self._lookup.start()
         try:
             while not stopped():
@@ -83,7 +83,7 @@ class Intake:
             self._fetchers.shutdown(cancel_futures=stopped())
             self._fetched.put(None)
             self._lookup.join()
-            self._buckets.close()
+            self._waiting.close()
 
     def _claim(self) -> list[Claimed]:
         held, most = len(self._hand), self._limits.claims(self._model.batch)
@@ -104,7 +104,6 @@ class Intake:
             self._said_plenty = time.monotonic()
             self._plenty()
         self._hand.take(claimed)
-        self._buckets.expect(len(claimed))
         for item, wish in zip(claimed, wishes, strict=True):
             self._fetchers.submit(self._fetch, item, wish)
         return claimed
@@ -165,7 +164,7 @@ class Intake:
             self._look_up(some)
 
     def _look_up(self, some: list[Fetched]) -> None:
-        """Known ones to the ledger, those in another worker's hand back to the queue, the rest to the buckets."""
+        """Known ones to the ledger, those in another worker's hand back to the queue, the rest to the model."""
         keys = {one.run_key for one in some}
         try:
             with transaction(self._engine, durable=False) as session:
@@ -186,17 +185,12 @@ class Intake:
         for one in some:
             if one.run_key in known:
                 self._ledger.ended(Ended(one.item, known[one.run_key], reused=True))
-                self._buckets.expect(-1)
-            elif one.run_key in ours:
-                # The second of two equal pictures waits for the first.
-                if self._ledger.computes(one.run_key, one.item):
-                    self._buckets.put(replace(one, preview_key=shown.get(one.picture.sha256)))
-                self._buckets.expect(-1)
+            # The second of two equal pictures waits for the first.
+            elif one.run_key in ours and self._ledger.computes(one.run_key, one.item):
+                self._waiting.put(replace(one, preview_key=shown.get(one.picture.sha256)))
 
     def _fail(self, failed: Failed) -> None:
         self._ledger.failed(failed)
-        self._buckets.expect(-1)
 
     def _forget(self, item: Claimed) -> None:
         self._hand.drop([item])
-        self._buckets.expect(-1)

@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import structlog
 from sqlalchemy import Engine
@@ -21,12 +22,12 @@ from db.results import NewResult
 from db.session import transaction
 from worker.errors import OutOfMemory
 from worker.images.fetch import Sources
-from worker.pipeline.buckets import Buckets
 from worker.pipeline.hand import Hand, Heartbeat
 from worker.pipeline.intake import Intake
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.objects import store_objects
-from worker.pipeline.work import Drained, Fetched, Finish, Limits, Model, Objects, Pictures
+from worker.pipeline.waiting import Waiting
+from worker.pipeline.work import Drained, Fetched, Finish, Flow, Limits, Model, Objects, Pictures
 
 Stop = Callable[[], bool]
 
@@ -82,7 +83,7 @@ class _Run:
         limits, model = pipeline.limits, pipeline.model
         self._tally = Drained()
         self._hand = Hand()
-        self._buckets = Buckets(self._bucket_of, model.batch)
+        self._waiting = Waiting()
         self._heartbeat = Heartbeat(pipeline.engine, pipeline.presence, self._hand, limits.lease)
         self._ledger = Ledger(pipeline.engine, pipeline.name, self._hand, self._tally, self._heartbeat.count)
         self._intake = Intake(
@@ -92,13 +93,14 @@ class _Run:
             model,
             limits,
             hand=self._hand,
-            buckets=self._buckets,
+            waiting=self._waiting,
             ledger=self._ledger,
             plenty=plenty,
         )
         self._storing = ThreadPoolExecutor(limits.store_threads, thread_name_prefix="store")
         self._unfinished = threading.Semaphore(limits.ahead * model.batch + limits.store_threads)
         self._ended = threading.Event()
+        self._given_up = threading.Event()
 
     def drain(self) -> Drained:
         begun = time.monotonic()
@@ -125,61 +127,64 @@ class _Run:
     def _closing(self) -> bool:
         return self._stop() or time.monotonic() > self._deadline
 
-    def _bucket_of(self, one: Fetched) -> Hashable:
-        wish = one.wish
-        return wish.vocabulary_id, wish.recipe_id, self._p.model.bucket(one.picture, wish.recipe)
-
     # The model's thread
 
     def _compute(self, begun: float) -> None:
-        while not self._stop():
-            batch = self._buckets.take()
-            if batch is None:
+        """Told to stop, it begins nothing more; what has begun comes to its end, unless the grace is over before."""
+        flow = self._p.model.flow()
+        while not self._given_up.is_set():
+            for one in self._more(flow):
+                flow.put(
+                    one, one.picture.pixels, one.wish.vocabulary, one.wish.recipe, wanted=partial(self._begins, one)
+                )
+            if not len(flow):
                 return
-            if self._tally.first_batch_seconds is None:
-                self._tally.first_batch_seconds = time.monotonic() - begun
-            self._segment([one for one in batch if self._wanted(one)])
+            if self._tally.first_turn_seconds is None:
+                self._tally.first_turn_seconds = time.monotonic() - begun
+            for one, found in self._turn(flow):
+                self._hand_on(one, found)
+
+    def _more(self, flow: Flow) -> list[Fetched]:
+        if self._stop():
+            return []
+        return self._waiting.take(flow.room, wait=not len(flow))
+
+    def _turn(self, flow: Flow) -> list[tuple[Fetched, Any]]:
+        begun, shortages = time.monotonic(), flow.shortages
+        ready = flow.turn()
+        self._tally.busy_seconds += time.monotonic() - begun
+        self._tally.turns += 1
+        if flow.shortages > shortages:
+            structlog.get_logger().warning("memory_short", pictures=len(flow), device=self._p.model.device)
+        return ready
+
+    def _begins(self, one: Fetched) -> bool:
+        return not self._stop() and self._wanted(one)
 
     def _wanted(self, one: Fetched) -> bool:
         """Whether anyone still waits for it: cancelled and reaped items are dropped here."""
-        if any(self._hand.holds(item) for item in (one.item, *self._ledger.followers(one.run_key))):
-            return True
-        self._ledger.spoilt(one.run_key, Failed(one.item, "cancelled", "nobody waits for it any more", retryable=True))
-        return False
+        return any(self._hand.holds(item) for item in (one.item, *self._ledger.followers(one.run_key)))
 
-    def _segment(self, batch: list[Fetched]) -> None:
-        """Half a batch at a time where memory is short; one by one where something in it breaks the model."""
-        if not batch:
+    def _hand_on(self, one: Fetched, found: Any) -> None:  # noqa: ANN401 - whatever the model gave
+        if found is None:
+            if not self._wanted(one):  # and otherwise it is handed back
+                nobody = Failed(one.item, "cancelled", "nobody waits for it any more", retryable=True)
+                self._ledger.spoilt(one.run_key, nobody)
             return
-        wish = batch[0].wish
-        begun = time.monotonic()
+        if isinstance(found, Exception):
+            self._spoil(one, found, "segment_broke")
+            return
+        self._unfinished.acquire()
         try:
-            unfinished = self._p.model.begin([one.picture.pixels for one in batch], wish.vocabulary, wish.recipe)
-        except Exception as error:  # noqa: BLE001 - the edge: whatever breaks, the neighbours go on
-            self._tally.busy_seconds += time.monotonic() - begun
-            self._divide(batch, error)
-            return
-        self._tally.busy_seconds += time.monotonic() - begun
-        self._tally.batches += 1
-        for one, rest in zip(batch, unfinished, strict=True):
-            self._unfinished.acquire()
-            try:
-                self._p.finish.submit(rest).add_done_callback(self._storer(one))
-            except Exception as error:  # noqa: BLE001 - the edge
-                self._unfinished.release()
-                self._ledger.spoilt(one.run_key, _failure(one, error))
+            self._p.finish.submit(found).add_done_callback(self._storer(one))
+        except Exception as error:  # noqa: BLE001 - the edge
+            self._unfinished.release()
+            self._spoil(one, error, "finish_broke")
 
-    def _divide(self, batch: list[Fetched], error: Exception) -> None:
-        log = structlog.get_logger()
-        if len(batch) > 1:
-            log.warning("batch_divided", pictures=len(batch), reason=str(error))
-            middle = len(batch) // 2
-            self._segment(batch[:middle])
-            self._segment(batch[middle:])
-            return
-        if not isinstance(error, CarError):
-            log.error("segment_broke", uri=batch[0].item.uri, exc_info=error)
-        self._ledger.spoilt(batch[0].run_key, _failure(batch[0], error))
+    def _spoil(self, one: Fetched, error: Exception, where: str) -> None:
+        if not isinstance(error, CarError | MemoryError):
+            structlog.get_logger().error(where, uri=one.item.uri, exc_info=error)
+        self._ledger.spoilt(one.run_key, _failure(one, error))
 
     # Other threads
 
@@ -198,9 +203,7 @@ class _Run:
             keys = store_objects(self._p.objects, one, found)
             self._ledger.computed(one.item, self._result(one, found, *keys))
         except Exception as error:  # noqa: BLE001 - the edge
-            if not isinstance(error, CarError):
-                structlog.get_logger().error("finish_broke", uri=one.item.uri, exc_info=error)
-            self._ledger.spoilt(one.run_key, _failure(one, error))
+            self._spoil(one, error, "finish_broke")
         finally:
             self._unfinished.release()
 
@@ -234,6 +237,7 @@ class _Run:
         while not self._ended.wait(0.1):
             if self._stop():
                 if not self._ended.wait(self._p.limits.grace_seconds):
+                    self._given_up.set()
                     self._hand_back()
                 return
 
@@ -248,9 +252,9 @@ class _Run:
 
 def _failure(one: Fetched, error: Exception) -> Failed:
     item: Claimed = one.item
-    if isinstance(error, OutOfMemory):
+    if isinstance(error, MemoryError):
         size = f"{one.picture.width} x {one.picture.height}"
-        return Failed(item, error.code, f"{size} pixels need more memory than the device has; scale it down", False)
+        error = OutOfMemory(f"{size} pixels need more memory than there is; scale it down")
     if isinstance(error, CarError):
         return Failed(item, error.code, str(error), error.retryable)
     return Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False)

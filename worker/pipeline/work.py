@@ -1,6 +1,6 @@
 """What passes through the pipeline, and what it asks of its surroundings."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,30 @@ from db.items import Claimed
 from worker.images import ImageLimits, Picture
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What an item's job wants of its picture."""
+
+    vocabulary_id: UUID
+    recipe_id: UUID
+    vocabulary: Vocabulary
+    recipe: Recipe
+    weights: Mapping[str, str]
+    model_version: str
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """An item whose picture is here."""
+
+    item: Claimed
+    wish: Wish
+    picture: Picture
+    run_key: str
+    preview_key: str | None = None
+    """Of its preview, where there is one already."""
+
+
 class Model(Protocol):
     """The part of a segmenter that needs the device: used by one thread."""
 
@@ -29,7 +53,7 @@ class Model(Protocol):
         """Its name, for people."""
 
     batch: int
-    """Pictures that are computed together at most."""
+    """Pictures that are under way through it together at most."""
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
         """Of the pair that this recipe uses.
@@ -39,22 +63,46 @@ class Model(Protocol):
 
         """
 
-    def bucket(self, picture: Picture, recipe: Recipe) -> Hashable:
-        """Equal for pictures that can share a forward pass."""
+    def flow(self) -> "Flow":
+        """An empty one."""
 
-    def begin(self, images: Sequence[NDArray[np.uint8]], vocabulary: Vocabulary, recipe: Recipe) -> list[Any]:
-        """One unfinished picture each, for `Finish`.
 
-        Raises:
-            OutOfMemory: fewer pictures at once may go.
+class Flow(Protocol):
+    """Pictures under way through the model, whatever their words and recipes, each handed on as soon as it is ready.
+    What goes wrong with a picture is its own affair; see worker.segmenter.flow.
+    """
 
+    shortages: int
+    """How often memory ran out, so that fewer pictures went on together."""
+
+    def __len__(self) -> int:
+        """Pictures put in and not handed on."""
+
+    @property
+    def room(self) -> int:
+        """How many more may be put in now."""
+
+    def put(
+        self,
+        key: Fetched,
+        image: NDArray[np.uint8],
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        *,
+        wanted: Callable[[], bool],
+    ) -> None:
+        """`wanted` is asked when the model is about to begin with the picture, if ever."""
+
+    def turn(self) -> list[tuple[Fetched, Any]]:
+        """Compute a little. Those that are ready now: each with its unfinished picture for `Finish`, the exception that
+        ended it (MemoryError: too large for the device even by itself), or None where it was not wanted any more.
         """
 
 
 class Finish(Protocol):
     """The part that needs a CPU."""
 
-    def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Model.begin` gave
+    def submit(self, unfinished: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Flow.turn` gave
 
 
 class Pictures(Protocol):
@@ -82,36 +130,12 @@ class Limits:
     store_threads: int = 8
     images: ImageLimits = ImageLimits()
     ahead: int = 3
-    """Batches that are claimed and on their way at most, the one on the device included."""
+    """Times as many pictures are claimed at most as the model takes: the others are on their way to it or from it."""
     grace_seconds: float = 20.0
     """Of a worker that was told to stop, for what it has begun."""
 
     def claims(self, batch: int) -> int:
         return max(8, self.ahead * batch)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What an item's job wants of its picture."""
-
-    vocabulary_id: UUID
-    recipe_id: UUID
-    vocabulary: Vocabulary
-    recipe: Recipe
-    weights: Mapping[str, str]
-    model_version: str
-
-
-@dataclass(frozen=True, eq=False)
-class Fetched:
-    """An item whose picture is here."""
-
-    item: Claimed
-    wish: Wish
-    picture: Picture
-    run_key: str
-    preview_key: str | None = None
-    """Of its preview, where there is one already."""
 
 
 @dataclass
@@ -124,11 +148,12 @@ class Drained:
     handed_back: int = 0
     dropped: int = 0
     """Results of items that were not this worker's any more."""
-    batches: int = 0
+    turns: int = 0
+    """Of the model: it computes, and then takes what has come and hands on what is ready."""
     seconds: float = 0.0
     busy_seconds: float = 0.0
     """Of `seconds`, those in which the model computed."""
-    first_batch_seconds: float | None = None
-    """From the beginning to the first batch: where waiting cannot be avoided."""
+    first_turn_seconds: float | None = None
+    """From the beginning to the model's first turn: where waiting cannot be avoided."""
     more: bool = False
     """Something may be left to claim."""

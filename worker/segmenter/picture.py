@@ -19,7 +19,6 @@ from worker.segmenter.sizes import Image
 class Picture:
     """Over one pass or two."""
 
-    index: int
     size: tuple[int, int]
     """(height, width) of the user's picture; that of its masks."""
     image: Image

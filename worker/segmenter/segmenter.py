@@ -1,31 +1,34 @@
 """CaR from pictures to masks: Segmenter.segment; or Segmenter.recur, and the finishing wherever there is a CPU."""
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from car.recipe import Recipe
+from car.recipe import Arithmetic, Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
+from worker.segmenter.asking import Ask, Begun, Steps
 from worker.segmenter.classifier import Crops
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
+from worker.segmenter.flow import Flow
 from worker.segmenter.picture import Picture
 from worker.segmenter.plans import Plan, canonical, in_order_of, plans
 from worker.segmenter.recurrence import Look, Subject, Survivors, recur
-from worker.segmenter.sizes import Image, shrunk
+from worker.segmenter.sizes import Image, shrunk, shrunk_size
 from worker.segmenter.texts import Texts, embed
 
 Observe = Callable[[int, Look], None]
-"""Called with a picture's index and each step of its recurrence."""
+"""Called with a picture's index and each step of its recurrence, once the picture rests."""
 
 _VOCABULARIES_KEPT = 8
 
@@ -91,50 +94,73 @@ class Segmenter:
             ValueError: something that is no picture, or a recipe with SAM where there is none.
 
         """
-        if recipe.sam and self.sam is None:
-            raise ValueError("the recipe has sam=on, and this segmenter was made without a SAM")
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
-                raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
-        working = [shrunk(image, recipe.max_side) for image in images]
-        batches = self.batches or Batches.suited_to(self.proposal.device)
-        look = observe and _in_order_of(vocabulary, observe)
+        asks = [
+            Ask(index, image, vocabulary, recipe, observe and partial(observe, index))
+            for index, image in enumerate(images)
+        ]
+        for ask in asks:
+            self._check(ask)
         done: dict[int, Unfinished] = {}
-        for group in _same_padded_size(working, batches.images):
-            watch = _Stopwatch(self.clock, share=len(group))
-            with watch.over("encode_ms"):
-                some = [working[i] for i in group]
-                encoded = proposals.encode(self.proposal, some, recipe, at_once=batches.images)
-            runs = [Picture(i, images[i].shape[:2], working[i], e) for i, e in zip(group, encoded, strict=True)]
-            for plan in plans(canonical(vocabulary, recipe), recipe):
-                rests = self._run(plan, runs, recipe, batches, watch, look)
-                for run, rest in zip(runs, rests, strict=True):
-                    run.rest(plan, rest, vocabulary)
-            self._find_regions(runs, recipe, watch)
-            done |= {run.index: run.unfinished(vocabulary, recipe, watch.times) for run in runs}
+        for index, found in self.flow().over(asks):
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                done[index] = found
         return [done[index] for index in range(len(images))]
 
-    def _run(
-        self,
-        plan: Plan,
-        runs: list[Picture],
-        recipe: Recipe,
-        batches: Batches,
-        watch: "_Stopwatch",
-        observe: Observe | None,
-    ) -> list[Survivors]:
-        with watch.over("text_ms"):
-            texts = self._embedded(plan.vocabulary, recipe)
-        loops = [recur(self._subject(plan, run, texts, recipe, observe)) for run in runs]
-        return self._drive(loops, recipe, batches, watch)
+    def flow(self, *, most: int = 0) -> Flow[Unfinished]:
+        """For pictures that come one after the other, each with its own words and recipe. `most` are held at a time."""
+        batches = self.batches or Batches.suited_to(self.proposal.device)
+        return Flow(self, images=batches.images, crops=batches.crops, most=most, clock=self.clock)
 
-    def _find_regions(self, runs: list[Picture], recipe: Recipe, watch: "_Stopwatch") -> None:
+    @staticmethod
+    def kind(ask: Ask) -> Hashable:
+        """Equal for pictures that f can see in one batch."""
+        height, width = ask.image.shape[:2]
+        size = proposals.padded_size(*shrunk_size(height, width, ask.recipe.max_side))
+        return size, ask.recipe.cam, ask.recipe.position_rounding
+
+    def begin(self, asks: Sequence[Ask], *, at_once: int) -> list[Begun[Unfinished]]:
+        """What f sees of pictures of one kind, and their recurrences from there on."""
+        for ask in asks:
+            self._check(ask)
+        working = [shrunk(ask.image, ask.recipe.max_side) for ask in asks]
+        encoded = proposals.encode(self.proposal, working, asks[0].recipe, at_once=at_once)
+        begun = []
+        for ask, image, seen in zip(asks, working, encoded, strict=True):
+            watch = _Stopwatch(self.clock)
+            picture = Picture(ask.image.shape[:2], image, seen)
+            lens = _Lens(self.classifier, ask.recipe.classifier_depth, ask.recipe.position_rounding)
+            begun.append(Begun(self._to_rest(ask, picture, watch), lens, watch.times))
+        return begun
+
+    def _check(self, ask: Ask) -> None:
+        image = ask.image
+        if ask.recipe.sam and self.sam is None:
+            raise ValueError("the recipe has sam=on, and this segmenter was made without a SAM")
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
+            raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
+
+    def _to_rest(self, ask: Ask, picture: Picture, watch: "_Stopwatch") -> Steps[Unfinished]:
+        """All passes over a picture, and then what else the models have to say of the words that survived."""
+        looks: list[Look] = []
+        for plan in plans(canonical(ask.vocabulary, ask.recipe), ask.recipe):
+            with watch.over("text_ms"):
+                texts = self._embedded(plan.vocabulary, ask.recipe)
+            subject = self._subject(plan, picture, texts, ask.recipe, looks.append if ask.observe else None)
+            picture.rest(plan, (yield from _timed(recur(subject), watch)), ask.vocabulary)
+        self._find_regions(picture, ask.recipe, watch)
+        if ask.observe is not None:
+            for look in looks:
+                ask.observe(_in_order_of(ask.vocabulary, look))
+        return picture.unfinished(ask.vocabulary, ask.recipe, watch.times)
+
+    def _find_regions(self, picture: Picture, recipe: Recipe, watch: "_Stopwatch") -> None:
         """SAM sees each picture by itself, once, and only where it can matter."""
         if not recipe.sam or self.sam is None:
             return
         with watch.over("sam_ms"):
-            for run in runs:
-                run.regions = self.sam(run.image, recipe) if run.anything_left else ()
+            picture.regions = self.sam(picture.image, recipe) if picture.anything_left else ()
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))
@@ -144,64 +170,42 @@ class Segmenter:
             self._texts[key] = embed(self.proposal, self.classifier, vocabulary, recipe)
         return self._texts[key]
 
-    def _subject(self, plan: Plan, run: Picture, texts: Texts, recipe: Recipe, observe: Observe | None) -> Subject:
-        def look(one: Look) -> None:
-            if observe is not None:
-                observe(run.index, one)
-
+    def _subject(
+        self, plan: Plan, picture: Picture, texts: Texts, recipe: Recipe, observe: Callable[[Look], None] | None
+    ) -> Subject:
         return Subject(
-            image=run.image,
-            encoded=run.encoded,
+            image=picture.image,
+            encoded=picture.encoded,
             vocabulary=plan.vocabulary,
             texts=texts,
             recipe=recipe,
             prompts=plan.visual_prompts,
             scales=(self.proposal.scale, self.classifier.scale),
             crop_size=self.classifier.image_size,
-            pixel=run.pixel,
+            pixel=picture.pixel,
             within=plan.within,
-            observe=look,
+            observe=observe,
         )
 
-    def _drive(
-        self,
-        loops: list[Generator[Crops, Float[Tensor, "m d"], Survivors]],
-        recipe: Recipe,
-        batches: Batches,
-        watch: "_Stopwatch",
-    ) -> list[Survivors]:
-        """All recurrences to rest, side by side: what they want to see in one round shares the classifier's batches."""
-        rests: dict[int, Survivors] = {}
-        answers: dict[int, Float[Tensor, "m d"] | None] = dict.fromkeys(range(len(loops)))
-        while answers:
-            wanted: dict[int, Crops] = {}
-            with watch.over("proposal_ms"):
-                for number, answer in answers.items():
-                    try:
-                        wanted[number] = next(loops[number]) if answer is None else loops[number].send(answer)
-                    except StopIteration as rest:
-                        rests[number] = rest.value
-            if not wanted:
-                break
-            with watch.over("classifier_ms"):
-                embeddings = classifier.encode(
-                    self.classifier,
-                    torch.cat(list(wanted.values())),
-                    recipe,
-                    at_once=batches.crops,
-                    padded=batches.images > 1,
-                )
-            parts = torch.split(embeddings, [len(some) for some in wanted.values()])
-            answers = dict(zip(wanted, parts, strict=True))
-        return [rests[number] for number in range(len(loops))]
+
+@dataclass(frozen=True)
+class _Lens:
+    """g, as far as recipes differ in it."""
+
+    encoder: Encoder
+    depth: Arithmetic
+    rounding: Arithmetic
+
+    def encode(self, crops: Crops, *, at_once: int, padded: bool) -> Float[Tensor, "m d"]:
+        recipe = replace(Recipe(), classifier_depth=self.depth, position_rounding=self.rounding)
+        return classifier.encode(self.encoder, crops, recipe, at_once=at_once, padded=padded)
 
 
 @dataclass
 class _Stopwatch:
-    """Milliseconds by stage, as each of `share` pictures' part of what they were computed in together."""
+    """Milliseconds of one picture by stage."""
 
     clock: Clock | None
-    share: int
     times: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
@@ -209,24 +213,25 @@ class _Stopwatch:
         start = self.clock() if self.clock else 0.0
         yield
         if self.clock:
-            self.times[stage] += (self.clock() - start) * 1000 / self.share
+            self.times[stage] += (self.clock() - start) * 1000
 
 
-def _in_order_of(vocabulary: Vocabulary, observe: Observe) -> Observe:
-    def look(index: int, one: Look) -> None:
-        step = in_order_of(one.step, vocabulary)
-        place = {query.label: k for k, query in enumerate(one.step.queries)}
-        order = [place[query.label] for query in step.queries]
-        observe(index, Look(step, one.cams[order], one.similarity[np.ix_(order, order)]))
+def _timed(loop: Steps[Survivors], watch: _Stopwatch) -> Steps[Survivors]:
+    """The same, with the time that it takes itself."""
+    answer: Float[Tensor, "m d"] | None = None
+    while True:
+        with watch.over("proposal_ms"):
+            try:
+                crops = next(loop) if answer is None else loop.send(answer)
+            except StopIteration as rest:
+                survivors: Survivors = rest.value
+                break
+        answer = yield crops
+    return survivors
 
-    return look
 
-
-def _same_padded_size(images: Sequence[Image], at_once: int) -> Iterator[list[int]]:
-    """Indices of pictures that f can see in one batch, at most `at_once` of them."""
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, image in enumerate(images):
-        buckets[proposals.padded_size(*image.shape[:2])].append(index)
-    for bucket in buckets.values():
-        for start in range(0, len(bucket), at_once):
-            yield bucket[start : start + at_once]
+def _in_order_of(vocabulary: Vocabulary, one: Look) -> Look:
+    step = in_order_of(one.step, vocabulary)
+    place = {query.label: k for k, query in enumerate(one.step.queries)}
+    order = [place[query.label] for query in step.queries]
+    return Look(step, one.cams[order], one.similarity[np.ix_(order, order)])
