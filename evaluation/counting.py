@@ -20,16 +20,21 @@ _aten = torch.ops.aten
 class Counts:
     """Of everything that ran within `with Counting(...)`."""
 
-    products: int = 0
+    products: float = 0
     """Calls of the device's product of matrices, batched ones and attention counted as one and two."""
     flop: float = 0.0
     """Of those and of convolutions, two a multiply-add."""
-    uploads: int = 0
+    uploads: float = 0
     """Tensors that went from the host to the device."""
-    uploaded_bytes: int = 0
+    uploaded_bytes: float = 0
 
     convolutions: Counter[tuple[int, ...]] = field(default_factory=Counter)
     """By the shape of their weights: an image tower begins with one of its own."""
+
+    def of_one(self, company: int) -> "Counts":
+        """Of one of so many that were counted together; `convolutions` is left out."""
+        parts = {name: value / company for name, value in self.to_json().items()}
+        return Counts(**parts)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "convolutions"}

@@ -104,8 +104,8 @@ class Comparison:
     looks: list[Look] = field(default_factory=list)
     counted_ours: Counts = field(default_factory=Counts)
     """Ours, texts known."""
-    forwards: tuple[int, int] = (0, 0)
-    """Of f and of g, each of a batch."""
+    forwards: tuple[float, float] = (0.0, 0.0)
+    """Of f and of g, each of a batch, of which this picture has a part where others share it."""
     text_tokens: tuple[int, int] = (0, 0)
     """Of the vocabulary's texts, once: f's and g's."""
     peaks: Mapping[torch.dtype, Peaks] = field(default_factory=dict)

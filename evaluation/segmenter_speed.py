@@ -27,6 +27,7 @@ from evaluation.random_models import WordTokenizer, clip
 from evaluation.segmenter_cost import Comparison, Setting
 from evaluation.stream import Stream, measure_stream
 from worker.segmenter import proposals
+from worker.segmenter.asking import Ask
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.recurrence import Look
@@ -186,13 +187,20 @@ def _text_tokens(ours: Segmenter, vocabulary: Vocabulary) -> tuple[int, int]:
     return tokens(ours.proposal, prompts + cams), tokens(ours.classifier, classified)
 
 
+def _company(setting: Setting) -> int:
+    """So many pictures fill the batches that a device sees at once; each bears its part. On a CPU it is alone."""
+    images = Batches.suited_to(setting.where).images
+    return 1 if images == 1 else 2 * images
+
+
 def _count(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
     """Not timed, because counting is not free."""
+    company = _company(result.setting)
     with Counting() as counting:
-        ours.segment([image], result.vocabulary, recipe)
-    result.counted_ours = counting.counts
-    f, g = (counting.counts.convolutions[shape.width, 3, shape.patch, shape.patch] for shape in result.setting.shapes)
-    result.forwards = f, g
+        ours.segment([image] * company, result.vocabulary, recipe)
+    counts = counting.counts
+    f, g = (counts.convolutions[shape.width, 3, shape.patch, shape.patch] for shape in result.setting.shapes)
+    result.counted_ours, result.forwards = counts.of_one(company), (f / company, g / company)
 
 
 def _stream(
@@ -200,17 +208,19 @@ def _stream(
 ) -> Stream:
     """The same picture over and over: all ask for the same work, and nothing of one is kept for the next."""
     segmenter, setting = Segmenter(*models.ours), result.setting
-    at_once = Batches.suited_to(setting.where).images
 
     def work(images: int) -> None:
+        asks = (Ask(number, image, result.vocabulary, recipe) for number in range(images))
         waiting = []
-        for start in range(0, images, at_once):
-            some = [image] * min(at_once, images - start)
-            waiting += [(finish or _finish)(one) for one in segmenter.recur(some, result.vocabulary, recipe)]
+        for _, found in segmenter.flow().over(asks):
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                waiting.append((finish or _finish)(found))
         for one in waiting:
             one.result()
 
-    return measure_stream(work, setting.stream, setting.where, warm_up=at_once)
+    return measure_stream(work, setting.stream, setting.where, warm_up=_company(setting))
 
 
 def _finish(unfinished: Unfinished) -> Future[Segmentation]:
@@ -220,12 +230,20 @@ def _finish(unfinished: Unfinished) -> Future[Segmentation]:
 
 
 def _measure_ours(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
-    looks = list[Look]()
-    done = ours.segment([image], result.vocabulary, recipe, observe=lambda _, look: looks.append(look))[0]
-    stages = {name.removesuffix("_ms"): ms / 1000 for name, ms in done.timings.items() if name != "text_ms"}
+    looks, company = list[Look](), _company(result.setting)
+
+    def observe(index: int, look: Look) -> None:
+        if index == 0:
+            looks.append(look)
+
+    done = ours.segment([image] * company, result.vocabulary, recipe, observe=observe)
+    names = [name for name in done[0].timings if name != "text_ms"]
+    stages = {
+        name.removesuffix("_ms"): sum(one.timings.get(name, 0.0) for one in done) / company / 1000 for name in names
+    }
     if not result.stages or sum(stages.values()) < result.ours_s:
         result.stages = stages
-    result.work, result.looks = done.work, looks
+    result.work, result.looks = done[0].work, looks
     result.sizes = [len(look.step.queries) for look in looks]
 
 

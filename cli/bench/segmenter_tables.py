@@ -74,7 +74,7 @@ def _counts(result: "Comparison", figures: dict[str, Any]) -> Table:
         ("vector-Jacobian products", "vector_jacobian_products"),
         ("products of matrices", "products"),
     ):
-        table.add_row(name, f"{ours[told]:,}")
+        table.add_row(name, f"{ours[told]:,.4g}")
     least = sum(stage.floor.flop for name, stage in result.told.items() if stage.floor and name != "text")
     table.add_row("TFLOP, and the floor's", f"{ours['flop'] / 1e12:.3g}, {least / 1e12:.3g}")
     table.add_row("MiB sent to the device", f"{ours['uploaded_bytes'] / 2**20:.2f}")
