@@ -7,8 +7,8 @@ from segment_anything.utils.amg import build_point_grid
 from car.presets import preset
 from evaluation.metrics import mask_iou
 from tests.conftest import paint
-from worker.segmenter import sam_decoder
 from worker.segmenter.sam import AutomaticMasks, grid, resize
+from worker.segmenter.sam_decoder import Decoder, Embedded
 from worker.segmenter.sam_network import VIT_B, VIT_H, VIT_L, SamSizes, build
 
 RANDOM = SamSizes(
@@ -109,16 +109,23 @@ def test_pictures_are_resized_by_their_longer_side(size, becomes):
     assert resize(np.zeros((*size, 3), np.uint8), 96).shape == (*becomes, 3)
 
 
+def decoded(network, embedding, points):
+    decoder = Decoder(network, Embedded.of(network, embedding[0]))
+    answers = decoder.ask(points)
+    every = torch.ones_like(answers.quality, dtype=torch.bool)
+    return decoder.masks(answers, every, *embedding.shape[2:]), answers.quality
+
+
 def test_the_decoder_agrees_with_the_package(network):
     torch.manual_seed(0)
     embedding, points = torch.randn(1, 32, 12, 12), torch.rand(9, 2) * 96
     with torch.inference_mode():
-        ours, quality = sam_decoder.decode(network, sam_decoder.Embedded.of(network, embedding), points, above=0.0)
+        ours, quality = decoded(network, embedding, points)
         sparse, dense = network.prompt_encoder(points=(points[:, None], torch.ones(9, 1)), boxes=None, masks=None)
         positions = network.prompt_encoder.get_dense_pe()
         masks, theirs = network.mask_decoder(embedding, positions, sparse, dense, multimask_output=True)
     assert torch.allclose(ours, masks.flatten(0, 1), atol=1e-4)
-    assert torch.allclose(quality, theirs.flatten(), atol=1e-5)
+    assert torch.allclose(quality, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("vit_b", VIT_B), ("vit_l", VIT_L), ("vit_h", VIT_H)])

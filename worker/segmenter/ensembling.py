@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from car.recipe import Mode, Recipe
 from car.segmentation import Source
@@ -32,8 +32,20 @@ class Region:
     def of(cls, mask: Bool[np.ndarray, "h w"], quality: float) -> "Region":
         """Of a mask that is not empty."""
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        top, left = int(rows[0]), int(columns[0])
-        cut = mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        box = int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+        return cls._cut(mask[box[1] : box[3] + 1, box[0] : box[2] + 1], box, quality)
+
+    @classmethod
+    def unpacked(cls, bits: UInt8[np.ndarray, "h eighths"], box: tuple[int, int, int, int], quality: float) -> "Region":
+        """Of a picture's rows, each packed by itself, and x, y of the mask's first and last pixel."""
+        first, top, last, bottom = box
+        skipped = first // 8
+        near = np.unpackbits(bits[top : bottom + 1, skipped : last // 8 + 1], axis=1)
+        return cls._cut(near[:, first - 8 * skipped : last + 1 - 8 * skipped], box, quality)
+
+    @classmethod
+    def _cut(cls, cut: Shaped[np.ndarray, "rows columns"], box: tuple[int, int, int, int], quality: float) -> "Region":
+        left, top, _, _ = box
         height, width = cut.shape
         return cls(top, left, height, width, np.packbits(cut).tobytes(), int(np.count_nonzero(cut)), quality)
 

@@ -1,113 +1,161 @@
 """SAM's automatic masks: a grid of points, a mask for each, and of these the good, the stable and no duplicates.
 
-The same masks as `segment_anything`'s SamAutomaticMaskGenerator without crops, for less: the image side of the first
-attention to points is computed once a picture, masks that the quality head rejects are never decoded, and only masks
-that stay are brought to the picture's size.
+The same masks as `segment_anything`'s SamAutomaticMaskGenerator without crops, for less: see sam_encoder, sam_decoder,
+and sam_masks. What comes out is packed: a bit a pixel from the device to the process that finishes the picture.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from PIL import Image as Pictures
 from segment_anything.modeling import Sam
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torch.nn import functional
+from torchvision.ops import nms
 
 from car.recipe import Recipe
-from worker.segmenter import sam_decoder
 from worker.segmenter.ensembling import Region, Regions
+from worker.segmenter.sam_decoder import Decoder, Embedded
+from worker.segmenter.sam_encoder import encode
+from worker.segmenter.sam_masks import Candidates, Canvas
 from worker.segmenter.sizes import Image
 
-STABILITY_OFFSET = 1.0
-"""Logits by which the threshold is moved to see whether a mask is stable (the generator's default)."""
+Over = Callable[[str], AbstractContextManager[None]]
+"""Called with the name of a stage (encode, decode, postprocess, nms) for what surrounds it."""
 
-_LOGITS_AT_ONCE = 1 << 24
-"""Of masks at the picture's size: 64 MiB of float32."""
+_KEPT = 8
+"""Embeddings and regions of the last pictures; 4 MiB a picture where SAM is of an official size."""
 
+_POINT_BYTES = 64
+"""What a point needs while it is decoded in half precision, a number of its keys, generously."""
 
-@dataclass(frozen=True)
-class Candidates:
-    """Masks before duplicates are removed."""
+_FEATURES = 2
+"""Features that masks are made of, a number of the keys."""
 
-    masks: Bool[Tensor, "m h w"]
-    quality: Float[Tensor, " m"]
-    """Predicted IoU."""
-    boxes: Int[Tensor, "m 4"]
-    """x, y of the first and of the last pixel."""
+_KEPT_BY_ALLOCATOR = 32 << 20
+"""glibc's malloc maps and unmaps what is larger, whatever it learns while it runs (M_MMAP_THRESHOLD)."""
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass
 class AutomaticMasks:
-    """A SAM that finds regions without a prompt: float32, as the official generator runs it."""
+    """A SAM that finds regions without a prompt. Of the last pictures it remembers what it saw, so that another recipe
+    costs no second look.
+    """
 
     network: Sam
-    points_at_once: int = 64
+    """In `precision` where numbers belong to patches; see `suited_to`."""
+    points_at_once: int = 4
     """So many share a forward pass of the mask decoder, always of one picture: a result depends on no company."""
+    images_at_once: int = 1
+    """So many share one of the image encoder, which is always filled up."""
+    over: Over = lambda _: nullcontext()
+    _embeddings: dict[bytes, Float[Tensor, "c g g"]] = field(default_factory=dict, repr=False)
+    _regions: dict[tuple[bytes, tuple[float, ...]], Regions] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def suited_to(cls, network: Sam) -> "AutomaticMasks":
-        return cls(network, 128 if network.device.type == "cuda" else 16)
+    def suited_to(cls, network: Sam, *, precision: torch.dtype | None = None) -> "AutomaticMasks":
+        """float32 on a CPU, as the official generator runs it. On CUDA patches are half precision; points, tokens, and
+        all that is compared with a threshold remain float32.
+        """
+        cuda = network.device.type == "cuda"
+        decoder = network.mask_decoder
+        for module in (
+            network.image_encoder,
+            decoder.output_upscaling,
+            *(one.norm4 for one in decoder.transformer.layers),
+        ):
+            module.to(precision or (torch.float16 if cuda else torch.float32))
+        return cls(network, _points(network), 4 if cuda else 1)
 
     @torch.inference_mode()
     def __call__(self, image: Image, recipe: Recipe) -> Regions:
         """All regions of an RGB picture, in the order of falling quality. The thresholds are the recipe's."""
-        resized = resize(image, self.network.image_encoder.img_size)
-        embedding = self._embed(resized)
-        points = grid(recipe.sam_points_per_side) * np.array(resized.shape[1::-1])
-        parts = list(self._candidates(embedding, points, resized.shape[:2], image.shape[:2], recipe))
+        settings = (recipe.sam_points_per_side, recipe.sam_pred_iou, recipe.sam_stability, recipe.sam_box_nms)
+        key = _digest(image), settings
+        if key not in self._regions:
+            [embedding] = self.embed([image])
+            _remember(self._regions, key, self._found(image, embedding, recipe))
+        return self._regions[key]
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image]) -> list[Float[Tensor, "c g g"]]:
+        """What the image encoder sees in RGB pictures of any sizes. Each picture is shown to it once."""
+        digests = [_digest(image) for image in images]
+        known = {digest: self._embeddings[digest] for digest in digests if digest in self._embeddings}
+        new = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in known}
+        with self.over("encode"):
+            for digest, embedding in zip(new, self._encoded(list(new.values())), strict=True):
+                known[digest] = embedding
+                _remember(self._embeddings, digest, embedding)
+        return [known[digest] for digest in digests]
+
+    def _encoded(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "c g g"]]:
+        encoder, at_once = self.network.image_encoder, self.images_at_once
+        for start in range(0, len(images), at_once):
+            resized = [resize(image, encoder.img_size) for image in images[start : start + at_once]]
+            pixels = [torch.from_numpy(one).to(self.network.device, non_blocking=True) for one in resized]
+            batch = torch.stack([self.network.preprocess(one.permute(2, 0, 1)) for one in pixels])
+            filled = functional.pad(batch, (0, 0) * 3 + (0, at_once - len(batch)))
+            yield from encode(encoder, filled.to(encoder.patch_embed.proj.weight.dtype))[: len(batch)]
+
+    def _found(self, image: Image, embedding: Float[Tensor, "c g g"], recipe: Recipe) -> Regions:
+        parts = list(self._candidates(image.shape[:2], embedding, recipe))
         if not parts:
             return ()
-        boxes, quality = (torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "quality"))
-        kept = batched_nms(boxes.float(), quality, torch.zeros_like(quality), recipe.sam_box_nms).cpu()
-        masks = torch.cat([part.masks for part in parts])[kept.to(quality.device)].cpu().numpy()
-        return tuple(Region.of(mask, float(q)) for mask, q in zip(masks, quality.cpu()[kept], strict=True))
-
-    def _embed(self, resized: Image) -> Float[Tensor, "1 c g g"]:
-        pixels = torch.as_tensor(resized, device=self.network.device).permute(2, 0, 1)[None]
-        embedding: Float[Tensor, "1 c g g"] = self.network.image_encoder(self.network.preprocess(pixels))
-        return embedding
+        with self.over("nms"):
+            bits, quality, boxes = (
+                torch.cat([getattr(part, name) for part in parts]) for name in ("bits", "quality", "boxes")
+            )
+            kept = nms(boxes.float(), quality, recipe.sam_box_nms)
+            found = [tensor[kept].cpu().numpy() for tensor in (bits, quality, boxes)]
+        with self.over("postprocess"):
+            return tuple(
+                Region.unpacked(rows, tuple(box.tolist()), float(q)) for rows, q, box in zip(*found, strict=True)
+            )
 
     def _candidates(
-        self,
-        embedding: Float[Tensor, "1 c g g"],
-        points: Float[np.ndarray, "k 2"],
-        resized: tuple[int, int],
-        size: tuple[int, int],
-        recipe: Recipe,
+        self, size: tuple[int, int], embedding: Float[Tensor, "c g g"], recipe: Recipe
     ) -> Iterator[Candidates]:
-        picture = sam_decoder.Embedded.of(self.network, embedding)
-        where = torch.as_tensor(points, device=self.network.device)
-        for some in torch.split(where, self.points_at_once):
-            logits, quality = sam_decoder.decode(self.network, picture, some, above=recipe.sam_pred_iou)
-            at_once = max(1, _LOGITS_AT_ONCE // max(size[0] * size[1], self.network.image_encoder.img_size**2))
-            for few, good in zip(torch.split(logits, at_once), torch.split(quality, at_once), strict=True):
+        network, device = self.network, embedding.device
+        side = network.image_encoder.img_size
+        resized = resized_size(size, side)
+        with self.over("decode"):
+            picture = Embedded.of(network, embedding)
+            decoder = Decoder(network, picture)
+        canvas = Canvas.of(size, resized, grid=picture.grid, side=side, threshold=network.mask_threshold, on=device)
+        points = grid(recipe.sam_points_per_side) * np.array(resized[::-1])
+        for some in torch.split(torch.as_tensor(points, device=device), self.points_at_once):
+            with self.over("decode"):
+                answers = decoder.ask(some)
+                # As in the package a bound of 0 is none.
+                good = (answers.quality > recipe.sam_pred_iou) | (recipe.sam_pred_iou == 0)
+                logits, quality = decoder.masks(answers, good, *canvas.patches), answers.quality[good]
+            for few, one in zip(torch.split(logits, canvas.at_once), torch.split(quality, canvas.at_once), strict=True):
                 if len(few):
-                    yield self._stable(self._enlarged(few, resized, size), good, recipe.sam_stability)
-
-    def _enlarged(
-        self, logits: Float[Tensor, "m low low"], resized: tuple[int, int], size: tuple[int, int]
-    ) -> Float[Tensor, "m h w"]:
-        whole: Float[Tensor, "m 1 h w"] = self.network.postprocess_masks(logits[:, None], resized, size)
-        return whole[:, 0]
-
-    def _stable(self, logits: Float[Tensor, "m h w"], quality: Float[Tensor, " m"], least: float) -> Candidates:
-        threshold = self.network.mask_threshold
-        inner = (logits > threshold + STABILITY_OFFSET).sum((1, 2))
-        outer = (logits > threshold - STABILITY_OFFSET).sum((1, 2))
-        masks = logits > threshold
-        keep = (inner / outer >= least) & masks.any(2).any(1)  # 0 / 0 is not stable
-        return Candidates(masks[keep], quality[keep], _boxes(masks[keep]))
+                    with self.over("postprocess"):
+                        screened = canvas.screen(few, one, recipe.sam_stability)
+                    yield screened
 
 
 def resize(image: Image, side: int) -> Image:
     """The picture with its longer side at `side`, by Pillow's bilinear filter as the official code does."""
-    height, width = image.shape[:2]
-    share = side / max(height, width)
-    to = (max(1, int(width * share + 0.5)), max(1, int(height * share + 0.5)))
-    return np.array(Pictures.fromarray(image).resize(to, Pictures.Resampling.BILINEAR))
+    height, width = resized_size(image.shape[:2], side)
+    return np.array(Pictures.fromarray(image).resize((width, height), Pictures.Resampling.BILINEAR))
+
+
+def resized_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) with the longer one at `side`."""
+    share = side / max(size)
+    return max(1, int(size[0] * share + 0.5)), max(1, int(size[1] * share + 0.5))
 
 
 def grid(per_side: int) -> Float[np.ndarray, "k 2"]:
@@ -116,13 +164,25 @@ def grid(per_side: int) -> Float[np.ndarray, "k 2"]:
     return np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
 
 
-def _boxes(masks: Bool[Tensor, "m h w"]) -> Int[Tensor, "m 4"]:
-    """x, y of the first and the last pixel; of masks that are not empty."""
-    columns, rows = masks.any(1).int(), masks.any(2).int()
-    ends = [
-        columns.argmax(1),
-        rows.argmax(1),
-        columns.shape[1] - 1 - columns.flip(1).argmax(1),
-        rows.shape[1] - 1 - rows.flip(1).argmax(1),
-    ]
-    return torch.stack(ends, 1)
+def _points(network: Sam) -> int:
+    """On CUDA as many as an eighth of the card's memory holds, whatever else it holds: the number may change the last
+    bits of a logit. On a CPU so few that no tensor of theirs is so large that
+    the allocator gives it back to the system after use: getting it again would cost as much as computing it.
+    """
+    rows, columns = network.prompt_encoder.image_embedding_size
+    numbers = int(rows * columns * network.prompt_encoder.embed_dim)
+    if network.device.type == "cuda":
+        total = int(torch.cuda.get_device_properties(network.device).total_memory)
+        return min(256, max(8, total // 8 // (_POINT_BYTES * numbers)))
+    return min(64, max(1, _KEPT_BY_ALLOCATOR // (_FEATURES * 4 * numbers)))
+
+
+def _digest(image: Image) -> bytes:
+    shape = np.array(image.shape, np.int64).tobytes()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, person=shape[:16], digest_size=16).digest()
+
+
+def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    while len(memory) >= _KEPT:
+        del memory[next(iter(memory))]
+    memory[key] = value
