@@ -1,12 +1,12 @@
 """The settings of a worker process."""
 
-import os
 from typing import Literal
 
 from pydantic import Field
 
 from car.precision import Precision
 from db.settings import EngineSettings
+from worker.cores import usable_cores
 
 
 class WorkerSettings(EngineSettings):
@@ -37,11 +37,11 @@ class WorkerSettings(EngineSettings):
         default=8, ge=1, le=64, alias="CAR_FETCH_THREADS", description="pictures fetched and decoded at a time"
     )
     finish_processes: int = Field(
-        default_factory=lambda: max(1, (os.cpu_count() or 2) - 1),
+        default_factory=lambda: max(1, usable_cores() - 1),
         ge=0,
         le=256,
         alias="CAR_FINISH_PROCESSES",
-        description="processes beside the model that sharpen and code masks; by default one less than there are cores",
+        description="processes beside the model that sharpen and code masks; by default one less than cores it may use",
     )
     store_threads: int = Field(
         default=8, ge=1, le=64, alias="CAR_STORE_THREADS", description="results that are written to S3 at a time"

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from car.precision import Precision
 from car.weights_digest import WEIGHTS, weights_digest
+from worker.cores import usable_cores
 from worker.errors import WeightsInvalid, WeightsMissing
 from worker.hub import FILES, pulled
 from worker.sam_store import RELEASES, Release, pulled_sam
@@ -52,6 +53,8 @@ def load_pair(
 
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
+    # Fewer where someone wished so (OMP_NUM_THREADS), never more than the container has time for.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     wanted = _dtype(precision, device)
     whole = wanted if device.type == "cuda" else torch.float32
     proposal_encoder, classifier_encoder = (

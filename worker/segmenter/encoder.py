@@ -216,9 +216,9 @@ def _attend(
     if not attention:
         out = functional.scaled_dot_product_attention(q, k, v)
         return _linear(layer.out_proj, out.transpose(1, 2).reshape(b, -1, c)), None
-    weights = (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
+    weights = (q * layer.scale @ k.transpose(-1, -2)).softmax(-1)
     out = (weights @ v).transpose(1, 2).reshape(b, -1, c)
-    return _linear(layer.out_proj, out), weights.detach().float().mean(1)
+    return _linear(layer.out_proj, out), weights.detach().mean(1, dtype=torch.float32)
 
 
 def _linear(layer: Any, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b t o"]:  # noqa: ANN401

@@ -93,8 +93,9 @@ class LastBlock:
             return self._linear(projection, self.a).view(len(self.a), attention.num_heads, -1).transpose(0, 1)
 
         self._q, self._k, self._v = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj)
-        self._p: Tensor = (self._q @ self._k.transpose(-1, -2) * attention.scale).softmax(-1)
+        self._p: Tensor = (self._q * attention.scale @ self._k.transpose(-1, -2)).softmax(-1)
         self._o = self._p @ self._v
+        self._pk = self._p @ self._k
 
     @property
     def attention(self) -> Float[Tensor, "t t"]:
@@ -127,16 +128,17 @@ class LastBlock:
     def _through_attention(self, cotangents: Float[Tensor, "n t c"]) -> Float[Tensor, "n c"]:
         attention, (n, t, _) = self._layer.self_attn, cotangents.shape
         to_o = cotangents @ attention.out_proj.weight.to(self._dtype)
-        to_o = to_o.view(n, t, attention.num_heads, -1).permute(2, 1, 0, 3)  # h t n e
+        to_o = to_o.view(n, t, attention.num_heads, -1).permute(2, 1, 0, 3).contiguous()  # h t n e
         drift = (to_o * self._o[:, :, None]).sum(-1)  # h t n: sum over keys of p times the gradient to p
         first = self._p[:, :, 0]
         to_v = torch.einsum("ht,htne->hne", 1 - first, to_o)
         to_first = first[..., None] * ((to_o * self._v[:, :1, None]).sum(-1) - drift)
         to_k = -torch.einsum("htn,hte->hne", to_first, self._q) * attention.scale
-        patches = torch.cat([to_o, drift[..., None]], -1)[:, 1:].flatten(2)
-        summed = (self._p[:, 1:].transpose(-1, -2) @ patches).view(len(first), t, n, -1)
-        columns = (summed[..., :-1] * self._v[:, :, None]).sum(-1) - summed[..., -1]
-        to_q = torch.einsum("htn,hte->hne", columns, self._k) * attention.scale
+        summed = (self._p[:, 1:].transpose(-1, -2) @ to_o[:, 1:].flatten(2)).view(len(first), t, n, -1)
+        columns = summed.mul_(self._v[:, :, None]).sum(-1)
+        # The drift's part is sum over q of drift(q) (P k)(q), so it needs no product with the map of its own.
+        to_q = torch.einsum("htn,hte->hne", columns, self._k)
+        to_q = (to_q - torch.einsum("htn,hte->hne", drift[:, 1:], self._pk[:, 1:])) * attention.scale
         total = torch.zeros_like(cotangents[:, 0])
         for part, projection in ((to_q, attention.q_proj), (to_k, attention.k_proj), (to_v, attention.v_proj)):
             total = total + part.transpose(0, 1).flatten(1) @ projection.weight.to(self._dtype)

@@ -191,13 +191,13 @@ class _Loop:
         if len(self.alive) == 1:
             self.similarity = np.ones((1, 1), np.float32)
             return
-        texts, scale = self.subject.texts, self.subject.scales[1]
-        templated = bool(self.subject.vocabulary.classifier_templates)
-        sheets = texts.classifier
-        if texts.characters is not None and self.steps:
-            sheets, templated = texts.characters, True
+        texts, scale, recipe = self.subject.texts, self.subject.scales[1], self.subject.recipe
         crops = torch.stack([self._embeddings[key] for key in self._keys])
-        p = classifier.similarity(crops, sheets[:, self.alive], scale, self.subject.recipe, templated=templated)
+        if texts.characters is not None and self.steps:
+            p = texts.characters.similarity(crops, self.alive, scale, recipe)
+        else:
+            templated = bool(self.subject.vocabulary.classifier_templates)
+            p = classifier.similarity(crops, texts.classifier[:, self.alive], scale, recipe, templated=templated)
         self.similarity = p.cpu().numpy()
 
     # sigma

@@ -3,13 +3,40 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
 from car.vocabulary import Label, Vocabulary
 from worker.segmenter.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Characters:
+    """What the official code compares from step 2 on where it has no templates: filtering by query index goes one level
+    too deep and picks characters of each text. Texts share few characters, so each is embedded and compared once.
+    """
+
+    alphabet: Float[Tensor, "a d"]
+    at: Int[Tensor, "n n"]
+    """Row (s, i): where in the alphabet character i of the templated text of query s is."""
+
+    def similarity(
+        self, crops: Float[Tensor, "m d"], alive: list[int], scale: float, recipe: Recipe
+    ) -> Float[Tensor, "m k"]:
+        """What worker.segmenter.classifier.similarity gives of one sheet of texts a query, without making the sheets:
+        for a thousand queries they would take gigabytes.
+        """
+        if recipe.classifier_softmax is Arithmetic.PAPER:
+            counts = functional.one_hot(self.at[:, alive], len(self.alphabet)).sum(0).to(crops)
+            means = functional.normalize(counts @ self.alphabet / len(self.at), dim=-1)
+            return (scale * crops @ means.T).softmax(-1)
+        logits = scale * crops @ self.alphabet.T
+        total = torch.zeros(len(crops), len(alive), device=crops.device)
+        for row in self.at[:, alive]:
+            total += logits[:, row].softmax(-1)
+        return total.softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -26,8 +53,8 @@ class Texts:
     without it: texts that resemble each other then lose no digits."""
     classifier: Float[Tensor, "k n d"]
     """One sheet a template."""
-    characters: Float[Tensor, "n n d"] | None = None
-    """Row (s, i): character i of the templated text of query s. Only for the official refer filter."""
+    characters: Characters | None = None
+    """Only for the official refer filter."""
 
 
 def embed(proposal: Encoder, classifier: Encoder, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
@@ -62,12 +89,11 @@ def _ensembles(encoder: Encoder, labels: tuple[Label, ...], template: str) -> Fl
     return functional.normalize(means, dim=-1)
 
 
-def _characters(encoder: Encoder, vocabulary: Vocabulary) -> Float[Tensor, "n n d"]:
-    """What the official code compares from step 2 on where it has no templates: filtering by query index goes one level
-    too deep and picks characters of each text. A text that is too short lends its last character.
-    """
+def _characters(encoder: Encoder, vocabulary: Vocabulary) -> Characters:
+    """Of the templated texts. A text that is too short lends its last character."""
     texts = [vocabulary.cam_template.format(label.prompts[0]) for label in vocabulary.labels]
     picked = [[text[min(i, len(text) - 1)] for i in range(len(texts))] for text in texts]
     alphabet = sorted({character for row in picked for character in row})
-    embedded = dict(zip(alphabet, encoder.texts(alphabet), strict=True))
-    return torch.stack([torch.stack([embedded[character] for character in row]) for row in picked])
+    place = {character: number for number, character in enumerate(alphabet)}
+    at = torch.tensor([[place[character] for character in row] for row in picked], device=encoder.device)
+    return Characters(encoder.texts(alphabet), at)
