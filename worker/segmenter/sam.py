@@ -29,9 +29,6 @@ from worker.segmenter.sizes import Image
 Over = Callable[[str], AbstractContextManager[None]]
 """Called with the name of a stage (encode, decode, postprocess, nms) for what surrounds it."""
 
-_KEPT = 8
-"""Embeddings and regions of the last pictures; 4 MiB a picture where SAM is of an official size."""
-
 _POINT_BYTES = 64
 """What a point needs while it is decoded in half precision, a number of its keys, generously."""
 
@@ -57,6 +54,8 @@ class AutomaticMasks:
     """So many share a forward pass of the mask decoder, always of one picture: a result depends on no company."""
     images_at_once: int = 1
     """So many share one of the image encoder, which is always filled up."""
+    kept: int = 8
+    """Embeddings (4 MiB each where SAM is of an official size) and regions of so many pictures are remembered."""
     over: Over = lambda _: nullcontext()
     _embeddings: dict[bytes, Float[Tensor, "c g g"]] = field(default_factory=dict, repr=False)
     _regions: dict[tuple[bytes, tuple[float, ...]], Regions] = field(default_factory=dict, repr=False)
@@ -83,7 +82,9 @@ class AutomaticMasks:
         key = _digest(image), settings
         if key not in self._regions:
             [embedding] = self.embed([image])
-            _remember(self._regions, key, self._found(image, embedding, recipe))
+            found = self._found(image, embedding, recipe)
+            _remember(self._regions, key, found, self.kept)
+            return found
         return self._regions[key]
 
     @torch.inference_mode()
@@ -95,7 +96,7 @@ class AutomaticMasks:
         with self.over("encode"):
             for digest, embedding in zip(new, self._encoded(list(new.values())), strict=True):
                 known[digest] = embedding
-                _remember(self._embeddings, digest, embedding)
+                _remember(self._embeddings, digest, embedding, self.kept)
         return [known[digest] for digest in digests]
 
     def _encoded(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "c g g"]]:
@@ -182,7 +183,7 @@ def _digest(image: Image) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).data, person=shape[:16], digest_size=16).digest()
 
 
-def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    while len(memory) >= _KEPT:
-        del memory[next(iter(memory))]
+def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
     memory[key] = value
+    while len(memory) > most:
+        del memory[next(iter(memory))]
