@@ -128,6 +128,16 @@ def test_a_picture_shrunk_to_max_side_is_the_reference_drawing(make: Make, max_s
 
 
 @pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("prompts", [("contour",), ("blur", "circle")], ids="+".join)
+def test_a_picture_that_may_not_be_written_to_or_lies_otherwise_is_drawn_too(
+    make: Make, prompts: tuple[str, ...]
+) -> None:
+    image = picture(83, 61).transpose(1, 0, 2)[::-1]
+    image.flags.writeable = False
+    check(make, image, tuple(VisualPrompt(prompt) for prompt in prompts), 28)
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_no_mask_makes_no_crop(make: Make) -> None:
     made = make(backdrop(picture(30, 40), VOC.visual_prompts, VOC), 28).crops([])
     assert made.shape == (0, 28, 28, 3)

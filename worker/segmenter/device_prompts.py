@@ -41,6 +41,7 @@ class DevicePrompts:
         self._down = _Pass.of(view.down(height), self._rows.start, device)
         self._image, self._outside = (self._planes(picture, device) for picture in (behind.image, behind.outside))
         self._red = torch.tensor(RED, dtype=torch.uint8, device=device)[:, None, None]
+        self._bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
         self._nothing = torch.zeros(0, size, size, 3, dtype=torch.uint8, device=device)
 
     def crops(self, masks: Sequence[Packed | None]) -> Crops:
@@ -64,13 +65,12 @@ class DevicePrompts:
     def _where(
         self, bits: Sequence[Packed], inside: UInt8[Tensor, "3 _ _"], outside: UInt8[Tensor, "*b 3 rows w"]
     ) -> UInt8[Tensor, "n 3 rows w"]:
-        packed = torch.from_numpy(np.stack(bits)).to(inside.device)
-        places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=inside.device)
-        mask = (packed[:, :, None] & places).flatten(1)[:, : math.prod(self._shape)].view(-1, 1, *self._shape)
+        packed = torch.from_numpy(np.stack(bits)).to(self._bits.device)
+        mask = (packed[:, :, None] & self._bits).flatten(1)[:, : math.prod(self._shape)].view(-1, 1, *self._shape)
         return torch.where(mask[:, :, self._rows] != 0, inside, outside)
 
     def _planes(self, picture: UInt8[np.ndarray, "h w 3"], device: torch.device) -> UInt8[Tensor, "3 rows w"]:
-        return torch.from_numpy(picture[self._rows]).to(device).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(picture[self._rows])).to(device).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
