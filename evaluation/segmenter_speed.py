@@ -23,6 +23,7 @@ from evaluation.counting import Counting
 from evaluation.floor import Peaks, clock_of, measure_peaks
 from evaluation.official_encoder import OfficialEncoder
 from evaluation.official_scheme import OfficialScheme, Unit
+from evaluation.prompts_cost import measure_prompts
 from evaluation.random_models import WordTokenizer, clip
 from evaluation.segmenter_cost import Comparison, Setting
 from evaluation.stream import Stream, measure_stream
@@ -140,6 +141,8 @@ def compare(
         _measure_units(scheme, result)
     bar.doing("what the machine does at best")
     result.peaks = peaks or peaks_of(setting)
+    bar.doing("visual prompts")
+    result.prompts = measure_prompts(setting.width, setting.height, setting.queries, setting.where, setting.turns)
     if setting.stream:
         bar.doing("a stream of pictures")
         result.stream = _stream(models, image, recipe, result, finish)

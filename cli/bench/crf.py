@@ -55,22 +55,19 @@ def crf(
 
 def _table(found: "dict[str, CrfCost]", device: Where) -> Table:
     title = "CPU seconds" if device is Where.CPU else f"seconds; goal on an H200 at 512x512: <= {_GOAL_CUDA_MS:g} ms"
-    table = Table(
-        "picture", "pydensecrf", "lattice", "ratio", "same labels", "floor", "times the floor", "points", title=title
-    )
+    table = Table("picture", "pydensecrf", "lattice", "ratio", "same labels", "floor", "x floor", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, cost in found.items():
         ours, floor = cost.seconds["lattice"], cost.floor_seconds
         table.add_row(
             name,
-            f"{cost.seconds['pydensecrf']:.4f}",
-            f"{ours:.4f}",
+            f"{cost.seconds['pydensecrf']:.3g}",
+            f"{ours:.3g}",
             f"[bold]{cost.ratio:.2f}[/bold]",
-            f"{cost.agreement:.4%}",
-            f"{floor:.4f}" if floor else "",
+            f"{cost.agreement:.3%}",
+            f"{floor:.2g}" if floor else "",
             f"{ours / floor:.1f}" if floor else "",
-            ", ".join(f"{points:,}" for points in cost.points.values()),
         )
     return table
 

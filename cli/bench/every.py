@@ -45,6 +45,7 @@ def every(
         console.print(f"[bold]car {' '.join(command)}[/bold]")
         if subprocess.run([sys.executable, "-m", "cli.main", *command], check=False).returncode:  # noqa: S603 - this program
             failed.append(name)
+    console.print(f"figures and pictures are in {json_folder}")
     for name in failed:
         console.print(f"[red]{name} failed[/red]; what it said stands above")
     if failed:

@@ -54,8 +54,8 @@ def stages_table(stages: dict[str, Any], title: str) -> Table:
         times = stage.get("times_floor")
         table.add_row(
             name,
-            f"{stage['seconds']:.4f}",
-            f"{stage['floor_seconds']:.4f}" if "floor_seconds" in stage else "",
+            f"{stage['seconds']:.3g}",
+            f"{stage['floor_seconds']:.2g}" if "floor_seconds" in stage else "",
             f"{times:,.1f}" if times else "",
             stage.get("ruled_by", ""),
         )
@@ -85,7 +85,7 @@ def _units(result: "Comparison") -> Table:
     table = Table("official: unit", "each, s", "times", "s", title="of the steps", title_justify="left")
     for unit, many in result.counted.items():
         cost = result.units[unit]
-        table.add_row(str(unit), f"{cost:.4f}", str(many), f"{cost * many:.2f}")
+        table.add_row(str(unit), f"{cost:.3g}", str(many), f"{cost * many:.3g}")
     return table
 
 
