@@ -19,6 +19,7 @@ from evaluation.segmenter_floor import Demand, crop_flop, floors, picture_flop
 from evaluation.stream import Stream
 from worker.segmenter import proposals
 from worker.segmenter.recurrence import Look
+from worker.segmenter.segmenter import Batches
 
 Device = Literal["cpu", "cuda"]
 
@@ -44,6 +45,8 @@ class Setting:
     and float16 on CUDA, as the official code loads them."""
     stream: int = 0
     """So many pictures one after the other, for images a second; 0: none."""
+    batches: Batches | None = None
+    """None: as suits the device."""
     shapes: tuple[Shape, Shape] = (VIT_B16, VIT_L14)
     gain: float = 1.0
     """Of the random weights; see evaluation.random_models."""
@@ -64,6 +67,12 @@ class Setting:
     @property
     def where(self) -> torch.device:
         return torch.device(self.device)
+
+    @property
+    def company(self) -> int:
+        """So many pictures fill the batches that a device sees at once; each bears its part. On a CPU one is alone."""
+        images = (self.batches or Batches.suited_to(self.where)).images
+        return 1 if images == 1 else 2 * images
 
     @property
     def blocks_dtype(self) -> torch.dtype:

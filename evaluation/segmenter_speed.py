@@ -32,7 +32,7 @@ from worker.segmenter.asking import Ask
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.recurrence import Look
-from worker.segmenter.segmenter import Batches, Segmenter
+from worker.segmenter.segmenter import Segmenter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of all is done, and how much that is."""
@@ -123,7 +123,7 @@ def compare(
     models = models or Models.of(setting)
     clock = clock_of(setting.where)
     image = picture(setting.height, setting.width)
-    ours = Segmenter(*models.ours, clock=clock)
+    ours = Segmenter(*models.ours, setting.batches, clock)
     bar.doing("choosing theta after step 1")
     recipe = _recipe(ours, image, result)
     bar.add(2 * setting.queries)
@@ -190,15 +190,9 @@ def _text_tokens(ours: Segmenter, vocabulary: Vocabulary) -> tuple[int, int]:
     return tokens(ours.proposal, prompts + cams), tokens(ours.classifier, classified)
 
 
-def _company(setting: Setting) -> int:
-    """So many pictures fill the batches that a device sees at once; each bears its part. On a CPU it is alone."""
-    images = Batches.suited_to(setting.where).images
-    return 1 if images == 1 else 2 * images
-
-
 def _count(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
     """Not timed, because counting is not free."""
-    company = _company(result.setting)
+    company = result.setting.company
     with Counting() as counting:
         ours.segment([image] * company, result.vocabulary, recipe)
     counts = counting.counts
@@ -210,7 +204,7 @@ def _stream(
     models: Models, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison, finish: Finish | None
 ) -> Stream:
     """The same picture over and over: all ask for the same work, and nothing of one is kept for the next."""
-    segmenter, setting = Segmenter(*models.ours), result.setting
+    segmenter, setting = Segmenter(*models.ours, result.setting.batches), result.setting
 
     def work(images: int) -> None:
         asks = (Ask(number, image, result.vocabulary, recipe) for number in range(images))
@@ -223,7 +217,7 @@ def _stream(
         for one in waiting:
             one.result()
 
-    return measure_stream(work, setting.stream, setting.where, warm_up=_company(setting))
+    return measure_stream(work, setting.stream, setting.where, warm_up=setting.company)
 
 
 def _finish(unfinished: Unfinished) -> Future[Segmentation]:
@@ -233,7 +227,7 @@ def _finish(unfinished: Unfinished) -> Future[Segmentation]:
 
 
 def _measure_ours(ours: Segmenter, image: UInt8[np.ndarray, "h w 3"], recipe: Recipe, result: Comparison) -> None:
-    looks, company = list[Look](), _company(result.setting)
+    looks, company = list[Look](), result.setting.company
 
     def observe(index: int, look: Look) -> None:
         if index == 0:

@@ -14,6 +14,7 @@ from evaluation.random_models import TINY_F, TINY_G, VIT_B16, VIT_L14
 from evaluation.segmenter_cost import Setting
 from evaluation.segmenter_floor import crop_flop, picture_flop
 from evaluation.segmenter_speed import compare
+from worker.segmenter.segmenter import Batches
 
 CHECKED = {
     "ratio_official", "ratio_autograd", "ours_s", "official_s", "autograd_s", "counts", "stages", "size", "queries",
@@ -91,6 +92,16 @@ def test_models_of_half_the_precision_are_measured_beside_the_same_official_ones
     assert figures["peaks"].keys() == {"float32", "bfloat16"}  # of g's blocks, and of all else
     assert figures["stream"]["images_per_s"] > 0
     assert 0 < figures["stream"]["busy_share"] <= 1
+
+
+def test_pictures_that_share_batches_bear_a_part_of_them_each():
+    batches, tiny = Batches(images=2, crops=8), {"shapes": (TINY_F, TINY_G), "gain": 4.0, "scale": 20.0}
+    setting = Setting(width=64, height=48, queries=4, turns=1, stream=5, batches=batches, **tiny)
+    result = compare(setting, lambda *_: None)
+    assert setting.company == 4
+    assert result.forwards == (0.5, 0.5)  # four pictures: two batches of f, and sixteen crops in two of g
+    assert result.sizes == [4, 1]
+    assert result.stream.images == 5
 
 
 @pytest.fixture
