@@ -5,6 +5,7 @@ import typer
 from cli.bench.crf import crf
 from cli.bench.engine import engine
 from cli.bench.every import every
+from cli.bench.flow import flow
 from cli.bench.latency import latency
 from cli.bench.listing import listing
 from cli.bench.memory import memory
@@ -18,6 +19,7 @@ bench.command("all")(every)
 bench.command()(segmenter)
 bench.command()(crf)
 bench.command()(sam)
+bench.command()(flow)
 bench.command()(memory)
 bench.command()(engine)
 bench.command()(listing)

@@ -25,7 +25,7 @@ def every(
     json_folder: Folder = Path("out/bench"),
     compare: Earlier = None,
 ) -> None:
-    """Run segmenter, crf, sam and memory at the settings of docs/performance.md, all figures into one folder.
+    """Run segmenter, crf, sam, flow and memory at the settings of docs/performance.md, all figures into one folder.
 
     Each has a process of its own. On a CPU with models of full size all of them take an hour and more.
     """
@@ -60,6 +60,7 @@ def runs(device: Where, models: Scale) -> dict[str, list[str]]:
             "segmenter": ["segmenter", "--models", "tiny", *small, "--queries", "3", "--turns", "1"],
             "crf": ["crf", *small, "--labels", "2", "--turns", "1"],
             "sam": ["sam", "--sam", "tiny", *small, "--points", "4"],
+            "flow": ["flow", "--images", "3"],
             "memory": ["memory", "--models", "tiny", *small, "--words", "3"],
         }
     sams = ("--sam", "vit_h", "--sam", "vit_b") if device is Where.CUDA else ("--sam", "vit_b")
@@ -67,6 +68,7 @@ def runs(device: Where, models: Scale) -> dict[str, list[str]]:
         "segmenter": ["segmenter", *_PICTURES, "--queries", "10", "--queries", "20"],
         "crf": ["crf", *_PICTURES, "--size", "512x512", "--labels", "2", "--labels", "6", "--labels", "21"],
         "sam": ["sam", *sams, *_PICTURES],
+        "flow": ["flow"],
         "memory": ["memory", "--size", "512x384", "--size", "1024x768", "--words", "20"],
         "memory-words": ["memory", "--models", "shallow", "--size", "1024x768", "--words", "1000"],
     }

@@ -1,4 +1,4 @@
-"""`car bench crf`, `sam`, `memory` and `all`: small ones of each are measured, shown, kept and compared."""
+"""`car bench crf`, `sam`, `memory`, `flow` and `all`: small ones of each are measured, shown, kept and compared."""
 
 import json
 import sys
@@ -51,6 +51,17 @@ def test_sam_beside_the_official_generator(bench, tmp_path):
     assert plot.exists()
 
 
+def test_pictures_that_come_and_go_beside_groups(tmp_path):
+    file = tmp_path / "flow.json"
+    done = CliRunner().invoke(app, ["bench", "flow", "--images", "3", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(file.read_text())
+    assert figures["pictures"] == figures["same_words"] == 3
+    assert figures["sizes"] == 2
+    assert 0 < figures["flow"]["g_filled"] <= 1
+    assert "times fewer batches of g" in done.output
+
+
 def test_a_sam_that_there_is_not_is_refused():
     refused = CliRunner().invoke(app, ["bench", "sam", "--sam", "vit_x"])
     assert refused.exit_code == 2
@@ -74,7 +85,7 @@ def test_all_of_them_in_one_folder(tmp_path):
     assert done.exit_code == 0, done.output
     written = {file.name for file in folder.iterdir()}
     assert written == {
-        "segmenter.json", "segmenter.png", "crf.json", "crf.png", "sam.json", "sam.png", "memory.json",
+        "segmenter.json", "segmenter.png", "crf.json", "crf.png", "sam.json", "sam.png", "flow.json", "memory.json",
     }  # fmt: skip
     (case,) = json.loads((folder / "segmenter.json").read_text())["cases"].values()
     assert case["prompts"]["ratio"] > 0
