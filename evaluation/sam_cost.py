@@ -99,10 +99,10 @@ def measure_sam(sizes: str, width: int, height: int, points_per_side: int, devic
     image = picture(height, width)
     watch, theirs = Watch(where), Watch(where)
     # Ours may change a network's precision, so each has its own of the same weights.
-    suited = AutomaticMasks.suited_to(_random(_SIZES[sizes]).to(where))
+    suited = AutomaticMasks.suited_to(random_network(_SIZES[sizes]).to(where))
     recipe = _chosen(suited, image, replace(Recipe(), sam=True, sam_points_per_side=points_per_side, sam_box_nms=1.0))
     ours = AutomaticMasks(suited.network, suited.points_at_once, suited.images_at_once, kept=0, over=watch.over)
-    official = OfficialMasks(_random(_SIZES[sizes]).to(where), recipe, theirs)
+    official = OfficialMasks(random_network(_SIZES[sizes]).to(where), recipe, theirs)
     found: Regions = ()
     records: list[dict[str, Any]] = []
     for _ in range(turns):
@@ -143,7 +143,7 @@ def _counts(official: OfficialMasks, found: Regions) -> dict[str, int]:
     }
 
 
-def _random(sizes: SamSizes) -> Sam:
+def random_network(sizes: SamSizes) -> Sam:
     """Random weights, always the same, strong enough that masks differ from point to point."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from car.recipe import Recipe
 from worker.segmenter.sizes import Image
@@ -55,14 +57,15 @@ class OfficialMasks(SamAutomaticMaskGenerator):  # type: ignore[misc]  # the pac
         self.masks = self.good_masks = self.good_points = 0
         """Of the last picture: masks decoded, those of them that are good enough, and the points that have such."""
         self._watch, self._start = watch, 0.0
-        for module, stage in ((network.image_encoder, "encode"), (network.mask_decoder, "decode")):
-            module.register_forward_pre_hook(lambda *_: self._begin())
-            module.register_forward_hook(lambda _module, _args, out, stage=stage: self._end(stage, out))
+        network.image_encoder.register_forward_hook(lambda *_: self._add("encode"))
+        network.mask_decoder.register_forward_pre_hook(lambda *_: self._begin())
+        network.mask_decoder.register_forward_hook(lambda _module, _args, out: self._decoded(out[1]))
 
     def _process_crop(self, *all_of_it: Any) -> Any:  # noqa: ANN401 - the package publishes no types
         """Encoding, then batches, then duplicates are removed."""
         self.masks = self.good_masks = self.good_points = 0
-        start, spent = self._watch.clock(), self._watch.spent
+        self._begin()
+        start, spent = self._start, self._watch.spent
         found = super()._process_crop(*all_of_it)
         spent["nms"] += self._watch.clock() - start - sum(spent.values())
         return found
@@ -78,13 +81,15 @@ class OfficialMasks(SamAutomaticMaskGenerator):  # type: ignore[misc]  # the pac
     def _begin(self) -> None:
         self._start = self._watch.clock()
 
-    def _end(self, stage: str, out: Any) -> None:  # noqa: ANN401
+    def _add(self, stage: str) -> None:
         self._watch.spent[stage] += self._watch.clock() - self._start
-        if stage == "decode":
-            good = out[1] > self.pred_iou_thresh
-            self.masks += good.numel()
-            self.good_masks += int(good.sum())
-            self.good_points += int(good.any(1).sum())
+
+    def _decoded(self, quality: Float[Tensor, "k 3"]) -> None:
+        self._add("decode")
+        good = quality > self.pred_iou_thresh
+        self.masks += good.numel()
+        self.good_masks += int(good.sum())
+        self.good_points += int(good.any(1).sum())
 
     def counts(self, records: list[dict[str, Any]], image: Image) -> dict[str, int]:
         """Between its stages masks are run lengths; in its answer they are whole."""

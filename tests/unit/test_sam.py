@@ -6,6 +6,8 @@ from segment_anything.utils.amg import build_point_grid
 
 from car.presets import preset
 from evaluation.metrics import mask_iou
+from evaluation.sam_cost import TINY, random_network
+from evaluation.segmenter_speed import picture
 from tests.conftest import paint
 from worker.segmenter.sam import AutomaticMasks, grid, resize
 from worker.segmenter.sam_decoder import Decoder, Embedded
@@ -86,6 +88,77 @@ def test_how_many_points_share_a_pass_changes_no_mask(network):
     one, other = (AutomaticMasks(network, points_at_once=count)(image, wanted) for count in (4, 36))
     assert len(one) == len(other)
     assert all(mask_iou(whole(a, (48, 64)), whole(b, (48, 64))) > 0.98 for a, b in zip(one, other, strict=True))
+
+
+def looks(network):
+    """Counts the pictures that the image encoder is shown."""
+    seen = []
+    network.image_encoder.patch_embed.register_forward_hook(lambda _module, pixels, _out: seen.append(len(pixels[0])))
+    return seen
+
+
+def test_a_picture_is_encoded_once_whatever_the_recipes(network):
+    sam, image, seen = AutomaticMasks(network), paint(), looks(network)
+    one = sam(image, recipe(points_per_side=4, pred_iou=0, stability=0))
+    assert sam(image, recipe(points_per_side=5, pred_iou=0, stability=0)) != one
+    assert sam(image.copy(), recipe(points_per_side=4, pred_iou=0, stability=0)) is one
+    assert seen == [1]
+    sam(image[:, 1:], recipe(points_per_side=4))
+    sam(image.reshape(64, 48, 3), recipe(points_per_side=4))
+    assert seen == [1, 1, 1]
+
+
+def test_what_was_seen_long_ago_is_forgotten(network):
+    sam, seen = AutomaticMasks(network, kept=2), looks(network)
+    wanted = recipe(points_per_side=2, pred_iou=0, stability=0)
+    for seed in (0, 1, 2, 0):
+        sam(paint(seed=seed), wanted)
+    assert seen == [1, 1, 1, 1]
+    sam(paint(seed=2), wanted)
+    assert seen == [1, 1, 1, 1]
+
+
+def test_pictures_of_any_sizes_share_a_pass_that_is_always_filled(network):
+    sam, seen = AutomaticMasks(network, images_at_once=2), looks(network)
+    images = [paint(64, 48), paint(48, 64), paint(96, 30), paint(64, 48)]
+    together = sam.embed(images)
+    assert seen == [2, 2]
+    assert together[0] is together[3]
+    wanted = recipe(points_per_side=4, pred_iou=0, stability=0)
+    assert [sam(image, wanted) for image in images] == [
+        AutomaticMasks(network, images_at_once=2)(image, wanted) for image in images
+    ]
+
+
+def test_half_precision_finds_the_same_masks():
+    """What CUDA computes in, here on the CPU: patches are half, and all that is compared with a threshold is not."""
+    image, wanted = picture(96, 128), recipe(points_per_side=8, pred_iou=0.55, stability=0.05, box_nms=1)
+    halves, wholes = (
+        AutomaticMasks.suited_to(random_network(TINY), precision=precision)(image, wanted)
+        for precision in (torch.float16, torch.float32)
+    )
+    assert len(wholes) > 10
+    left = [whole(region, image.shape[:2]) for region in halves]
+    matched = 0
+    for region in wholes:
+        ious = [mask_iou(mask, whole(region, image.shape[:2])) for mask in left]
+        if max(ious) >= 0.98:
+            left.pop(int(np.argmax(ious)))
+            matched += 1
+    assert matched >= 0.98 * len(wholes)
+
+
+def test_numbers_that_outgrow_half_precision_are_computed_in_float32():
+    networks = [random_network(TINY) for _ in range(2)]
+    for network in networks:
+        network.image_encoder.patch_embed.proj.weight *= 1e5
+        network.image_encoder.patch_embed.proj.weight.clamp_(-6e4, 6e4)
+    half, whole = (
+        AutomaticMasks.suited_to(network, precision=precision).embed([picture(96, 128)])[0]
+        for network, precision in zip(networks, (torch.float16, torch.float32), strict=True)
+    )
+    assert half.dtype is torch.float16
+    assert (half.float() - whole).abs().max() < 0.01 * whole.abs().max()
 
 
 def test_a_picture_in_which_nothing_is_good_enough_has_no_regions(network):

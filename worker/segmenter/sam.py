@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image as Pictures
-from segment_anything.modeling import Sam
+from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import nms
@@ -53,12 +53,14 @@ class AutomaticMasks:
     points_at_once: int = 4
     """So many share a forward pass of the mask decoder, always of one picture: a result depends on no company."""
     images_at_once: int = 1
-    """So many share one of the image encoder, which is always filled up."""
+    """So many share one of the image encoder, which is always filled up. At an official size one picture, of 4,096
+    patches, fills a device.
+    """
     kept: int = 8
     """Embeddings (4 MiB each where SAM is of an official size) and regions of so many pictures are remembered."""
     over: Over = lambda _: nullcontext()
     _embeddings: dict[bytes, Float[Tensor, "c g g"]] = field(default_factory=dict, repr=False)
-    _regions: dict[tuple[bytes, tuple[float, ...]], Regions] = field(default_factory=dict, repr=False)
+    _regions: dict[tuple[bytes, int, float, float, float], Regions] = field(default_factory=dict, repr=False)
 
     @classmethod
     def suited_to(cls, network: Sam, *, precision: torch.dtype | None = None) -> "AutomaticMasks":
@@ -73,19 +75,19 @@ class AutomaticMasks:
             *(one.norm4 for one in decoder.transformer.layers),
         ):
             module.to(precision or (torch.float16 if cuda else torch.float32))
-        return cls(network, _points(network), 4 if cuda else 1)
+        return cls(network, _points(network))
 
     @torch.inference_mode()
     def __call__(self, image: Image, recipe: Recipe) -> Regions:
         """All regions of an RGB picture, in the order of falling quality. The thresholds are the recipe's."""
-        settings = (recipe.sam_points_per_side, recipe.sam_pred_iou, recipe.sam_stability, recipe.sam_box_nms)
-        key = _digest(image), settings
-        if key not in self._regions:
+        thresholds = (recipe.sam_pred_iou, recipe.sam_stability, recipe.sam_box_nms)
+        key = _digest(image), recipe.sam_points_per_side, *thresholds
+        found = self._regions.get(key)
+        if found is None:
             [embedding] = self.embed([image])
             found = self._found(image, embedding, recipe)
             _remember(self._regions, key, found, self.kept)
-            return found
-        return self._regions[key]
+        return found
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image]) -> list[Float[Tensor, "c g g"]]:
@@ -106,7 +108,7 @@ class AutomaticMasks:
             pixels = [torch.from_numpy(one).to(self.network.device, non_blocking=True) for one in resized]
             batch = torch.stack([self.network.preprocess(one.permute(2, 0, 1)) for one in pixels])
             filled = functional.pad(batch, (0, 0) * 3 + (0, at_once - len(batch)))
-            yield from encode(encoder, filled.to(encoder.patch_embed.proj.weight.dtype))[: len(batch)]
+            yield from _finite(encoder, filled)[: len(batch)]
 
     def _found(self, image: Image, embedding: Float[Tensor, "c g g"], recipe: Recipe) -> Regions:
         parts = list(self._candidates(image.shape[:2], embedding, recipe))
@@ -145,6 +147,18 @@ class AutomaticMasks:
                     with self.over("postprocess"):
                         screened = canvas.screen(few, one, recipe.sam_stability)
                     yield screened
+
+
+def _finite(encoder: ImageEncoderViT, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c g g"]:
+    """In the encoder's precision. Where that is half and numbers outgrow it, in float32: no region would come of them,
+    and nobody would know why.
+    """
+    precision = encoder.patch_embed.proj.weight.dtype
+    found = encode(encoder, pixels.to(precision))
+    if precision is torch.float16 and not bool(found.isfinite().all()):
+        found = encode(encoder.float(), pixels).to(precision)
+        encoder.to(precision)
+    return found
 
 
 def resize(image: Image, side: int) -> Image:
