@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from transformers import CLIPModel
 
 from car.presets import preset
 from car.recipe import Recipe
@@ -20,12 +19,11 @@ from car.vocabulary import Vocabulary
 from car.words import VOC_QUERIES
 from evaluation.autograd_cams import cams as autograd_cams
 from evaluation.counting import Counting
-from evaluation.floor import Peaks, clock_of, measure_peaks
-from evaluation.official_encoder import OfficialEncoder
+from evaluation.floor import Peaks, clock_of
 from evaluation.official_scheme import OfficialScheme, Unit
 from evaluation.prompts_cost import measure_prompts
-from evaluation.random_models import WordTokenizer, clip
 from evaluation.segmenter_cost import Comparison, Setting
+from evaluation.segmenter_models import Models, peaks_of
 from evaluation.stream import Stream, measure_stream
 from worker.segmenter import proposals
 from worker.segmenter.asking import Ask
@@ -62,42 +60,6 @@ class _Bar:
         """One unit of the official scheme is done."""
         if unit is Unit.CROP:
             self.add(many)
-
-
-@dataclass(frozen=True)
-class Models:
-    """f and g with random weights, in our precision and in the official code's."""
-
-    ours: tuple[Encoder, Encoder]
-    official: tuple[OfficialEncoder, OfficialEncoder]
-
-    @classmethod
-    def of(cls, setting: Setting) -> "Models":
-        official = _clips(setting, setting.official_dtype)
-        ours = official if setting.dtype == setting.official_dtype else _clips(setting, setting.dtype)
-        if setting.blocks_dtype != setting.dtype:
-            ours = ours[0], _clips(setting, setting.dtype)[1]
-        f, g = (Encoder(clip, WordTokenizer()) for clip in ours)
-        if setting.blocks_dtype != setting.dtype:
-            g.round_blocks(setting.blocks_dtype)
-        plain_f, plain_g = (OfficialEncoder(clip, WordTokenizer()) for clip in official)
-        return cls((f, g), (plain_f, plain_g))
-
-
-def _clips(setting: Setting, dtype: torch.dtype) -> tuple[CLIPModel, CLIPModel]:
-    f, g = (
-        clip(shape, seed=seed, gain=setting.gain, scale=setting.scale, dtype=dtype, device=setting.where)
-        for seed, shape in enumerate(setting.shapes)
-    )
-    return f, g
-
-
-def peaks_of(setting: Setting, *, share: float = 1.0) -> dict[torch.dtype, Peaks]:
-    """The machine's, in both precisions in which something is computed."""
-    return {
-        dtype: measure_peaks(setting.where, dtype, share=share)
-        for dtype in dict.fromkeys((setting.dtype, setting.blocks_dtype))
-    }
 
 
 def compare(

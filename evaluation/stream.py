@@ -48,19 +48,22 @@ def measure_stream(work: Work, images: int, device: torch.device, *, warm_up: in
     if not cuda:
         busy = (time.process_time() - computed) / (seconds * torch.get_num_threads())
         return Stream(images, seconds, min(1.0, busy), None)
-    return Stream(images, seconds, _busy_share(work, images, device), torch.cuda.max_memory_allocated(device))
+    return Stream(images, seconds, busy_share(work, images, device), torch.cuda.max_memory_allocated(device))
 
 
-def _busy_share(work: Work, images: int, device: torch.device) -> float:
-    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+def busy_share(work: Work, images: int, device: torch.device) -> float:
+    """The share of the time in which something runs on the device, as torch's profiler sees it."""
+    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as watched:
         begun = time.perf_counter()
         work(images)
-        torch.cuda.synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - begun
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in watched.events() or ()
-        if event.device_type.name == "CUDA"
+        if event.device_type.name == device.type.upper()
     ]
     return covered(spans) / 1e6 / seconds
 

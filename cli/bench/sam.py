@@ -78,8 +78,8 @@ def _show(console: Console, name: str, cost: "SamCost") -> None:
     console.print(
         f"[bold]{figures['ratio_official']:.2f} times less[/bold] than the official generator; "
         f"{figures['time_by_floor']:.2f} times the floor of {cost.floor_s:.3g} s, "
-        f"{1 / sum(cost.ours_s.values()):.3g} pictures in one of these seconds; {cost.matched_share:.2%} of the official "
-        "masks are ours too at an IoU of 0.98"
+        f"{1 / sum(cost.ours_s.values()):.3g} pictures in one of these seconds; {cost.matched_share:.2%} of the "
+        "official masks are ours too at an IoU of 0.98"
     )
 
 

@@ -100,7 +100,8 @@ def _settings(
 
 def _compare_all(settings: "list[Setting]", share: float) -> "list[Comparison]":
     """`share`: of the matrices and copies by which the machine's peaks are measured."""
-    from evaluation.segmenter_speed import Models, compare, peaks_of
+    from evaluation.segmenter_models import Models, peaks_of
+    from evaluation.segmenter_speed import compare
     from worker.finishers import Finishers
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("crops"))
