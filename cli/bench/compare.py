@@ -178,9 +178,10 @@ def show_changes(console: Console, file: Path, old: Mapping[str, Any], found: li
         f"{worst} of {len(found)} figures got worse by more than {MARKED - 1:.0%}. Ratios to a baseline of one run say "
         "more than times of two runs: the machine may have had other work in one of them."
     )
-    load = old.get("machine", {}).get("load_before")
-    if load is not None:
-        console.print(f"load before the old run: {load:g}")
+    before = old.get("machine", {})
+    told = [f"{name} {before[name]}" for name in ("torch", "python", "load_before") if before.get(name) is not None]
+    if told:
+        console.print(f"the old run: {', '.join(told).replace('_', ' ')}")
 
 
 def _table(case: str, changes: list[Change]) -> Table:
