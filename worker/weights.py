@@ -53,6 +53,7 @@ def load_pair(
 
     """
     roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
+    _check_activation(roles["proposal"])
     # Fewer where someone wished so (OMP_NUM_THREADS), never more than the container has time for.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     wanted = _dtype(precision, device)
@@ -213,6 +214,17 @@ def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) 
 def _check_config(folder: Path) -> None:
     if _config_of(folder).get("model_type") != "clip":
         raise WeightsInvalid(f"{folder / 'config.json'} describes no CLIP model (model_type must be 'clip')")
+
+
+def _check_activation(proposal: Path) -> None:
+    """The gradients of f's last block are written out for the activation of OpenAI's CLIPs."""
+    vision = _config_of(proposal).get("vision_config") or {}
+    activation = vision.get("hidden_act", "quick_gelu")
+    if activation != "quick_gelu":
+        raise WeightsInvalid(
+            f"{proposal / 'config.json'} says hidden_act {activation!r}; CAMs are made of CLIPs with 'quick_gelu' "
+            "alone, so this model can be g and not f"
+        )
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

@@ -56,6 +56,15 @@ def test_a_folder_that_is_no_clip_is_refused(tiny_clip_copy: Path, content: str)
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
+def test_a_model_of_another_activation_can_be_g_and_not_f(tiny_clips: Path, tiny_clip_copy: Path) -> None:
+    config = json.loads((tiny_clip_copy / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "gelu"
+    (tiny_clip_copy / "config.json").write_text(json.dumps(config))
+    assert load_pair(tiny_clips / "proposal", tiny_clip_copy, device=CPU).classifier.depth
+    with pytest.raises(WeightsInvalid, match="quick_gelu"):
+        load_pair(tiny_clip_copy, tiny_clips / "classifier", device=CPU)
+
+
 def test_weights_of_another_architecture_are_refused(tiny_clip_copy: Path) -> None:
     config = json.loads((tiny_clip_copy / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] += 1
