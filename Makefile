@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
+DEVICE ?= cpu
 LABEL_STUDIO := .venv-label-studio
 
-.PHONY: help install demo test test-slow test-label-studio chromium check format lock lock-images clean
+.PHONY: help install demo test test-slow test-gpu bench test-label-studio chromium check format lock lock-images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -32,6 +33,14 @@ test: $(INSTALLED)
 ## make test-slow  drills and full-size benchmarks that take minutes
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTS) -m "slow"
+
+## make test-gpu   what needs a CUDA device: there it computes what a CPU does
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest tests/gpu -m gpu
+
+## make bench      every benchmark of the models into out/bench, for docs/performance.md; DEVICE=cuda on a GPU
+bench: $(INSTALLED)
+	$(BIN)/car bench all --device $(DEVICE) --json out/bench
 
 ## make test-label-studio  beside a real Label Studio (in .venv-label-studio), seen with Chromium where there is one
 test-label-studio: $(INSTALLED) $(LABEL_STUDIO)/.installed chromium

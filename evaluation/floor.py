@@ -7,6 +7,7 @@ a busy machine slows both, and what is told of a stage is how often its time hol
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,8 +99,7 @@ def measure_peaks(device: torch.device, dtype: torch.dtype, *, turns: int = 5, s
     rates = []
     for side in (max(8, int(share * side)) for side in _MATRICES[kind]):
         a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        rates.append(2.0 * side**3 / _least(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), clock, turns))
+        rates.append(2.0 * side**3 / _least(partial(torch.mm, a, b, out=torch.empty_like(a)), clock, turns))
     block = torch.ones(max(1, int(share * _COPIED_MIB[kind])) << 18, device=device)  # MiB of float32
     there = torch.empty_like(block)
     traffic = 2.0 * block.nbytes / _least(lambda: there.copy_(block), clock, turns)

@@ -3,7 +3,7 @@
 The arithmetic is that of worker.segmenter with the recipe's official options, so CAMs, scores and kept sets agree; what
 differs is how often it is done. Every step encodes picture and texts anew; every query takes a forward and backward
 pass through the last block and its own CAA matrix; every crop is encoded once a template. Each unit is counted and its
-CPU time kept, so that a run too long to wait for can be computed from a part of it.
+time kept, so that a run too long to wait for can be computed from a part of it.
 """
 
 import time
@@ -21,6 +21,7 @@ from torch import Tensor
 from car.recipe import Arithmetic, Mode, Recipe
 from car.vocabulary import Vocabulary
 from evaluation.autograd_cams import AutogradBlock
+from evaluation.floor import Clock
 from worker.segmenter import classifier, proposals, visual_prompts
 from worker.segmenter.encoder import CONTEXT, Encoder
 from worker.segmenter.sizes import enlarge
@@ -79,9 +80,10 @@ class OfficialScheme:
     recipe: Recipe
     after_unit: Callable[[Unit, int], None] | None = None
     """Told of each unit done and how many of it at once: a progress bar's way in."""
+    clock: Clock = time.process_time
     done: Counter[Unit] = field(default_factory=Counter, init=False)
     spent: dict[Unit, float] = field(default_factory=dict, init=False)
-    """CPU seconds."""
+    """Seconds of the clock."""
 
     def run(self) -> list[OfficialStep]:
         """The recurrence until two steps in a row keep as many queries."""
@@ -127,7 +129,7 @@ class OfficialScheme:
 
     def proposal_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """One text at a time, all 77 positions."""
-        embedded = [torch.zeros(0, self.proposal.width)]
+        embedded = [torch.zeros(0, self.proposal.width, device=self.proposal.device)]
         for text in texts:
             with self._over(Unit.TEXT_F):
                 embedded.append(self.proposal.texts([text], context=CONTEXT))
@@ -153,7 +155,7 @@ class OfficialScheme:
         with self._over(Unit.CHAIN):
             maps = min(_AFFINITY_MAPS, self.proposal.depth)
             affinity = proposals.transition((attention + own)[0, 1:, 1:] / maps)
-            return proposals.refine(cam, affinity, grid, self.recipe)[0].numpy().reshape(grid)
+            return proposals.refine(cam, affinity, grid, self.recipe)[0].cpu().numpy().reshape(grid)
 
     # v and g
 
@@ -171,11 +173,11 @@ class OfficialScheme:
 
     def score(self, crops: Sequence[UInt8[np.ndarray, "size size 3"]], words: Sequence[str]) -> Float[np.ndarray, " n"]:
         """The diagonal of P, with crops and texts encoded once a template."""
-        total = torch.zeros(len(crops), len(words))
+        total = torch.zeros(len(crops), len(words), device=self.classifier.device)
         for template in self.vocabulary.classifier_templates:
             texts = self.classifier_texts([template.format(word) for word in words])
             total += (self.classifier.scale * self.encode_crops(crops) @ texts.T).softmax(-1)
-        return total.softmax(-1).diagonal().numpy()
+        return total.softmax(-1).diagonal().cpu().numpy()
 
     def classifier_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """One template's texts, all 77 positions."""
@@ -192,11 +194,17 @@ class OfficialScheme:
             tokens, _ = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=0)
             return torch.nn.functional.normalize(encoder.project(tokens[:, 0]).float(), dim=-1)
 
+    def seconds(self, call: Callable[[], object]) -> float:
+        """What it takes, by the scheme's clock."""
+        start = self.clock()
+        call()
+        return self.clock() - start
+
     @contextmanager
     def _over(self, unit: Unit, many: int = 1) -> Iterator[None]:
-        start = time.process_time()
+        start = self.clock()
         yield
-        self.spent[unit] = self.spent.get(unit, 0.0) + time.process_time() - start
+        self.spent[unit] = self.spent.get(unit, 0.0) + self.clock() - start
         self.done[unit] += many
         if self.after_unit is not None:
             self.after_unit(unit, many)

@@ -63,7 +63,20 @@ def encoder(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Encoder:
-    """An Encoder of that shape. `scale` is exp(logit_scale), 100 in every trained CLIP.
+    """An Encoder of that shape; see `clip`."""
+    return Encoder(clip(shape, seed=seed, scale=scale, gain=gain, dtype=dtype, device=device), WordTokenizer())
+
+
+def clip(
+    shape: Shape,
+    *,
+    seed: int,
+    scale: float = 100.0,
+    gain: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> CLIPModel:
+    """A CLIP of that shape. `scale` is exp(logit_scale), 100 in every trained one.
 
     Weights are transformers' own initialisation, but for biases and norms, which would be 0 and 1: they are random
     too, so that an error in one of them shows. `gain` multiplies matrices: fresh ones attend to everything alike, which
@@ -80,7 +93,7 @@ def encoder(
             elif parameter.ndim > 1:
                 parameter.mul_(gain)
     model.logit_scale.fill_(torch.tensor(scale).log())
-    return Encoder(model.to(device, dtype), WordTokenizer())
+    return model.to(device, dtype)
 
 
 def _config(shape: Shape) -> CLIPConfig:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,20 @@ _LEAST_SECONDS = 1e-3
 
 _WORDS = frozenset({"s", "ms", "seconds"})
 _BYTES = frozenset({"rss", "cuda", "mb", "mib", "bytes", "memory"})
-_GOOD = frozenset({"ratio", "share", "agreement", "iou"})
-_BASELINES = ("official", "autograd", "reference", "pydensecrf", "floor", "peak_flop", "peak_bytes_per", "gemm", "tera")
+_GOOD = frozenset({"ratio", "share", "agreement", "iou", "filled"})
+_COUNTS = frozenset({"n"})
+_BASELINES = (
+    "official",
+    "autograd",
+    "reference",
+    "pydensecrf",
+    "groups",
+    "floor",
+    "peak_flop",
+    "peak_bytes_per",
+    "gemm",
+    "tera",
+)
 """What these words begin is a yardstick of its run, not ours to make better."""
 
 
@@ -54,6 +67,15 @@ class Change:
     new: float
 
     @property
+    def case(self) -> str:
+        """The setting that it is of, where a record holds several."""
+        return self.path[1] if self.path[0] == "cases" else ""
+
+    @property
+    def name(self) -> str:
+        return " / ".join(self.path[2:] if self.case else self.path)
+
+    @property
     def kind(self) -> Kind:
         return kind_of(self.path)
 
@@ -63,6 +85,10 @@ class Change:
         if self.kind is Kind.NEUTRAL or min(self.old, self.new) <= 0 or self._negligible:
             return None
         return self.new / self.old if self.kind.less_is_better else self.old / self.new
+
+    @property
+    def worth_telling(self) -> bool:
+        return self.old != self.new or (self.kind is not Kind.NEUTRAL and self.new > 0)
 
     @property
     def mark(self) -> str:
@@ -81,7 +107,7 @@ class Change:
 
 def kind_of(path: tuple[str, ...]) -> Kind:
     """By the last part of the path that tells it: `stages_s / encode` is a time."""
-    if any(part.startswith(_BASELINES) for part in path):
+    if path[-1] in _COUNTS or any(part.startswith(_BASELINES) for part in path):
         return Kind.NEUTRAL
     for part in reversed(path):
         words = set(part.split("_"))
@@ -141,25 +167,33 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 
 def show_changes(console: Console, file: Path, old: Mapping[str, Any], found: list[Change]) -> None:
-    """Figures that have a better side, and counts that changed."""
-    table = Table("", "old", "new", "ratio", "", title=f"{file}, and now", title_justify="left")
+    """Figures that have a better side, and counts that changed; a table for each case."""
+    console.print(f"[bold]{file}, and now[/bold]")
+    for case, some in groupby(found, key=lambda change: change.case):
+        table = _table(case, [one for one in some if one.worth_telling])
+        if table.row_count:
+            console.print(table)
+    worst = sum(change.mark in ("slower", "worse") for change in found)
+    console.print(
+        f"{worst} of {len(found)} figures got worse by more than {MARKED - 1:.0%}. Ratios to a baseline of one run say "
+        "more than times of two runs: the machine may have had other work in one of them."
+    )
+    before = old.get("machine", {})
+    told = [f"{name} {before[name]}" for name in ("torch", "python", "load_before") if before.get(name) is not None]
+    if told:
+        console.print(f"the old run: {', '.join(told).replace('_', ' ')}")
+
+
+def _table(case: str, changes: list[Change]) -> Table:
+    table = Table("", "old", "new", "ratio", "", title=case, title_justify="left")
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:4]:
         column.justify = "right"
-    for change in found:
-        if change.kind is Kind.NEUTRAL and change.old == change.new:
-            continue
+    for change in changes:
         style = {"slower": "bold red", "worse": "bold red", "faster": "green", "better": "green"}.get(change.mark, "")
         ratio = f"{change.new / change.old:.2f}" if change.old else ""
-        table.add_row(" / ".join(change.path), _short(change.old), _short(change.new), ratio, change.mark, style=style)
-    console.print(table)
-    worst = [change for change in found if change.mark in ("slower", "worse")]
-    console.print(
-        f"{len(worst)} of {len(found)} figures got worse by more than {MARKED - 1:.0%}. Ratios to a baseline of the same "
-        "run say more than times of two runs: the machine may have had other work in one of them."
-    )
-    load = old.get("machine", {}).get("load_before")
-    if load is not None:
-        console.print(f"load before the old run: {load:g}")
+        table.add_row(change.name, _short(change.old), _short(change.new), ratio, change.mark, style=style)
+    return table
 
 
 def _numbers(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -180,4 +214,6 @@ def _told(value: object) -> str:
 
 
 def _short(value: float) -> str:
+    if abs(value) >= 1e7:  # noqa: PLR2004
+        return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"  # noqa: PLR2004

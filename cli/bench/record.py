@@ -5,7 +5,7 @@ figures.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,13 +54,16 @@ class Record:
         json_file: Path | None,
         compare: Path | None,
         fail_above: float | None,
+        resolved: Mapping[str, Any] | None = None,
         *,
         device: str = "cpu",
         cases: Iterable[str] = (),
         spread: Iterable[str] = (),
     ) -> "Record":
-        """Of the command that runs now. `cases` names the settings that are measured one after the other, where there
-        are several, and `spread` the options that they come from.
+        """Of the command that runs now.
+
+        `resolved` says what options mean that were left out. `cases` names the settings that are measured one after
+        the other, where there are several, and `spread` the options that they come from.
 
         Raises:
             WrongUse: an old file that is none, or of another benchmark, setting or machine.
@@ -69,13 +72,14 @@ class Record:
         """
         if fail_above is not None and compare is None:
             raise WrongUse("--fail-above needs --compare: worse than what?")
+        params = {**context.params, **(resolved or {})}
         untold = _OUTPUTS | _NO_SETTING | _SECRET | set(spread)
         header = {
             "schema": SCHEMA,
             "bench": context.info_name,
             "command": _command(context),
             "machine": machine(device),
-            "setting": {name: _plain(value) for name, value in context.params.items() if name not in untold},
+            "setting": {name: _plain(value) for name, value in params.items() if name not in untold},
         }
         old = None
         if compare is not None:
@@ -106,7 +110,7 @@ class Record:
         show_changes(Console(soft_wrap=True), self.old_file, self.old, found)
         failed = [change for change in found if _fails(change, self.fail_above)]
         for change in failed:
-            typer.echo(f"{' / '.join(change.path)} got {change.worse:.2f} times as bad", err=True)
+            typer.echo(f"{change.case} {change.name} got {change.worse:.2f} times as bad".strip(), err=True)
         if failed:
             raise typer.Exit(1)
 

@@ -1,14 +1,23 @@
 """The dense CRF and what it sees."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 
+from car.crf_by import CrfBy
 from car.presets import preset
-from car.recipe import Arithmetic, Crf
-from worker.segmenter.crf import appearance, sharpen
+from car.recipe import Arithmetic, Crf, Recipe
+from worker.segmenter import crf
+from worker.segmenter.arrays import Arrays, HostArrays
+from worker.segmenter.crf import Competition, appearance, by_lattice
+from worker.segmenter.device_arrays import DeviceArrays
 
 VOC = preset("voc")
+SOON = replace(VOC, crf_iterations=3)
+WHERE = pytest.mark.parametrize("arrays", [HostArrays(), DeviceArrays(torch.device("cpu"))], ids=["host", "device"])
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
@@ -20,25 +29,125 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return image, cam[None]
 
 
-def test_a_blob_becomes_the_object_it_lies_on() -> None:
+def photograph(height: int, width: int, noise: float = 4.0) -> np.ndarray:
+    """Colours that change slowly, and noise as cameras have it."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 37 + y / 91), np.cos(y / 53 - x / 60), np.sin((x + y) / 27)]
+    image = 128 + 80 * np.stack(waves, -1) + np.random.default_rng(3).normal(0, noise, (height, width, 3))
+    photo: np.ndarray = image.clip(0, 255).astype(np.uint8)
+    return photo
+
+
+def blobs(words: int, rows: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(words)
+    y, x = np.mgrid[:rows, :columns]
+    middles = rng.uniform((0, 0), (rows, columns), (words, 2))
+    return np.stack([np.exp(-((y - r) ** 2 + (x - c) ** 2) / 4) for r, c in middles]).astype(np.float32)
+
+
+def label(
+    image: np.ndarray, cams: np.ndarray, recipe: Recipe = VOC, *, bg_factor: float = 1.0, by: CrfBy = CrfBy.PYDENSECRF
+) -> np.ndarray:
+    [labels] = crf.label(image, [Competition(cams, bg_factor)], recipe, by=by)
+    return labels[0]
+
+
+@pytest.mark.parametrize("by", [CrfBy.PYDENSECRF, CrfBy.LATTICE])
+def test_a_blob_becomes_the_object_it_lies_on(by: CrfBy) -> None:
     image, cams = scene()
-    [mask] = sharpen(image, cams, VOC, bg_factor=1.0)
+    mask = label(image, cams, by=by) == 1
     truth = image[..., 0] > 0
     assert (mask & truth).sum() / (mask | truth).sum() > 0.97
 
 
-def test_masks_are_disjoint_and_may_be_empty() -> None:
+@pytest.mark.parametrize("by", [CrfBy.PYDENSECRF, CrfBy.LATTICE])
+def test_a_word_or_all_words_may_have_no_pixel(by: CrfBy) -> None:
     image, cams = scene()
-    two = sharpen(image, np.concatenate([cams, cams * 0.5]), VOC, bg_factor=1.0)
-    assert two.shape == (2, 48, 64)
-    assert not (two[0] & two[1]).any()
-    assert not sharpen(image, cams * 0, VOC, bg_factor=1.0).any()
+    assert set(np.unique(label(image, np.concatenate([cams, cams * 0.5]), by=by))) == {0, 1}
+    assert not label(image, cams * 0, by=by).any()
 
 
 def test_a_greater_background_factor_leaves_more_to_the_masks() -> None:
     image, cams = scene()
     plain = replace(VOC, crf=Crf.NONE)
-    assert sharpen(image, cams, plain, bg_factor=3.0).sum() > sharpen(image, cams, plain, bg_factor=1.0).sum()
+    assert (label(image, cams, plain, bg_factor=3.0) > 0).sum() > (label(image, cams, plain) > 0).sum()
+
+
+@WHERE
+@pytest.mark.parametrize(("height", "width"), [(75, 101), (128, 160)], ids=["odd", "even"])
+@pytest.mark.parametrize("words", [1, 5, 20, 60])
+def test_the_lattices_label_as_pydensecrf_does(arrays: Arrays, height: int, width: int, words: int) -> None:
+    image, cams = photograph(height, width), blobs(words, 8, 10)
+    [ours] = crf.label(image, [Competition(cams, 1.5)], VOC, arrays=arrays)
+    # Sums in another order: only a tie to six digits may fall otherwise.
+    assert (ours[0] == label(image, cams, bg_factor=1.5)).mean() >= 0.9999
+
+
+@WHERE
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: replace(r, crf_bilateral_srgb=13.0, crf_bilateral_sxy=20.0),
+        lambda r: replace(r, crf_gaussian_sxy=3.0, crf_iterations=1),
+        lambda r: replace(r, crf_gaussian_compat=50.0, crf_bilateral_compat=70.0),
+        lambda r: replace(r, crf_bilateral_compat=0.0),
+        lambda r: replace(r, crf_image=Arithmetic.PAPER),
+    ],
+    ids=["colours", "one iteration", "steep", "no appearance", "paper"],
+)
+def test_they_do_with_other_settings(arrays: Arrays, change: Callable[[Recipe], Recipe]) -> None:
+    image, cams, recipe = photograph(60, 84), blobs(4, 8, 10), change(VOC)
+    [ours] = crf.label(image, [Competition(cams, 1.0)], recipe, arrays=arrays)
+    assert (ours[0] == label(image, cams, recipe)).mean() >= 0.999
+
+
+@WHERE
+def test_words_alone_are_labelled_as_by_a_crf_each(arrays: Arrays) -> None:
+    image, cams = photograph(75, 101), blobs(30, 8, 10)
+    both = [Competition(cams, 1.0), Competition(cams[:2], 2.0)]
+    expected = crf.label(image, both, SOON, alone=True, by=CrfBy.PYDENSECRF)
+    for ours, theirs, one in zip(crf.label(image, both, SOON, alone=True, arrays=arrays), expected, both, strict=True):
+        assert ours.shape == theirs.shape == (len(one.cams), 75, 101)
+        assert ours.dtype == theirs.dtype == np.uint8
+        assert (ours == theirs).mean() >= 0.9999
+        single = label(image, one.cams[1:2], SOON, bg_factor=one.bg_factor)
+        assert (theirs[1] == single).all()
+
+
+def test_company_and_turns_change_no_bit() -> None:
+    image, cams = photograph(60, 84), blobs(40, 8, 10)
+    together = crf.label(image, [Competition(cams, 1.0), Competition(cams[:3], 1.0)], SOON, by=CrfBy.LATTICE)
+    assert (together[1][0] == label(image, cams[:3], SOON, by=CrfBy.LATTICE)).all()
+    assert (together[0][0] == label(image, cams, SOON, by=CrfBy.LATTICE)).all()
+
+
+def test_deviations_too_fine_for_a_lattice_go_to_pydensecrf() -> None:
+    image, cams = photograph(30, 40), blobs(2, 3, 4)
+    fine = replace(SOON, crf_bilateral_srgb=0.01)
+    assert (label(image, cams, fine, by=CrfBy.LATTICE) == label(image, cams, fine)).all()
+
+
+def test_automatic_means_the_faster_and_what_fits_into_memory() -> None:
+    def taken(words: int, *, alone: bool = False, by: CrfBy = CrfBy.AUTO) -> bool:
+        return by_lattice(by, (375, 500), [Competition(blobs(words, 2, 2), 1.0)], alone=alone)
+
+    assert taken(1)
+    assert not taken(20)
+    assert taken(20, alone=True)
+    assert taken(1000)
+    assert not taken(1000, by=CrfBy.PYDENSECRF)
+    assert taken(20, by=CrfBy.LATTICE)
+
+
+def test_no_word_leaves_all_to_the_background() -> None:
+    image, none = photograph(30, 40), np.zeros((0, 3, 4), np.float32)
+    for by in (CrfBy.LATTICE, CrfBy.PYDENSECRF):
+        nobody, somebody = crf.label(image, [Competition(none, 1.0), Competition(blobs(1, 3, 4), 1.0)], SOON, by=by)
+        assert nobody.shape == (1, 30, 40)
+        assert not nobody.any()
+        assert somebody.any()
+        [sheets] = crf.label(image, [Competition(none, 1.0)], SOON, alone=True, by=by)
+        assert sheets.shape == (0, 30, 40)
 
 
 def test_the_official_picture_is_mean_shifted_bgr_that_wraps() -> None:

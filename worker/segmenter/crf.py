@@ -1,47 +1,127 @@
-"""Dense CRF: CAMs to pixels, by mean-field inference of a fully connected Potts model (Krähenbühl and Koltun)."""
+"""Dense CRF: CAMs to pixels, by mean-field inference of a fully connected Potts model (Krähenbühl and Koltun).
+
+Who computes it is a choice that changes no recipe: pydensecrf is the reference, our own lattices give the same labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from pydensecrf import densecrf
 
+from car.crf_by import CrfBy
 from car.recipe import Arithmetic, Crf, Recipe
+from worker.segmenter.arrays import Arrays, HostArrays
+from worker.segmenter.mean_field import Field, Labels
+from worker.segmenter.permutohedral import LatticeTooFine
+from worker.segmenter.sizes import Image, enlarge
 
 _MEAN_BGR = (104.008, 116.669, 122.675)
 _LEAST = 1e-5
 """Least probability before the logarithm (pydensecrf's unary_from_softmax as the official code calls it)."""
+_FEW_WORDS = 6
+"""That compete: up to so many our lattices are no slower than pydensecrf on one core, see decision 11."""
+_MOST_BYTES = 2**30
+"""Of pydensecrf's tables, of which it holds five at a time."""
 
 
-def sharpen(
-    image: UInt8[np.ndarray, "h w 3"], cams: Float[np.ndarray, "n h w"], recipe: Recipe, *, bg_factor: float
-) -> Bool[np.ndarray, "n h w"]:
-    """One mask a CAM, disjoint; an RGB picture and CAMs in 0..1. A mask may come out empty, and all of them may.
+@dataclass(frozen=True)
+class Competition:
+    """The words of one pass: they compete for pixels where the recipe is semantic, else only with the background."""
 
-    The background's probability is (1 - max cam)^bg_factor; the probabilities are not made to sum to 1.
+    cams: Float[np.ndarray, "n rows columns"]
+    """At the grid's size, 0..1."""
+    bg_factor: float
+    """The background's probability is (1 - max cam)^bg_factor; the probabilities are not made to sum to 1."""
+
+
+def label(
+    image: Image,
+    competitions: Sequence[Competition],
+    recipe: Recipe,
+    *,
+    alone: bool = False,
+    by: CrfBy = CrfBy.AUTO,
+    arrays: Arrays | None = None,
+) -> list[Labels]:
+    """Who has each pixel of an RGB picture, by competition. A word may have none.
+
+    `arrays` says where; without it, here.
     """
-    background = (1 - cams.max(0, keepdims=True)) ** bg_factor
-    probabilities = np.concatenate([background, cams]).astype(np.float32)
-    if recipe.crf is Crf.DENSE:
-        probabilities = _mean_field(image, probabilities, recipe)
-    labels = np.arange(1, len(cams) + 1)[:, None, None]
-    masks: Bool[np.ndarray, "n h w"] = labels == probabilities.argmax(0)
-    return masks
+    if recipe.crf is Crf.DENSE and any(len(one.cams) for one in competitions):
+        try:
+            if arrays is not None or by_lattice(by, image.shape[:2], competitions, alone=alone):
+                field = Field.over(arrays or HostArrays(), appearance(image, recipe), recipe)
+                return [field.label(one.cams, one.bg_factor, alone=alone) for one in competitions]
+        except LatticeTooFine:
+            pass
+    reference = _Reference(image, recipe)
+    return [reference.label(one, alone=alone) for one in competitions]
 
 
-def _mean_field(
-    image: UInt8[np.ndarray, "h w 3"], probabilities: Float[np.ndarray, "k h w"], recipe: Recipe
-) -> Float[np.ndarray, "k h w"]:
-    k, height, width = probabilities.shape
-    field = densecrf.DenseCRF2D(width, height, k)
-    unary = -np.log(np.clip(probabilities, _LEAST, 1.0)).reshape(k, -1)
-    field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
-    field.addPairwiseGaussian(sxy=recipe.crf_gaussian_sxy, compat=recipe.crf_gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=recipe.crf_bilateral_sxy,
-        srgb=recipe.crf_bilateral_srgb,
-        rgbim=np.ascontiguousarray(appearance(image, recipe)),
-        compat=recipe.crf_bilateral_compat,
-    )
-    return np.asarray(field.inference(recipe.crf_iterations), np.float32).reshape(k, height, width)
+def by_lattice(by: CrfBy, size: tuple[int, int], competitions: Sequence[Competition], *, alone: bool) -> bool:
+    """Whether a CPU takes the lattices. Words alone share them; pydensecrf would run once a word."""
+    if by is not CrfBy.AUTO:
+        return by is CrfBy.LATTICE
+    words = max(len(one.cams) for one in competitions)
+    table = (words + 1) * size[0] * size[1] * np.dtype(np.float32).itemsize
+    return alone or words <= _FEW_WORDS or 5 * table > _MOST_BYTES
+
+
+class _Reference:
+    """pydensecrf over one picture, or no CRF at all."""
+
+    def __init__(self, image: Image, recipe: Recipe) -> None:
+        self._image, self._recipe = image, recipe
+        self._fields: dict[int, densecrf.DenseCRF2D] = {}
+
+    def label(self, competition: Competition, *, alone: bool) -> Labels:
+        n = len(competition.cams)
+        parts = [slice(k, k + 1) for k in range(n)] if alone else [slice(n)]
+        sheets = [self._compete(competition.cams[part], competition.bg_factor) for part in parts if n]
+        kind = np.min_scalar_type(1 if alone else n)
+        empty: Any = np.zeros((0 if alone else 1, *self._image.shape[:2]))
+        return (np.stack(sheets) if sheets else empty).astype(kind)
+
+    def _compete(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float) -> Any:  # noqa: ANN401 - numpy
+        height, width = self._image.shape[:2]
+        probabilities = np.empty((len(cams) + 1, height, width), np.float32)
+        for k, cam in enumerate(cams):
+            probabilities[k + 1] = enlarge(cam, height, width)
+        probabilities[0] = (1 - probabilities[1:].max(0)) ** bg_factor
+        if self._recipe.crf is Crf.DENSE:
+            probabilities = self._mean_field(probabilities)
+        return probabilities.argmax(0)
+
+    def _mean_field(self, probabilities: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "k h w"]:
+        field = self._field(len(probabilities))
+        unary = np.clip(probabilities, _LEAST, 1.0).reshape(len(probabilities), -1)
+        np.negative(np.log(unary, out=unary), out=unary)
+        field.setUnaryEnergy(unary)
+        return np.asarray(field.inference(self._recipe.crf_iterations), np.float32).reshape(probabilities.shape)
+
+    def _field(self, k: int) -> densecrf.DenseCRF2D:
+        """Its lattices hang on the picture and on the number of labels, so the words of a picture can share them."""
+        if k not in self._fields:
+            recipe, (height, width) = self._recipe, self._image.shape[:2]
+            field = densecrf.DenseCRF2D(width, height, k)
+            field.addPairwiseGaussian(sxy=recipe.crf_gaussian_sxy, compat=recipe.crf_gaussian_compat)
+            field.addPairwiseBilateral(
+                sxy=recipe.crf_bilateral_sxy,
+                srgb=recipe.crf_bilateral_srgb,
+                rgbim=np.require(appearance(self._image, recipe), requirements=["C", "W"]),
+                compat=recipe.crf_bilateral_compat,
+            )
+            self._fields[k] = field
+        return self._fields[k]
+
+
+def mask_of(labels: Labels, word: int, *, alone: bool) -> Bool[np.ndarray, "h w"]:
+    """Of the word of that number in its competition."""
+    mask: Bool[np.ndarray, "h w"] = labels[word] == 1 if alone else labels[0] == word + 1
+    return mask
 
 
 def appearance(image: UInt8[np.ndarray, "h w 3"], recipe: Recipe) -> UInt8[np.ndarray, "h w 3"]:

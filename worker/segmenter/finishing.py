@@ -4,17 +4,21 @@ Nothing here may import torch: a process that finishes pictures starts in a mome
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from car import rle
+from car.crf_by import CrfBy
 from car.recipe import Mode, Recipe
 from car.segmentation import Mask, Segmentation, Source, Step, StopReason, Work
 from worker.segmenter import crf
+from worker.segmenter.arrays import Arrays
+from worker.segmenter.crf import Competition
 from worker.segmenter.ensembling import Regions, ensemble
-from worker.segmenter.sizes import Image, enlarge, enlarge_mask
+from worker.segmenter.mean_field import Labels
+from worker.segmenter.sizes import Image, enlarge_mask
 
 Clock = Callable[[], float]
 """Seconds from any fixed point, such as time.perf_counter."""
@@ -33,6 +37,8 @@ class Rest:
     """Queries in the order in which the user wrote them."""
     stop_reason: StopReason
     work: Work
+    sheets: Labels | None = None
+    """Who has each pixel, where the CRF was run already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +60,35 @@ class Unfinished:
     """Of the picture itself; what its passes did is in `rests`."""
     regions: Regions = ()
     """SAM's automatic masks of `image`; none where the recipe has no SAM, or nothing survived."""
+    crf_by: CrfBy = CrfBy.AUTO
+    """Who computes the CRF, where it was not run already."""
+
+    def sharpened(self, arrays: Arrays | None = None, clock: Clock | None = None) -> "Unfinished":
+        """With the CRF run: on a device, where `arrays` are its. What is left then is quick.
+
+        The picture's passes and words share what hangs on the picture alone.
+        """
+        if all(rest.sheets is not None for rest in self.rests):
+            return self
+        start = clock() if clock else 0.0
+        competitions = [Competition(rest.cams, rest.bg_factor) for rest in self.rests]
+        sheets = crf.label(self.image, competitions, self.recipe, alone=self._alone, by=self.crf_by, arrays=arrays)
+        rests = tuple(replace(rest, sheets=some) for rest, some in zip(self.rests, sheets, strict=True))
+        took = {"crf_ms": (clock() - start) * 1000} if clock else {}
+        return replace(self, rests=rests, timings=dict(self.timings) | took)
 
     def finish(self, clock: Clock | None = None) -> Segmentation:
         """CAMs to masks at the user's size, run-length coded. Same bits in every process."""
         start = clock() if clock else 0.0
         masks: dict[str, Mask] = {}
         work = self.work
-        for rest in self.rests:
-            together = self._together(rest)
-            work += rest.work + Work(crf_runs=len(together))
-            masks |= {mask.label: mask for mask in self._masks(rest, together)}
+        for rest in self.sharpened().rests:
+            words = len(rest.labels)
+            work += rest.work + Work(crf_runs=words if self._alone else min(1, words))
+            masks |= {mask.label: mask for mask in self._masks(rest)}
         timings = dict(self.timings)
         if clock:
-            timings["crf_ms"] = (clock() - start) * 1000
+            timings["crf_ms"] = timings.get("crf_ms", 0.0) + (clock() - start) * 1000
         height, width = self.size
         limited = any(rest.stop_reason is StopReason.STEP_LIMIT for rest in self.rests)
         return Segmentation(
@@ -79,23 +101,30 @@ class Unfinished:
             work=work,
         )
 
-    def _together(self, rest: Rest) -> list[slice]:
-        """Which words compete for pixels. Referring expressions may overlap, so each has a CRF of its own."""
-        count = len(rest.labels)
-        if self.recipe.mode is Mode.SEMANTIC:
-            return [slice(count)] if count else []
-        return [slice(k, k + 1) for k in range(count)]
+    @property
+    def _alone(self) -> bool:
+        """Whether each word has a CRF of its own, as referring expressions may overlap."""
+        return self.recipe.mode is Mode.REFER
 
-    def _masks(self, rest: Rest, together: list[slice]) -> Iterator[Mask]:
-        height, width = self.image.shape[:2]
+    def _masks(self, rest: Rest) -> Iterator[Mask]:
+        """At the user's size, those that are not empty."""
+        for label, score, (mask, source) in zip(rest.labels, rest.scores, self._refined(rest), strict=True):
+            whole = enlarge_mask(mask, self.size)
+            if whole.any():
+                yield _mask(label, score, whole, source)
+
+    def _refined(self, rest: Rest) -> Iterator[tuple[Bool[np.ndarray, "h w"], Source]]:
+        """One by one where SAM has no say: a thousand masks of a large picture are a gigabyte."""
+        if rest.sheets is None:
+            raise ValueError("the CRF was not run")
+        masks = (crf.mask_of(rest.sheets, k, alone=self._alone) for k in range(len(rest.labels)))
+        if not self.regions:
+            for mask in masks:
+                yield mask, Source.CRF
+            return
+        together = ([mask] for mask in masks) if self._alone else iter([list(masks)] if rest.labels else [])
         for some in together:
-            cams = np.stack([enlarge(cam, height, width) for cam in rest.cams[some]])
-            sharp = crf.sharpen(self.image, cams, self.recipe, bg_factor=rest.bg_factor)
-            best, sources = ensemble(sharp, self.regions, self.recipe)
-            for label, score, mask, source in zip(rest.labels[some], rest.scores[some], best, sources, strict=True):
-                whole = enlarge_mask(mask, self.size)
-                if whole.any():
-                    yield _mask(label, score, whole, source)
+            yield from zip(*ensemble(np.stack(some), self.regions, self.recipe), strict=True)
 
 
 def _mask(label: str, score: float, mask: Bool[np.ndarray, "h w"], source: Source) -> Mask:

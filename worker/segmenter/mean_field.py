@@ -1,0 +1,199 @@
+"""Mean-field inference of a fully connected Potts model over permutohedral lattices, as pydensecrf does it.
+
+Each iteration: Q_k <- softmax(-U_k + sum of the kernels' filtered Q_k). Two things make it cheaper, not different:
+
+- The Q of a pixel sum to 1 and a filter is linear, so the background's is the filtered ones less all words'. It is
+  never stored: the energy that is kept of word k is relative to it.
+- A filter knows no channels. Words are filtered a few at a time in place, so that memory holds one Q whatever they are.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8, UInt16
+
+from car.recipe import Recipe
+from worker.segmenter.arrays import Array, Arrays
+from worker.segmenter.permutohedral import Lattice, build
+
+Labels = UInt8[np.ndarray, "m h w"] | UInt16[np.ndarray, "m h w"]
+"""Who has each pixel: 0 the background, k the k-th word. One sheet where words compete, else one a word (0 or 1)."""
+
+_AT_ONCE = 24
+"""Words filtered together. Tables of more rows leave the caches, those of fewer read the lattice too often."""
+_LEAST = 1e-5
+_STEEP = 40.0
+"""Sum of the kernels' weights from which exp() may overflow unless the greatest is subtracted first."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Both kernels of one picture: for all its words, passes and iterations."""
+
+    arrays: Arrays
+    size: tuple[int, int]
+    kernels: tuple[Lattice, ...]
+    iterations: int
+    steep: bool
+
+    @classmethod
+    def over(cls, arrays: Arrays, appearance: UInt8[np.ndarray, "h w 3"], recipe: Recipe) -> "Field":
+        """Raises: LatticeTooFine."""
+        height, width = appearance.shape[:2]
+        pixel = arrays.arange(height * width)
+        x, y = arrays.real(pixel % width), arrays.real(pixel // width)
+        colours = arrays.real(arrays.take_in(np.ascontiguousarray(appearance)).reshape(-1, 3))
+        near, far = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
+        seen = [colours[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
+        kernels = (
+            build(arrays, [x / near, y / near], recipe.crf_gaussian_compat),
+            build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat),
+        )
+        steep = recipe.crf_gaussian_compat + recipe.crf_bilateral_compat > _STEEP
+        return cls(arrays, (height, width), kernels, recipe.crf_iterations, steep)
+
+    def filter(self, table: Array) -> Array:
+        """Sum of the kernels, each with its weight, of (pixels, channels)."""
+        total = self.kernels[0].filter(table)
+        total += self.kernels[1].filter(table)
+        return total
+
+    def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, alone: bool) -> Labels:
+        """Labels of the last iteration. `alone`: each word against the background by itself."""
+        if not len(cams):
+            return np.zeros((0 if alone else 1, *self.size), np.uint8)
+        inference = (_Alone if alone else _Together)(self, _Evidence(self, cams, bg_factor, alone=alone))
+        for _ in range(self.iterations):
+            inference.step()
+        labels: Labels = inference.labels().reshape(-1, *self.size)
+        return labels
+
+    @property
+    def ones(self) -> Array:
+        """The filtered Q of all labels together: (pixels, 1)."""
+        return self.filter(self.arrays.full(1.0, self.size[0] * self.size[1], 1))
+
+
+@dataclass
+class _Evidence:
+    """U_background - U_k, from the CAMs at the grid's size: enlarged anew each time where there are many."""
+
+    field: Field
+    cams: Float[np.ndarray, "n rows columns"]
+    bg_factor: float
+    alone: bool
+    blocks: list[slice] = field(init=False)
+    _background: Array = field(init=False, default=None)
+    _kept: Array = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        n = len(self.cams)
+        self.blocks = [slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE)]
+        if not self.alone:
+            arrays, greatest = self.field.arrays, None
+            for block in self.blocks:
+                top = arrays.top(self._enlarged(block))[0][:, None]
+                greatest = top if greatest is None else arrays.maximum(greatest, top)
+            self._background = self._log(1 - greatest, self.bg_factor)
+
+    def of(self, block: slice) -> Array:
+        """(pixels, words of the block); to be read."""
+        if self._kept is not None:
+            return self._kept
+        cams = self._enlarged(block)
+        background = self._log(1 - cams, self.bg_factor) if self.alone else self._background
+        cams = self._log(cams, 1.0)
+        cams -= background
+        if len(self.blocks) == 1:
+            self._kept = cams
+        return cams
+
+    def _log(self, probabilities: Array, power: float) -> Array:
+        raised = probabilities if power == 1 else probabilities**power
+        return self.field.arrays.log_(raised.clip(_LEAST, 1.0))
+
+    def _enlarged(self, block: slice) -> Array:
+        arrays = self.field.arrays
+        return arrays.enlarged(arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32)), *self.field.size)
+
+
+@dataclass
+class _Together:
+    """Words that compete for each pixel. The energies are kept less what all words have in common."""
+
+    field: Field
+    evidence: _Evidence
+
+    def __post_init__(self) -> None:
+        self.ones = self.field.ones
+        self.background = self.ones * 0
+        """Its energy."""
+        self.energies = [self.evidence.of(block) + 0 for block in self.evidence.blocks]
+
+    def step(self) -> None:
+        arrays = self.field.arrays
+        self._normalise()
+        self.background = self.ones + 0
+        for k, block in enumerate(self.evidence.blocks):
+            self.energies[k] = self.field.filter(self.energies[k])
+            self.background -= arrays.sums(self.energies[k])[:, None]
+            self.energies[k] += self.evidence.of(block)
+
+    def _normalise(self) -> None:
+        """Energies to Q in place."""
+        arrays = self.field.arrays
+        if self.field.steep:
+            peak = self.background
+            for energies in self.energies:
+                peak = arrays.maximum(peak, arrays.top(energies)[0][:, None])
+            for k in range(len(self.energies)):
+                self.energies[k] -= peak
+            self.background = self.background - peak
+        total = arrays.exp_(self.background)
+        for energies in self.energies:
+            total += arrays.sums(arrays.exp_(energies))[:, None]
+        for k in range(len(self.energies)):
+            self.energies[k] /= total
+
+    def labels(self) -> Any:  # noqa: ANN401 - numpy
+        arrays = self.field.arrays
+        best = self.background[:, 0]
+        who = arrays.whole(best * 0)
+        for block, energies in zip(self.evidence.blocks, self.energies, strict=True):
+            top, column = arrays.top(energies)
+            who = arrays.where(top > best, column + (block.start + 1), who)
+            best = arrays.maximum(best, top)
+        return _small(arrays.give_out(who), len(self.evidence.cams))
+
+
+@dataclass
+class _Alone:
+    """Words each with a field of its own, which is the same field."""
+
+    field: Field
+    evidence: _Evidence
+
+    def __post_init__(self) -> None:
+        self.ones = self.field.ones
+        self.energies = [self.evidence.of(block) + 0 for block in self.evidence.blocks]
+
+    def step(self) -> None:
+        arrays = self.field.arrays
+        for k, block in enumerate(self.evidence.blocks):
+            # What e^80 divides is 0 in float32, and no label hangs on it.
+            odds = arrays.exp_((-self.energies[k]).clip(-80.0, 80.0))
+            odds += 1
+            energies = self.field.filter(1 / odds)
+            energies *= 2
+            energies -= self.ones
+            energies += self.evidence.of(block)
+            self.energies[k] = energies
+
+    def labels(self) -> Any:  # noqa: ANN401 - numpy
+        arrays = self.field.arrays
+        return np.concatenate([_small(arrays.give_out((energies > 0).T), 1) for energies in self.energies])
+
+
+def _small(labels: Any, most: int) -> Any:  # noqa: ANN401 - numpy
+    return labels.astype(np.min_scalar_type(most))
