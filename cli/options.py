@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from car.crf_by import CrfBy
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary, parse_labels, parse_labels_file
 from cli.errors import WrongUse
@@ -85,6 +86,14 @@ Sam = Annotated[
     ),
 ]
 OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODELS)]
+ByWhom = Annotated[
+    CrfBy,
+    typer.Option(
+        "--crf",
+        help="Who computes the CRF; auto: lattice on CUDA, on a CPU the faster. Masks are the same.",
+        rich_help_panel=_MODELS,
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from car.crf_by import CrfBy
 from car.vocabulary import Label
 from cli.errors import WrongUse
 from cli.model_choice import DEMO, ModelChoice, demo_folder, load, load_sam
 from cli.options import (
     Background,
+    ByWhom,
     ClassifierModel,
     Device,
     Labels,
@@ -85,6 +87,7 @@ def segment(
     classifier_model: ClassifierModel = None,
     sam: Sam = None,
     device: OnDevice = Device.AUTO,
+    crf: ByWhom = CrfBy.AUTO,
     json: Json = None,
     masks: Masks = None,
     overlay: Overlay = None,
@@ -122,7 +125,7 @@ def segment(
         find_regions, digests = load_sam(choice, recipe, device)
         from cli.segmenting import Run
 
-    run = Run(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests)
+    run = Run(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests, crf)
     run.over(paths)
     failed = missing + run.failed
     report.total(run.done, failed)

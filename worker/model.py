@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from car.crf_by import CrfBy
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 from car.weights_digest import weights_digest
@@ -32,7 +33,12 @@ and the weights by role.
 
 
 def load_model(
-    models: Places | None, *, device: str = "auto", batch: int = 0, loaded: Loaded | None = None
+    models: Places | None,
+    *,
+    device: str = "auto",
+    batch: int = 0,
+    crf_by: CrfBy = CrfBy.AUTO,
+    loaded: Loaded | None = None,
 ) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
     `batch` 0: as many pictures at once as suit the device. `loaded` is called for each pair, once.
@@ -48,7 +54,7 @@ def load_model(
         raise DeviceMissing("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
-    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded)
+    model = ClipModel(models, where, batches, batch or max(batches.images, _AT_ONCE), loaded, crf_by=crf_by)
     model.load(Recipe())
     return model
 
@@ -64,6 +70,7 @@ class ClipModel:
     batches: Batches
     batch: int
     loaded: Loaded | None = field(default=None, repr=False)
+    crf_by: CrfBy = CrfBy.AUTO
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property
@@ -87,7 +94,9 @@ class ClipModel:
         places = self._places(recipe)
         if places not in self._pairs:
             pair = load_pair(places.proposal, places.classifier, device=self.where)
-            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, time.perf_counter)
+            self._pairs[places] = Segmenter(
+                pair.proposal, pair.classifier, self.batches, time.perf_counter, crf_by=self.crf_by
+            )
             self._tell(replace(recipe, sam=False))
         segmenter = self._pairs[places]
         if recipe.sam and segmenter.sam is None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from car.crf_by import CrfBy
 from db.settings import EngineSettings
 
 
@@ -17,6 +18,11 @@ class WorkerSettings(EngineSettings):
     )
     batch: int = Field(
         default=0, ge=0, le=256, alias="CAR_BATCH", description="pictures that are segmented together; 0: by device"
+    )
+    crf_by: CrfBy = Field(
+        default=CrfBy.AUTO,
+        alias="CAR_CRF",
+        description="who computes the CRF: pydensecrf or lattice; auto: lattice on CUDA, on a CPU the faster",
     )
     lease_seconds: float = Field(
         default=30.0, ge=1, le=3600, alias="CAR_LEASE_SECONDS", description="a silent worker's pictures go on after it"

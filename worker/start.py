@@ -33,7 +33,13 @@ def make_pipeline(
     return Pipeline(
         engine=engine,
         objects=objects,
-        model=load_model(models, device=settings.device, batch=settings.batch, loaded=partial(_tell, engine)),
+        model=load_model(
+            models,
+            device=settings.device,
+            batch=settings.batch,
+            crf_by=settings.crf_by,
+            loaded=partial(_tell, engine),
+        ),
         finish=Finishers(processes=settings.finish_processes),
         name=name,
         limits=Limits(

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from car.crf_by import CrfBy
 from car.presets import preset
 from car.recipe import Arithmetic, Crf, Recipe
 from worker.segmenter import crf
 from worker.segmenter.arrays import Arrays, HostArrays
-from worker.segmenter.crf import Competition, CrfBy, appearance, by_lattice
+from worker.segmenter.crf import Competition, appearance, by_lattice
 from worker.segmenter.device_arrays import DeviceArrays
 
 VOC = preset("voc")

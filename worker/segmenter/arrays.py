@@ -76,8 +76,11 @@ class Arrays(Protocol):
     def log_(self, array: Array) -> Array:
         """In place."""
 
-    def top(self, array: Array) -> Array:
-        """Greatest of each row."""
+    def sums(self, table: Array) -> Array:
+        """Of each row."""
+
+    def top(self, table: Array) -> tuple[Array, Array]:
+        """The greatest of each row, and the first column that has it."""
 
     def maximum(self, a: Array, b: Array) -> Array: ...
 
@@ -145,8 +148,15 @@ class HostArrays:
     def log_(self, array: Array) -> Array:
         return np.log(array, out=array)
 
-    def top(self, array: Array) -> Array:
-        return array.max(1)
+    def sums(self, table: Array) -> Array:
+        return np.einsum("ij->i", table)  # five times as quick as sum(1) of short rows
+
+    def top(self, table: Array) -> tuple[Array, Array]:
+        best, who = table[:, 0].copy(), np.zeros(len(table), np.int64)
+        for column in range(1, table.shape[1]):  # quicker than max(1), as above
+            who[table[:, column] > best] = column
+            np.maximum(best, table[:, column], out=best)
+        return best, who
 
     def maximum(self, a: Array, b: Array) -> Array:
         return np.maximum(a, b)

@@ -5,13 +5,13 @@ Who computes it is a choice that changes no recipe: pydensecrf is the reference,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from pydensecrf import densecrf
 
+from car.crf_by import CrfBy
 from car.recipe import Arithmetic, Crf, Recipe
 from worker.segmenter.arrays import Arrays, HostArrays
 from worker.segmenter.mean_field import Field, Labels
@@ -25,16 +25,6 @@ _FEW_WORDS = 6
 """That compete: up to so many our lattices are no slower than pydensecrf on one core, see decision 11."""
 _MOST_BYTES = 2**30
 """Of pydensecrf's tables, of which it holds five at a time."""
-
-
-class CrfBy(StrEnum):
-    """Who computes the CRF."""
-
-    AUTO = "auto"
-    """The device that has the models or, on a CPU, the faster; our lattices where pydensecrf would want much memory."""
-    PYDENSECRF = "pydensecrf"
-    LATTICE = "lattice"
-    """worker.segmenter.mean_field."""
 
 
 @dataclass(frozen=True)

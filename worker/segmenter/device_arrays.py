@@ -13,8 +13,8 @@ from worker.segmenter.arrays import Array
 
 @dataclass(frozen=True)
 class _Rows:
-    """A CSR matrix as embedding_bag reads it, which on a CPU outruns torch's sparse product by a fifth to a half, and on
-    a device is one kernel that sums each row in order, without atomics.
+    """A CSR matrix as embedding_bag reads it: on a device one kernel that sums each row in order, without atomics; on a
+    CPU quicker than torch's sparse product by a fifth to a half.
     """
 
     starts: Tensor
@@ -96,8 +96,12 @@ class DeviceArrays:
     def log_(self, array: Array) -> Array:
         return array.log_()
 
-    def top(self, array: Array) -> Array:
-        return array.amax(1)
+    def sums(self, table: Array) -> Array:
+        return table.sum(1)
+
+    def top(self, table: Array) -> tuple[Tensor, Tensor]:
+        best, who = table.max(1)
+        return best, who
 
     def maximum(self, a: Array, b: Array) -> Tensor:
         return torch.maximum(a, b)

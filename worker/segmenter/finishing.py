@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from car import rle
+from car.crf_by import CrfBy
 from car.recipe import Mode, Recipe
 from car.segmentation import Mask, Segmentation, Source, Step, StopReason, Work
 from worker.segmenter import crf
 from worker.segmenter.arrays import Arrays
-from worker.segmenter.crf import Competition, CrfBy
+from worker.segmenter.crf import Competition
 from worker.segmenter.ensembling import Regions, ensemble
 from worker.segmenter.mean_field import Labels
 from worker.segmenter.sizes import Image, enlarge_mask
@@ -62,17 +63,19 @@ class Unfinished:
     crf_by: CrfBy = CrfBy.AUTO
     """Who computes the CRF, where it was not run already."""
 
-    def sharpened(self, arrays: Arrays | None = None) -> "Unfinished":
+    def sharpened(self, arrays: Arrays | None = None, clock: Clock | None = None) -> "Unfinished":
         """With the CRF run: on a device, where `arrays` are its. What is left then is quick.
 
         The picture's passes and words share what hangs on the picture alone.
         """
         if all(rest.sheets is not None for rest in self.rests):
             return self
+        start = clock() if clock else 0.0
         competitions = [Competition(rest.cams, rest.bg_factor) for rest in self.rests]
         sheets = crf.label(self.image, competitions, self.recipe, alone=self._alone, by=self.crf_by, arrays=arrays)
         rests = tuple(replace(rest, sheets=some) for rest, some in zip(self.rests, sheets, strict=True))
-        return replace(self, rests=rests)
+        took = {"crf_ms": (clock() - start) * 1000} if clock else {}
+        return replace(self, rests=rests, timings=dict(self.timings) | took)
 
     def finish(self, clock: Clock | None = None) -> Segmentation:
         """CAMs to masks at the user's size, run-length coded. Same bits in every process."""

@@ -1,9 +1,9 @@
 """Mean-field inference of a fully connected Potts model over permutohedral lattices, as pydensecrf does it.
 
-Each iteration  Q_k <- softmax(-U_k + sum of the kernels' filtered Q_k).  Two things make it cheaper and change no label:
+Each iteration: Q_k <- softmax(-U_k + sum of the kernels' filtered Q_k). Two things make it cheaper, not different:
 
-- The Q of a pixel sum to 1 and a filter is linear, so the background's is the filtered ones less all other words'. It is
-  never stored: E_k, what is kept of word k, is relative to it.
+- The Q of a pixel sum to 1 and a filter is linear, so the background's is the filtered ones less all words'. It is
+  never stored: the energy that is kept of word k is relative to it.
 - A filter knows no channels. Words are filtered a few at a time in place, so that memory holds one Q whatever they are.
 """
 
@@ -93,7 +93,7 @@ class _Evidence:
         if not self.alone:
             arrays, greatest = self.field.arrays, None
             for block in self.blocks:
-                top = arrays.top(self._enlarged(block))[:, None]
+                top = arrays.top(self._enlarged(block))[0][:, None]
                 greatest = top if greatest is None else arrays.maximum(greatest, top)
             self._background = self._log(1 - greatest, self.bg_factor)
 
@@ -120,51 +120,49 @@ class _Evidence:
 
 @dataclass
 class _Together:
-    """Words that compete for each pixel."""
+    """Words that compete for each pixel. The energies are kept less what all words have in common."""
 
     field: Field
     evidence: _Evidence
 
     def __post_init__(self) -> None:
         self.ones = self.field.ones
+        self.background = self.ones * 0
+        """Its energy."""
         self.energies = [self.evidence.of(block) + 0 for block in self.evidence.blocks]
 
     def step(self) -> None:
+        arrays = self.field.arrays
         self._normalise()
-        blocks = list(enumerate(self.evidence.blocks))
-        shared = -self.ones
-        for k, block in blocks:
+        self.background = self.ones + 0
+        for k, block in enumerate(self.evidence.blocks):
             self.energies[k] = self.field.filter(self.energies[k])
-            shared += self.energies[k].sum(1)[:, None]
+            self.background -= arrays.sums(self.energies[k])[:, None]
             self.energies[k] += self.evidence.of(block)
-        for k, _ in blocks:
-            self.energies[k] += shared
 
     def _normalise(self) -> None:
-        """E to Q in place."""
+        """Energies to Q in place."""
         arrays = self.field.arrays
-        nothing: Array = self.ones * 0
         if self.field.steep:
-            peak = nothing
+            peak = self.background
             for energies in self.energies:
-                peak = arrays.maximum(peak, arrays.top(energies)[:, None])
+                peak = arrays.maximum(peak, arrays.top(energies)[0][:, None])
             for k in range(len(self.energies)):
                 self.energies[k] -= peak
-            nothing = nothing - peak
-        total = arrays.exp_(nothing)
+            self.background = self.background - peak
+        total = arrays.exp_(self.background)
         for energies in self.energies:
-            total += arrays.exp_(energies).sum(1)[:, None]
+            total += arrays.sums(arrays.exp_(energies))[:, None]
         for k in range(len(self.energies)):
             self.energies[k] /= total
 
     def labels(self) -> Any:  # noqa: ANN401 - numpy
         arrays = self.field.arrays
-        best = self.ones[:, 0] * 0
-        who = arrays.whole(best)
+        best = self.background[:, 0]
+        who = arrays.whole(best * 0)
         for block, energies in zip(self.evidence.blocks, self.energies, strict=True):
-            top = arrays.top(energies)
-            better = top > best
-            who[better] = energies.argmax(1)[better] + (block.start + 1)
+            top, column = arrays.top(energies)
+            who = arrays.where(top > best, column + (block.start + 1), who)
             best = arrays.maximum(best, top)
         return _small(arrays.give_out(who), len(self.evidence.cams))
 

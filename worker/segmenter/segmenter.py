@@ -3,17 +3,19 @@
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from car.crf_by import CrfBy
 from car.recipe import Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
+from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
@@ -56,6 +58,8 @@ class Segmenter:
     clock: Clock | None = None
     sam: FindRegions | None = None
     """Asked for recipes that have SAM on, and for no others."""
+    crf_by: CrfBy = CrfBy.AUTO
+    """On CUDA all but pydensecrf run there, before a picture leaves `recur`."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
 
     def segment(
@@ -110,7 +114,7 @@ class Segmenter:
                 for run, rest in zip(runs, rests, strict=True):
                     run.rest(plan, rest, vocabulary)
             self._find_regions(runs, recipe, watch)
-            done |= {run.index: run.unfinished(vocabulary, recipe, watch.times) for run in runs}
+            done |= {run.index: self._sharpened(run.unfinished(vocabulary, recipe, watch.times)) for run in runs}
         return [done[index] for index in range(len(images))]
 
     def _run(
@@ -134,6 +138,13 @@ class Segmenter:
         with watch.over("sam_ms"):
             for run in runs:
                 run.regions = self.sam(run.image, recipe) if run.anything_left else ()
+
+    def _sharpened(self, unfinished: Unfinished) -> Unfinished:
+        """The CRF on the device that has the models. A CPU runs it when it finishes the picture."""
+        unfinished, device = replace(unfinished, crf_by=self.crf_by), self.proposal.device
+        if device.type != "cuda" or self.crf_by is CrfBy.PYDENSECRF:
+            return unfinished
+        return unfinished.sharpened(DeviceArrays(device), self.clock)
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))
