@@ -50,14 +50,15 @@ def build(arrays: Arrays, features: Sequence[Array], weight: float) -> Lattice:
     """
     d, pixels = len(features), len(features[0])
     corners = _corners(arrays, features)
-    blocks, points, by_point = _points(arrays, corners)
-    count = sum(len(block) for block in blocks)
-    blur = tuple(_blur_matrix(arrays, _next_along(arrays, axis, blocks, corners.steps), count) for axis in range(d + 1))
-    starts, where, corner = by_point
-    weights = corners.weights
-    back_starts, back = arrays.index(arrays.arange(pixels + 1) * (d + 1)), points.reshape(-1)
-    splat_values = weights[where, corner]
-    splat = arrays.matrix(starts, arrays.index(where), splat_values, pixels)
+    found = _points(arrays, corners)
+    count = sum(len(block) for block in found.blocks)
+    blur = tuple(
+        _blur_matrix(arrays, _next_along(arrays, axis, found.blocks, corners.steps), count) for axis in range(d + 1)
+    )
+    back_starts, back = arrays.index(arrays.arange(pixels + 1) * (d + 1)), found.of_pixels.reshape(-1)
+    where, weights = arrays.index(found.pixels), corners.weights
+    splat_values = weights.reshape(-1)[found.corners]
+    splat = arrays.matrix(found.starts, where, splat_values, pixels)
     alpha = float(np.float32(1 / (1 + 2.0**-d)))
     ones = arrays.full(1.0, pixels, 1)
     raw = _filter(arrays, splat, blur, arrays.matrix(back_starts, back, weights.reshape(-1), count), ones)[:, 0]
@@ -65,8 +66,8 @@ def build(arrays: Arrays, features: Sequence[Array], weight: float) -> Lattice:
     slice_values = weights * (norm * (alpha * weight))[:, None]
     return Lattice(
         arrays,
-        splat=arrays.matrix(starts, arrays.index(where), splat_values * norm[where], pixels),
-        blur=tuple(blur),
+        splat=arrays.matrix(found.starts, where, splat_values * norm[found.pixels], pixels),
+        blur=blur,
         slice=arrays.matrix(back_starts, back, slice_values.reshape(-1), count),
         points=count,
         entries=2 * pixels * (d + 1) + sum(int(axis.nnz) for axis in blur),
@@ -88,8 +89,8 @@ class _Corners:
     """Of its corner of remainder 0, as one number: coordinates over d + 1 in a mixed radix."""
     steps: tuple[int, ...]
     """What one coordinate's next value adds to a key."""
-    rank: Sequence[Array]
-    """Place of each coordinate in the falling order of the differences from that corner."""
+    turns: Array
+    """(pixels, d + 1): the step of the coordinate by which the way round the corners goes on, in falling order."""
     weights: Array
     """Barycentric: (pixels, d + 1), by remainder."""
 
@@ -109,16 +110,18 @@ def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
         turn = arrays.real(rank[i] < 0) - arrays.real(rank[i] > d)
         rank[i] += turn * (d + 1)
         near[i] += turn
-    rank = [arrays.whole(one) for one in rank]
-    ordered, pixel = arrays.empty(pixels, d + 1), arrays.arange(pixels)
-    for value, whole, place in zip(lifted, near, rank, strict=True):
-        ordered[pixel, d - place] = (value - whole * (d + 1)) * down
-    weights = arrays.full(0.0, pixels, d + 1)
-    weights += ordered
+    key, steps = _packed(arrays, near[:d])
+    ordered, turns = arrays.empty(pixels * (d + 1)), arrays.arange(pixels * (d + 1))
+    last = arrays.arange(pixels) * (d + 1) + d
+    for value, whole, place, step in zip(lifted, near, rank, [*steps, 0], strict=True):
+        at = last - arrays.whole(place)
+        ordered[at] = (value - whole * (d + 1)) * down
+        turns[at] = step
+    ordered = ordered.reshape(pixels, d + 1)
+    weights = ordered + 0
     weights[:, 1:] -= ordered[:, :-1]
     weights[:, 0] += 1 - ordered[:, d]
-    key, steps = _packed(arrays, near[:d])
-    return _Corners(key, steps, rank, weights)
+    return _Corners(key, steps, turns.reshape(pixels, d + 1), weights)
 
 
 def _elevated(features: Sequence[Array]) -> list[Array]:
@@ -140,40 +143,58 @@ def _packed(arrays: Arrays, near: Sequence[Array]) -> tuple[Array, tuple[int, ..
     steps = [1]
     for low, high in zip(lows[:0:-1], highs[:0:-1], strict=True):
         steps.insert(0, steps[0] * (high - low + 1))
-    if math.log2(steps[0]) + math.log2(highs[0] - lows[0] + 1) + math.log2(len(near[0])) >= _INT64_BITS:
+    if math.log2(steps[0]) + math.log2(highs[0] - lows[0] + 1) + len(near[0]).bit_length() >= _INT64_BITS:
         raise LatticeTooFine("the CRF's deviations are too small for its lattice")
     parts = [(arrays.whole(value) - low) * step for value, low, step in zip(near, lows, steps, strict=True)]
     return sum(parts[1:], parts[0]), tuple(steps)
 
 
-def _points(arrays: Arrays, corners: _Corners) -> tuple[list[Array], Array, tuple[Array, Array, Array]]:
-    """The lattice's points by remainder (sorted keys), each pixel's points (pixels, d + 1), and each point's pixels."""
-    d, pixels = len(corners.steps), len(corners.key)
-    pixel = arrays.arange(pixels)
-    blocks, count = [], 0
-    points = arrays.places(pixels, d + 1)
-    starts, where, corner = [], [], []
+@dataclass(frozen=True)
+class _Points:
+    """Of the lattice: those that pixels touch."""
+
+    blocks: Sequence[Array]
+    """Sorted keys by remainder, in the order in which the points are numbered."""
+    of_pixels: Array
+    """(pixels, d + 1): numbers of each pixel's points, by remainder."""
+    starts: Array
+    """Where each point's entries begin in the two below."""
+    pixels: Array
+    corners: Array
+    """Entries of a table (pixels, d + 1)."""
+
+
+def _points(arrays: Arrays, corners: _Corners) -> _Points:
+    d, count = len(corners.steps), 0
+    pixels = len(corners.key)
+    bits = pixels.bit_length()
+    pixel, low, key = arrays.arange(pixels), (1 << bits) - 1, corners.key
+    blocks, of_pixels, starts, where, corner = [], [], [], [], []
     for remainder in range(d + 1):
-        keys = corners.key + 0
-        for step, rank in zip(corners.steps, corners.rank, strict=False):
-            keys -= (rank > d - remainder) * step
+        if remainder:
+            key = key - corners.turns[:, remainder - 1]
         # Pixel and key in one number: the order is the same on every machine, and one sort of plain numbers is quick.
-        both = arrays.sorted(keys * pixels + pixel)
-        keys = both // pixels
-        mine = both - keys * pixels
+        both = arrays.sorted((key << bits) + pixel)
+        keys, mine = both >> bits, both & low
         first = arrays.no(pixels)
         first[0] = True
         first[1:] = keys[1:] != keys[:-1]
-        begin = arrays.arange(pixels)[first]
-        points[mine, remainder] = arrays.index(first.cumsum(0) + (count - 1))
+        begin, numbers = pixel[first], arrays.places(pixels)
+        numbers[mine] = arrays.index(first.cumsum(0) + (count - 1))
         blocks.append(keys[begin])
+        of_pixels.append(numbers)
         starts.append(begin + remainder * pixels)
         where.append(mine)
-        corner.append(mine * 0 + remainder)
+        corner.append(mine * (d + 1) + remainder)
         count += len(begin)
     end = arrays.arange(1) + (d + 1) * pixels
-    together = arrays.index(arrays.concatenate([*starts, end]))
-    return blocks, points, (together, arrays.concatenate(where), arrays.concatenate(corner))
+    return _Points(
+        blocks,
+        arrays.columns(of_pixels),
+        arrays.index(arrays.concatenate([*starts, end])),
+        arrays.concatenate(where),
+        arrays.concatenate(corner),
+    )
 
 
 def _next_along(arrays: Arrays, axis: int, blocks: Sequence[Array], steps: Sequence[int]) -> Array:
@@ -192,17 +213,18 @@ def _next_along(arrays: Arrays, axis: int, blocks: Sequence[Array], steps: Seque
 def _blur_matrix(arrays: Arrays, after: Array, count: int) -> Matrix:
     """A point's own value and half of its neighbours'."""
     own = arrays.arange(count)
-    has_after, has_before, before = after >= 0, arrays.no(count), arrays.places(count)
-    has_before[after[has_after]] = True
-    before[after[has_after]] = arrays.index(own[has_after])
-    ends = (1 + arrays.whole(has_after) + arrays.whole(has_before)).cumsum(0)
+    source = own[after >= 0]
+    target = after[source]
+    many = own * 0 + 1
+    many[source] += 1
+    many[target] += 1
     starts = arrays.places(count + 1)
     starts[0] = 0
-    starts[1:] = arrays.index(ends)
-    entries = int(ends[-1])
+    starts[1:] = arrays.index(many.cumsum(0))
+    entries = int(starts[-1])
     indices, values = arrays.places(entries), arrays.full(0.5, entries)
-    begin = starts[:-1]
+    begin, end = starts[:-1], starts[1:]
     indices[begin], values[begin] = arrays.index(own), 1.0
-    indices[begin[has_after] + 1] = arrays.index(after[has_after])
-    indices[ends[has_before] - 1] = before[has_before]
+    indices[begin[source] + 1] = arrays.index(target)
+    indices[end[target] - 1] = arrays.index(source)
     return arrays.matrix(starts, indices, values, count)
