@@ -90,7 +90,7 @@ ByWhom = Annotated[
     CrfBy,
     typer.Option(
         "--crf",
-        help="Who computes the CRF; auto: lattice on CUDA, on a CPU the faster. Masks are the same.",
+        help="Who computes the CRF: ours, or pydensecrf, the reference on the CPU. Masks are the same.",
         rich_help_panel=_MODELS,
     ),
 ]

@@ -87,7 +87,7 @@ def segment(
     classifier_model: ClassifierModel = None,
     sam: Sam = None,
     device: OnDevice = Device.AUTO,
-    crf: ByWhom = CrfBy.AUTO,
+    crf: ByWhom = CrfBy.LATTICE,
     json: Json = None,
     masks: Masks = None,
     overlay: Overlay = None,

@@ -40,7 +40,7 @@ class Run:
     sam: FindRegions | None
     digests: dict[str, str]
     """Role to sha256, of every model that the recipe uses."""
-    crf_by: CrfBy = CrfBy.AUTO
+    crf_by: CrfBy = CrfBy.LATTICE
     failed: list[str] = field(default_factory=list)
     """Paths of files without a result."""
     done: int = 0

@@ -37,7 +37,7 @@ def load_model(
     *,
     device: str = "auto",
     batch: int = 0,
-    crf_by: CrfBy = CrfBy.AUTO,
+    crf_by: CrfBy = CrfBy.LATTICE,
     loaded: Loaded | None = None,
 ) -> "ClipModel":
     """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
@@ -70,7 +70,7 @@ class ClipModel:
     batches: Batches
     batch: int
     loaded: Loaded | None = field(default=None, repr=False)
-    crf_by: CrfBy = CrfBy.AUTO
+    crf_by: CrfBy = CrfBy.LATTICE
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property

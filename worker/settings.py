@@ -20,9 +20,9 @@ class WorkerSettings(EngineSettings):
         default=0, ge=0, le=256, alias="CAR_BATCH", description="pictures that are segmented together; 0: by device"
     )
     crf_by: CrfBy = Field(
-        default=CrfBy.AUTO,
+        default=CrfBy.LATTICE,
         alias="CAR_CRF",
-        description="who computes the CRF: pydensecrf or lattice; auto: lattice on CUDA, on a CPU the faster",
+        description="who computes the CRF: lattice (ours, on the device) or pydensecrf (the reference, on the CPU)",
     )
     lease_seconds: float = Field(
         default=30.0, ge=1, le=3600, alias="CAR_LEASE_SECONDS", description="a silent worker's pictures go on after it"

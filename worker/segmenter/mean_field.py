@@ -46,18 +46,17 @@ class Field:
         colours = arrays.real(arrays.take_in(np.ascontiguousarray(appearance)).reshape(-1, 3))
         near, far = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
         seen = [colours[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
-        kernels = (
-            build(arrays, [x / near, y / near], recipe.crf_gaussian_compat),
-            build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat),
-        )
+        bilateral = build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat)
+        gaussian = build(arrays, [x / near, y / near], recipe.crf_gaussian_compat, bilateral.order)
         steep = recipe.crf_gaussian_compat + recipe.crf_bilateral_compat > _STEEP
-        return cls(arrays, (height, width), kernels, recipe.crf_iterations, steep)
+        return cls(arrays, (height, width), (gaussian, bilateral), recipe.crf_iterations, steep)
 
     def filter(self, table: Array) -> Array:
         """Sum of the kernels, each with its weight, of (pixels, channels)."""
+        channels, table = table.shape[1], self.arrays.padded(table)
         total = self.kernels[0].filter(table)
         total += self.kernels[1].filter(table)
-        return total
+        return total[:, :channels]
 
     def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, alone: bool) -> Labels:
         """Labels of the last iteration. `alone`: each word against the background by itself."""
@@ -66,8 +65,10 @@ class Field:
         inference = (_Alone if alone else _Together)(self, _Evidence(self, cams, bg_factor, alone=alone))
         for _ in range(self.iterations):
             inference.step()
-        labels: Labels = inference.labels().reshape(-1, *self.size)
-        return labels
+        found = inference.labels()
+        labels: Labels = np.empty_like(found)
+        labels[:, self.arrays.give_out(self.kernels[1].order)] = found
+        return labels.reshape(-1, *self.size)
 
     @property
     def ones(self) -> Array:
@@ -115,7 +116,8 @@ class _Evidence:
 
     def _enlarged(self, block: slice) -> Array:
         arrays = self.field.arrays
-        return arrays.enlarged(arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32)), *self.field.size)
+        cams = arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32))
+        return arrays.enlarged(cams, *self.field.size)[self.field.kernels[1].order]
 
 
 @dataclass
@@ -164,7 +166,7 @@ class _Together:
             top, column = arrays.top(energies)
             who = arrays.where(top > best, column + (block.start + 1), who)
             best = arrays.maximum(best, top)
-        return _small(arrays.give_out(who), len(self.evidence.cams))
+        return _small(arrays.give_out(who[None]), len(self.evidence.cams))
 
 
 @dataclass

@@ -58,8 +58,8 @@ class Segmenter:
     clock: Clock | None = None
     sam: FindRegions | None = None
     """Asked for recipes that have SAM on, and for no others."""
-    crf_by: CrfBy = CrfBy.AUTO
-    """On CUDA all but pydensecrf run there, before a picture leaves `recur`."""
+    crf_by: CrfBy = CrfBy.LATTICE
+    """On CUDA the lattices run there, before a picture leaves `recur`."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
 
     def segment(
