@@ -1,7 +1,5 @@
 """The mask classifier g: prompted pictures against all texts, as the similarity matrix P."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -11,6 +9,10 @@ from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
 from worker.segmenter.encoder import Encoder
+from worker.segmenter.resampling import View
+
+Crops = UInt8[Tensor, "_ size size 3"]
+"""Any number of RGB crops of one size, wherever they were made. Those of several pictures are joined by torch.cat."""
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -19,19 +21,16 @@ def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "siz
     The ends of a long picture are lost to the classifier, as in the official code.
     """
     height, width = image.shape[:2]
-    short = min(height, width)
-    to = (size * width // short, size * height // short)
-    resized = Image.fromarray(image)
-    if to != (width, height):
-        resized = resized.resize(to, Image.Resampling.BICUBIC)
-    left, top = round((to[0] - size) / 2.0), round((to[1] - size) / 2.0)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    view = View.of(height, width, size)
+    # One call would let the version of Pillow decide which pass comes first where a picture is tall.
+    narrow = Image.fromarray(image).resize((view.to[0], height), Image.Resampling.BICUBIC)
+    narrow = narrow.crop((view.left, 0, view.left + size, height))
+    resized = narrow.resize((size, view.to[1]), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((0, view.top, size, view.top + size)))
 
 
 @torch.no_grad()
-def encode(
-    encoder: Encoder, crops: Sequence[UInt8[np.ndarray, "size size 3"]], recipe: Recipe, *, at_once: int, padded: bool
-) -> Float[Tensor, "n d"]:
+def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, at_once: int, padded: bool) -> Float[Tensor, "n d"]:
     """Embeddings of length 1, float32, of crops of the encoder's own size.
 
     The official g reads the class token one block early. `padded` fills the last batch up to `at_once` with blanks, so
@@ -40,14 +39,14 @@ def encode(
     depth = encoder.depth - (recipe.classifier_depth is Arithmetic.OFFICIAL)
     parts = [torch.zeros(0, encoder.width, device=encoder.device)]
     for start in range(0, len(crops), at_once):
-        chunk = np.stack(crops[start : start + at_once])
+        chunk = crops[start : start + at_once].to(encoder.device)
         blanks = at_once - len(chunk) if padded else 0
-        pixels = torch.from_numpy(np.pad(chunk, ((0, blanks), (0, 0), (0, 0), (0, 0))))
+        pixels = functional.pad(chunk, (0, 0, 0, 0, 0, 0, 0, blanks)) if blanks else chunk
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
         tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)
-        z = encoder.project(encoder.class_token(tokens, depth - 1)[: len(chunk)]).float()
-        parts.append(functional.normalize(z, dim=-1))
+        z = encoder.project(encoder.class_token(tokens, depth - 1)).float()
+        parts.append(functional.normalize(z, dim=-1)[: len(chunk)])  # blanks go last: shapes stay the same to the end
     return torch.cat(parts)
 
 

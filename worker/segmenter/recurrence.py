@@ -8,24 +8,27 @@ who drives it decides with which other pictures' crops they share a batch, and t
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
 from car.segmentation import Pass, QueryScore, Step, StopReason
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals, visual_prompts
+from worker.segmenter.classifier import Crops
+from worker.segmenter.prompting import Prompter, prompter
 from worker.segmenter.proposals import Encoded
-from worker.segmenter.sizes import enlarge
+from worker.segmenter.sizes import Packed, enlarge
 from worker.segmenter.texts import Texts
-
-Crops = list[UInt8[np.ndarray, "_ _ 3"]]
 
 _UNPROMPTED = b"unprompted"
 """Key of the picture as it is, among the packed masks that are keys of what was shown."""
+_SURE_SUM = 2.0
+"""A sum of float32 numbers in 0..1 that is above this is above 1, however it is rounded."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def recur(subject: Subject) -> Generator[Crops, Float[Tensor, "m d"], Survivors]
     while True:
         loop.propose()
         crops = loop.show()
-        loop.score((yield crops) if crops else None)
+        loop.score((yield crops) if len(crops) else None)
         stop = loop.drop()
         if stop is not None:
             return loop.survivors(stop)
@@ -103,14 +106,13 @@ class _Loop:
         subject = self.subject
         self.alive = list(range(len(subject.vocabulary.labels)))
         self.cams = np.zeros((len(self.alive), *subject.encoded.grid), np.float32)
-        self._behind = visual_prompts.backdrop(subject.image, subject.prompts, subject.recipe)
         self._background = _fold_background(subject)
         self._raw = subject.recipe.cam_text is Arithmetic.OFFICIAL
         self._maps: dict[int, Float[Tensor, " p"]] = {}
         self._embeddings: dict[bytes, Float[Tensor, " d"]] = {}
         self._awaited: list[bytes] = []
         self._keys: list[bytes] = []
-        self._packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
+        self._packed: dict[int, Packed] = {}
         self._areas: list[int] = []
         self._overlaps: list[float | None] = []
         self._reused = 0
@@ -138,35 +140,47 @@ class _Loop:
 
     def show(self) -> Crops:
         """v: the picture prompted with each proposal, as far as the classifier has not seen it already."""
-        crops: Crops = []
-        packed: dict[int, UInt8[np.ndarray, " bytes"]] = {}
+        subject, eta = self.subject, self.subject.recipe.eta
+        wanted: list[Packed | None] = []
+        packed: dict[int, Packed] = {}
         self._keys, self._areas, self._overlaps, self._awaited = [], [], [], []
         for i, sheet in zip(self.alive, self.cams, strict=True):
-            cam = enlarge(sheet, *self.subject.image.shape[:2])
-            mask = cam > self.subject.recipe.eta
-            packed[i] = np.packbits(mask)  # an eighth of the memory, which a thousand words need
+            cam = enlarge(sheet, *subject.image.shape[:2])
+            mask = cam > eta
+            packed[i] = np.packbits(mask)
             self._areas.append(int(np.count_nonzero(mask)))
             self._overlaps.append(_iou(packed[i], self._packed[i]) if i in self._packed else None)
-            key = _UNPROMPTED if cam.sum() <= 1 else packed[i].tobytes()
-            self._keys.append(self._see(mask, key, crops))
+            # What is above eta sums to more than its area times eta: most sums need not be taken.
+            nothing = self._areas[-1] * eta <= _SURE_SUM and cam.sum() <= 1
+            self._keys.append(self._see(None if nothing else packed[i], wanted))
         self._packed = packed
-        return crops
+        return self._views.crops(wanted) if wanted else self._no_crops
 
-    def _see(self, mask: Bool[np.ndarray, "h w"], key: bytes, crops: Crops) -> bytes:
-        """The key of what the classifier sees; what it has not seen joins `crops`.
+    def _see(self, mask: Packed | None, wanted: list[Packed | None]) -> bytes:
+        """The key of what the classifier sees; what it has not seen joins `wanted`.
 
         A proposal that sums to 1 pixel or less shows nothing, so the picture goes unprompted (official code).
         """
         if len(self.alive) == 1:
             return b""  # a softmax over one text is 1 whatever the picture
+        key = _UNPROMPTED if mask is None else mask.tobytes()
         if key in self._embeddings or key in self._awaited:
             self._reused += 1
             return key
-        unprompted = key == _UNPROMPTED
-        shown = self.subject.image if unprompted else visual_prompts.show(self._behind, mask)
-        crops.append(classifier.crop(shown, self.subject.crop_size))
+        wanted.append(mask)
         self._awaited.append(key)
         return key
+
+    @cached_property
+    def _views(self) -> Prompter:
+        subject = self.subject
+        behind = visual_prompts.backdrop(subject.image, subject.prompts, subject.recipe)
+        return prompter(behind, subject.crop_size, subject.texts.classifier.device)
+
+    @cached_property
+    def _no_crops(self) -> Crops:
+        size, device = self.subject.crop_size, self.subject.texts.classifier.device
+        return torch.zeros(0, size, size, 3, dtype=torch.uint8, device=device)
 
     # g
 

@@ -15,13 +15,14 @@ from car.recipe import Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
+from worker.segmenter.classifier import Crops
 from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
 from worker.segmenter.picture import Picture
 from worker.segmenter.plans import Plan, canonical, in_order_of, plans
-from worker.segmenter.recurrence import Crops, Look, Subject, Survivors, recur
+from worker.segmenter.recurrence import Look, Subject, Survivors, recur
 from worker.segmenter.sizes import Image, shrunk
 from worker.segmenter.texts import Texts, embed
 
@@ -191,10 +192,15 @@ class Segmenter:
                         wanted[number] = next(loops[number]) if answer is None else loops[number].send(answer)
                     except StopIteration as rest:
                         rests[number] = rest.value
+            if not wanted:
+                break
             with watch.over("classifier_ms"):
-                crops = [crop for some in wanted.values() for crop in some]
                 embeddings = classifier.encode(
-                    self.classifier, crops, recipe, at_once=batches.crops, padded=batches.images > 1
+                    self.classifier,
+                    torch.cat(list(wanted.values())),
+                    recipe,
+                    at_once=batches.crops,
+                    padded=batches.images > 1,
                 )
             parts = torch.split(embeddings, [len(some) for some in wanted.values()])
             answers = dict(zip(wanted, parts, strict=True))

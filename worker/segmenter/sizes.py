@@ -5,6 +5,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 Image = UInt8[np.ndarray, "_ _ 3"]
+Packed = UInt8[np.ndarray, " bytes"]
+"""A mask row by row as bits (np.packbits): an eighth of the memory, which a thousand words need."""
 
 
 def shrunk(image: Image, max_side: int) -> Image:
@@ -34,3 +36,8 @@ def enlarge_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[n
         return mask
     whole: Bool[np.ndarray, "_ _"] = cv2.resize(mask.astype(np.float32), size[::-1]) > 0.5  # noqa: PLR2004 - a half
     return whole
+
+
+def unpacked(mask: Packed, height: int, width: int) -> UInt8[np.ndarray, "h w"]:
+    """A packed mask of that size, as 0 and 1."""
+    return np.unpackbits(mask, count=height * width).reshape(height, width)

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_fill_holes
 
 from car.recipe import Arithmetic, Recipe, VisualPrompt
 
-_RED = (255, 0, 0)
+RED = (255, 0, 0)
 _BLUR = (15, 15)
 
 
@@ -47,14 +47,14 @@ def show(behind: Backdrop, mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "
         return shown
     if VisualPrompt.CIRCLE in behind.prompts:
         (x, y), (width, height) = _extent(mask)
-        cv2.ellipse(shown, (x, y), (width // 2, height // 2), 0, 0, 360, _RED, 1)
+        cv2.ellipse(shown, (x, y), (width // 2, height // 2), 0, 0, 360, RED, 1)
     if VisualPrompt.RECTANGLE in behind.prompts:
         (x, y), (width, height) = _extent(mask)
-        cv2.rectangle(shown, (x - width // 2, y - height // 2), (x + width // 2, y + height // 2), _RED, 1)
+        cv2.rectangle(shown, (x - width // 2, y - height // 2), (x + width // 2, y + height // 2), RED, 1)
     if VisualPrompt.CONTOUR in behind.prompts:
         filled = binary_fill_holes(mask).astype(np.uint8)
         contours, _ = cv2.findContours(filled, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(shown, contours, -1, _RED, 1)
+        cv2.drawContours(shown, contours, -1, RED, 1)
     return shown
 
 
