@@ -107,15 +107,15 @@ def launches() -> int:
     """Counted: operations that compute, not those that only look at memory in another way."""
     arrays = DeviceArrays(torch.device("cpu"))
     field, cams = _field(arrays, photograph(32, 32)), _blobs(3, 4, 4)
-    counts = []
+    counts: list[int] = []
     for iterations in (1, 2):
-        with _Counting() as counting:
+        with _Counting() as counting:  # type: ignore[no-untyped-call]
             Field(arrays, field.size, field.kernels, iterations, field.steep).label(cams, 1.0, alone=False)
         counts.append(counting.count)
     return counts[1] - counts[0]
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many operators ran that are no views."""
 
     count = 0

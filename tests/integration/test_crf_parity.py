@@ -62,7 +62,7 @@ def car() -> Segmenter:
 
 
 def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[Unfinished]:
-    pictures = [open_image(path).pixels for path in find_images([WEIGHTS.parent / "images"])[:2]]
+    pictures = [open_image(path).pixels for path in list(find_images([WEIGHTS.parent / "images"]))[:2]]
     pictures[0] = pictures[0][:-3, :-6]  # an odd number of pixels
     yield from car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
 
@@ -75,6 +75,7 @@ def test_the_masks_of_the_demo_pictures_agree(car: Segmenter, arrays: Arrays, ki
         reference = replace(unfinished, crf_by=CrfBy.PYDENSECRF).sharpened()
         for ours, theirs in zip(sharpened.rests, reference.rests, strict=True):
             assert ours.sheets is not None
+            assert theirs.sheets is not None
             assert ours.sheets.shape == theirs.sheets.shape
             assert (ours.sheets == theirs.sheets).mean() >= AGREEMENT if ours.labels else not ours.sheets.any()
         one, other = sharpened.finish(), reference.finish()

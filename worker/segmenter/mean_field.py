@@ -80,7 +80,7 @@ class Field:
 class _Evidence:
     """U_background - U_k, from the CAMs at the grid's size: enlarged anew each time where there are many."""
 
-    field: Field
+    on: Field
     cams: Float[np.ndarray, "n rows columns"]
     bg_factor: float
     alone: bool
@@ -92,7 +92,8 @@ class _Evidence:
         n = len(self.cams)
         self.blocks = [slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE)]
         if not self.alone:
-            arrays, greatest = self.field.arrays, None
+            arrays = self.on.arrays
+            greatest: Array = None
             for block in self.blocks:
                 top = arrays.top(self._enlarged(block))[0][:, None]
                 greatest = top if greatest is None else arrays.maximum(greatest, top)
@@ -112,12 +113,12 @@ class _Evidence:
 
     def _log(self, probabilities: Array, power: float) -> Array:
         raised = probabilities if power == 1 else probabilities**power
-        return self.field.arrays.log_(raised.clip(_LEAST, 1.0))
+        return self.on.arrays.log_(raised.clip(_LEAST, 1.0))
 
     def _enlarged(self, block: slice) -> Array:
-        arrays = self.field.arrays
+        arrays = self.on.arrays
         cams = arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32))
-        return arrays.enlarged(cams, *self.field.size)[self.field.kernels[1].order]
+        return arrays.enlarged(cams, *self.on.size)[self.on.kernels[1].order]
 
 
 @dataclass
