@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from car.crf_by import CrfBy
 from car.precision import Precision
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary, parse_labels, parse_labels_file
@@ -91,6 +92,14 @@ InPrecision = Annotated[
     typer.Option(
         "--precision",
         help="auto: float32 on a CPU, float16 on CUDA. bfloat16 takes a CPU that has it half the time.",
+        rich_help_panel=_MODELS,
+    ),
+]
+ByWhom = Annotated[
+    CrfBy,
+    typer.Option(
+        "--crf",
+        help="Who computes the CRF: ours, or pydensecrf, the reference on the CPU. Masks are the same.",
         rich_help_panel=_MODELS,
     ),
 ]

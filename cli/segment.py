@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from car.crf_by import CrfBy
 from car.precision import Precision
 from car.vocabulary import Label
 from cli.errors import WrongUse
 from cli.model_choice import DEMO, ModelChoice, demo_folder, load, load_sam
 from cli.options import (
     Background,
+    ByWhom,
     ClassifierModel,
     Device,
     InPrecision,
@@ -88,6 +90,7 @@ def segment(
     sam: Sam = None,
     device: OnDevice = Device.AUTO,
     precision: InPrecision = Precision.AUTO,
+    crf: ByWhom = CrfBy.LATTICE,
     json: Json = None,
     masks: Masks = None,
     overlay: Overlay = None,
@@ -125,7 +128,7 @@ def segment(
         find_regions, digests = load_sam(choice, recipe, device)
         from cli.segmenting import Run
 
-    run = Run(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests)
+    run = Run(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests, crf)
     run.over(paths)
     failed = missing + run.failed
     report.total(run.done, failed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from car.crf_by import CrfBy
 from car.model_version import model_version
 from car.recipe import Recipe
 from car.segmentation import Segmentation
@@ -39,6 +40,7 @@ class Run:
     sam: FindRegions | None
     digests: dict[str, str]
     """Role to sha256, of every model that the recipe uses."""
+    crf_by: CrfBy = CrfBy.LATTICE
     failed: list[str] = field(default_factory=list)
     """Paths of files without a result."""
     done: int = 0
@@ -46,7 +48,7 @@ class Run:
     def __post_init__(self) -> None:
         self._batches = Batches.suited_to(self.pair.proposal.device)
         self._segmenter = Segmenter(
-            self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter, self.sam
+            self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter, self.sam, self.crf_by
         )
         self._version = model_version(self.digests, self.recipe, self.vocabulary)
         self._limits = picture_limits(self.pair.proposal.device, self.pair.proposal.patch, self.recipe.max_side)

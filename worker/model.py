@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from car.crf_by import CrfBy
 from car.precision import Precision
 from car.recipe import Recipe
 from car.weights_digest import weights_digest
@@ -35,6 +36,7 @@ def load_model(
     *,
     device: str = "auto",
     precision: Precision = Precision.AUTO,
+    crf_by: CrfBy = CrfBy.LATTICE,
     batch: int = 0,
     loaded: Loaded | None = None,
 ) -> "ClipModel":
@@ -53,7 +55,7 @@ def load_model(
     where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
     batches = Batches.suited_to(where)
     most = batch or (_HELD if where.type == "cuda" else _CLAIMED)
-    model = ClipModel(models, where, batches, most, loaded, precision)
+    model = ClipModel(models, where, batches, most, loaded, precision, crf_by)
     model.load(Recipe())
     return model
 
@@ -70,6 +72,7 @@ class ClipModel:
     batch: int
     loaded: Loaded | None = field(default=None, repr=False)
     precision: Precision = Precision.AUTO
+    crf_by: CrfBy = CrfBy.LATTICE
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
 
     @property
@@ -93,7 +96,8 @@ class ClipModel:
         places = self._places(recipe)
         if places not in self._pairs:
             pair = load_pair(places.proposal, places.classifier, device=self.where, precision=self.precision)
-            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, _clock_of(self.where))
+            clock = _clock_of(self.where)
+            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_by=self.crf_by)
             self._tell(replace(recipe, sam=False))
         segmenter = self._pairs[places]
         if recipe.sam and segmenter.sam is None:

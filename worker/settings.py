@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from car.crf_by import CrfBy
 from car.precision import Precision
 from db.settings import EngineSettings
 from worker.cores import usable_cores
@@ -27,6 +28,11 @@ class WorkerSettings(EngineSettings):
         le=256,
         alias="CAR_BATCH",
         description="pictures that are under way through the models; 0: by device",
+    )
+    crf_by: CrfBy = Field(
+        default=CrfBy.LATTICE,
+        alias="CAR_CRF",
+        description="who computes the CRF: lattice (ours, on the device) or pydensecrf (the reference, on the CPU)",
     )
     lease_seconds: float = Field(
         default=30.0, ge=1, le=3600, alias="CAR_LEASE_SECONDS", description="a silent worker's pictures go on after it"

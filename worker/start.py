@@ -37,6 +37,7 @@ def make_pipeline(
             models,
             device=settings.device,
             precision=settings.precision,
+            crf_by=settings.crf_by,
             batch=settings.batch,
             loaded=partial(_tell, engine),
         ),

@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from car.crf_by import CrfBy
 from car.recipe import Arithmetic, Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
 from worker.segmenter.asking import Ask, Begun, Steps
 from worker.segmenter.classifier import Crops
+from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
@@ -60,6 +62,8 @@ class Segmenter:
     clock: Clock | None = None
     sam: FindRegions | None = None
     """Asked for recipes that have SAM on, and for no others."""
+    crf_by: CrfBy = CrfBy.LATTICE
+    """On CUDA the lattices run there, before a picture leaves `recur`."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
 
     def segment(
@@ -153,7 +157,7 @@ class Segmenter:
         if ask.observe is not None:
             for look in looks:
                 ask.observe(_in_order_of(ask.vocabulary, look))
-        return picture.unfinished(ask.vocabulary, ask.recipe, watch.times)
+        return self._sharpened(picture.unfinished(ask.vocabulary, ask.recipe, watch.times))
 
     def _find_regions(self, picture: Picture, recipe: Recipe, watch: "_Stopwatch") -> None:
         """SAM sees each picture by itself, once, and only where it can matter."""
@@ -161,6 +165,13 @@ class Segmenter:
             return
         with watch.over("sam_ms"):
             picture.regions = self.sam(picture.image, recipe) if picture.anything_left else ()
+
+    def _sharpened(self, unfinished: Unfinished) -> Unfinished:
+        """The CRF on the device that has the models. A CPU runs it when it finishes the picture."""
+        unfinished, device = replace(unfinished, crf_by=self.crf_by), self.proposal.device
+        if device.type != "cuda" or self.crf_by is CrfBy.PYDENSECRF:
+            return unfinished
+        return unfinished.sharpened(DeviceArrays(device), self.clock)
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))
