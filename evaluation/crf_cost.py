@@ -49,8 +49,6 @@ class CrfCost:
     """Kernels that one iteration launches on a device."""
     floor_seconds: float | None = None
     """What `bytes` take at the memory's measured speed, over all iterations."""
-    automatic: str = ""
-    """Which of the two CAR_CRF=auto takes."""
 
     @property
     def ratio(self) -> float:
@@ -69,7 +67,7 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
     image, one = photograph(height, width), Competition(_blobs(classes - 1, height // 16, width // 16), 1.0)
     where = torch.device(device)
     arrays: Arrays = HostArrays() if where.type == "cpu" else DeviceArrays(where)
-    clock = time.process_time if where.type == "cpu" else _waiting_for(where)
+    clock = _clock(where)
     if where.type != "cpu":
         _field(arrays, image).label(one.cams, 1.0, alone=False)  # the first run loads kernels
     least: dict[str, float] = {}
@@ -82,7 +80,6 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
         found = _timed(least, "lattice: iterations", clock, lambda: field.label(one.cams, 1.0, alone=False))  # noqa: B023
         least["lattice"] = min(least.get("lattice", np.inf), clock() - start)
     moved, pixels = _moved(field, classes - 1), height * width
-    auto = where.type != "cpu" or crf.by_lattice(CrfBy.AUTO, image.shape[:2], [one], alone=False)
     return CrfCost(
         width=width,
         height=height,
@@ -95,7 +92,6 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
         bytes=moved,
         launches=launches(),
         floor_seconds=moved * field.iterations / _bytes_a_second(where),
-        automatic=str(CrfBy.LATTICE if auto else CrfBy.PYDENSECRF),
     )
 
 
@@ -111,15 +107,15 @@ def launches() -> int:
     """Counted: operations that compute, not those that only look at memory in another way."""
     arrays = DeviceArrays(torch.device("cpu"))
     field, cams = _field(arrays, photograph(32, 32)), _blobs(3, 4, 4)
-    counts = []
+    counts: list[int] = []
     for iterations in (1, 2):
-        with _Counting() as counting:
+        with _Counting() as counting:  # type: ignore[no-untyped-call]
             Field(arrays, field.size, field.kernels, iterations, field.steep).label(cams, 1.0, alone=False)
         counts.append(counting.count)
     return counts[1] - counts[0]
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many operators ran that are no views."""
 
     count = 0
@@ -154,7 +150,7 @@ def _moved(field: Field, words: int) -> int:
 def _bytes_a_second(where: torch.device) -> float:
     """Of a copy: what is read and what is written."""
     here, there = (torch.ones(_COPIED // 4, device=where) for _ in range(2))
-    clock, least = _waiting_for(where), np.inf
+    clock, least = _clock(where), np.inf
     for _ in range(5):
         start = clock()
         there.copy_(here)
@@ -162,13 +158,14 @@ def _bytes_a_second(where: torch.device) -> float:
     return 2 * _COPIED / float(least)
 
 
-def _waiting_for(where: torch.device) -> Callable[[], float]:
-    def clock() -> float:
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+def _clock(where: torch.device) -> Callable[[], float]:
+    """CPU seconds, or those of the wall once the device has done what it was told."""
+
+    def after() -> float:
+        torch.cuda.synchronize(where)
         return time.perf_counter()
 
-    return clock
+    return after if where.type == "cuda" else time.process_time
 
 
 def _timed(least: dict[str, float], name: str, clock: Callable[[], float], run: Callable[[], _Result]) -> _Result:

@@ -12,7 +12,7 @@ from car.presets import preset
 from car.recipe import Arithmetic, Crf, Recipe
 from worker.segmenter import crf
 from worker.segmenter.arrays import Arrays, HostArrays
-from worker.segmenter.crf import Competition, appearance, by_lattice
+from worker.segmenter.crf import Competition, appearance
 from worker.segmenter.device_arrays import DeviceArrays
 
 VOC = preset("voc")
@@ -125,18 +125,6 @@ def test_deviations_too_fine_for_a_lattice_go_to_pydensecrf() -> None:
     image, cams = photograph(30, 40), blobs(2, 3, 4)
     fine = replace(SOON, crf_bilateral_srgb=0.01)
     assert (label(image, cams, fine, by=CrfBy.LATTICE) == label(image, cams, fine)).all()
-
-
-def test_automatic_means_the_faster_and_what_fits_into_memory() -> None:
-    def taken(words: int, *, alone: bool = False, by: CrfBy = CrfBy.AUTO) -> bool:
-        return by_lattice(by, (375, 500), [Competition(blobs(words, 2, 2), 1.0)], alone=alone)
-
-    assert taken(1)
-    assert not taken(20)
-    assert taken(20, alone=True)
-    assert taken(1000)
-    assert not taken(1000, by=CrfBy.PYDENSECRF)
-    assert taken(20, by=CrfBy.LATTICE)
 
 
 def test_no_word_leaves_all_to_the_background() -> None:

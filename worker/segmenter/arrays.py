@@ -70,6 +70,9 @@ class Arrays(Protocol):
     def product(self, matrix: Matrix, table: Array) -> Array:
         """Of a sparse matrix with a table (contiguous rows)."""
 
+    def padded(self, table: Array) -> Array:
+        """With columns more where products are quicker so."""
+
     def exp_(self, array: Array) -> Array:
         """In place."""
 
@@ -141,6 +144,10 @@ class HostArrays:
 
     def product(self, matrix: Matrix, table: Array) -> Array:
         return matrix @ table
+
+    def padded(self, table: Array) -> Array:
+        # Rows of whole vectors: 8 channels take a fifth less than 7, and 4 a tenth less than 3.
+        return np.pad(table, ((0, 0), (0, 1))) if table.shape[1] % 4 == 3 else table  # noqa: PLR2004
 
     def exp_(self, array: Array) -> Array:
         return np.exp(array, out=array)

@@ -4,6 +4,7 @@ Who computes it is a choice that changes no recipe: pydensecrf is the reference,
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,6 @@ from worker.segmenter.sizes import Image, enlarge
 _MEAN_BGR = (104.008, 116.669, 122.675)
 _LEAST = 1e-5
 """Least probability before the logarithm (pydensecrf's unary_from_softmax as the official code calls it)."""
-_FEW_WORDS = 6
-"""That compete: up to so many our lattices are no slower than pydensecrf on one core, see decision 11."""
-_MOST_BYTES = 2**30
-"""Of pydensecrf's tables, of which it holds five at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,20 @@ def label(
     recipe: Recipe,
     *,
     alone: bool = False,
-    by: CrfBy = CrfBy.AUTO,
+    by: CrfBy = CrfBy.LATTICE,
     arrays: Arrays | None = None,
 ) -> list[Labels]:
     """Who has each pixel of an RGB picture, by competition. A word may have none.
 
     `arrays` says where; without it, here.
     """
-    if recipe.crf is Crf.DENSE and any(len(one.cams) for one in competitions):
-        try:
-            if arrays is not None or by_lattice(by, image.shape[:2], competitions, alone=alone):
-                field = Field.over(arrays or HostArrays(), appearance(image, recipe), recipe)
-                return [field.label(one.cams, one.bg_factor, alone=alone) for one in competitions]
-        except LatticeTooFine:
-            pass
+    wanted = recipe.crf is Crf.DENSE and any(len(one.cams) for one in competitions)
+    if wanted and by is CrfBy.LATTICE:
+        with suppress(LatticeTooFine):
+            field = Field.over(arrays or HostArrays(), appearance(image, recipe), recipe)
+            return [field.label(one.cams, one.bg_factor, alone=alone) for one in competitions]
     reference = _Reference(image, recipe)
     return [reference.label(one, alone=alone) for one in competitions]
-
-
-def by_lattice(by: CrfBy, size: tuple[int, int], competitions: Sequence[Competition], *, alone: bool) -> bool:
-    """Whether a CPU takes the lattices. Words alone share them; pydensecrf would run once a word."""
-    if by is not CrfBy.AUTO:
-        return by is CrfBy.LATTICE
-    words = max(len(one.cams) for one in competitions)
-    table = (words + 1) * size[0] * size[1] * np.dtype(np.float32).itemsize
-    return alone or words <= _FEW_WORDS or 5 * table > _MOST_BYTES
 
 
 class _Reference:

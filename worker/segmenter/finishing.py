@@ -60,7 +60,7 @@ class Unfinished:
     """Of the picture itself; what its passes did is in `rests`."""
     regions: Regions = ()
     """SAM's automatic masks of `image`; none where the recipe has no SAM, or nothing survived."""
-    crf_by: CrfBy = CrfBy.AUTO
+    crf_by: CrfBy = CrfBy.LATTICE
     """Who computes the CRF, where it was not run already."""
 
     def sharpened(self, arrays: Arrays | None = None, clock: Clock | None = None) -> "Unfinished":

@@ -46,18 +46,17 @@ class Field:
         colours = arrays.real(arrays.take_in(np.ascontiguousarray(appearance)).reshape(-1, 3))
         near, far = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
         seen = [colours[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
-        kernels = (
-            build(arrays, [x / near, y / near], recipe.crf_gaussian_compat),
-            build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat),
-        )
+        bilateral = build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat)
+        gaussian = build(arrays, [x / near, y / near], recipe.crf_gaussian_compat, bilateral.order)
         steep = recipe.crf_gaussian_compat + recipe.crf_bilateral_compat > _STEEP
-        return cls(arrays, (height, width), kernels, recipe.crf_iterations, steep)
+        return cls(arrays, (height, width), (gaussian, bilateral), recipe.crf_iterations, steep)
 
     def filter(self, table: Array) -> Array:
         """Sum of the kernels, each with its weight, of (pixels, channels)."""
+        channels, table = table.shape[1], self.arrays.padded(table)
         total = self.kernels[0].filter(table)
         total += self.kernels[1].filter(table)
-        return total
+        return total[:, :channels]
 
     def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, alone: bool) -> Labels:
         """Labels of the last iteration. `alone`: each word against the background by itself."""
@@ -66,8 +65,10 @@ class Field:
         inference = (_Alone if alone else _Together)(self, _Evidence(self, cams, bg_factor, alone=alone))
         for _ in range(self.iterations):
             inference.step()
-        labels: Labels = inference.labels().reshape(-1, *self.size)
-        return labels
+        found = inference.labels()
+        labels: Labels = np.empty_like(found)
+        labels[:, self.arrays.give_out(self.kernels[1].order)] = found
+        return labels.reshape(-1, *self.size)
 
     @property
     def ones(self) -> Array:
@@ -79,7 +80,7 @@ class Field:
 class _Evidence:
     """U_background - U_k, from the CAMs at the grid's size: enlarged anew each time where there are many."""
 
-    field: Field
+    on: Field
     cams: Float[np.ndarray, "n rows columns"]
     bg_factor: float
     alone: bool
@@ -91,7 +92,8 @@ class _Evidence:
         n = len(self.cams)
         self.blocks = [slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE)]
         if not self.alone:
-            arrays, greatest = self.field.arrays, None
+            arrays = self.on.arrays
+            greatest: Array = None
             for block in self.blocks:
                 top = arrays.top(self._enlarged(block))[0][:, None]
                 greatest = top if greatest is None else arrays.maximum(greatest, top)
@@ -111,11 +113,12 @@ class _Evidence:
 
     def _log(self, probabilities: Array, power: float) -> Array:
         raised = probabilities if power == 1 else probabilities**power
-        return self.field.arrays.log_(raised.clip(_LEAST, 1.0))
+        return self.on.arrays.log_(raised.clip(_LEAST, 1.0))
 
     def _enlarged(self, block: slice) -> Array:
-        arrays = self.field.arrays
-        return arrays.enlarged(arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32)), *self.field.size)
+        arrays = self.on.arrays
+        cams = arrays.take_in(np.ascontiguousarray(self.cams[block], np.float32))
+        return arrays.enlarged(cams, *self.on.size)[self.on.kernels[1].order]
 
 
 @dataclass
@@ -164,7 +167,7 @@ class _Together:
             top, column = arrays.top(energies)
             who = arrays.where(top > best, column + (block.start + 1), who)
             best = arrays.maximum(best, top)
-        return _small(arrays.give_out(who), len(self.evidence.cams))
+        return _small(arrays.give_out(who[None]), len(self.evidence.cams))
 
 
 @dataclass
