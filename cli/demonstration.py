@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ def _label(service: Service, background: Background, show: "Show", prefix: str) 
         "source": f"{sent.source}**",
         "labels": [label.name for label in labels_of(None, demo_folder() / "labels.txt")],
         "preset": "demo",
+        "set": {"sam": "on"},
         "name": f"demo {prefix}",
     }
     job, _ = service.create_job(wish)
@@ -87,11 +89,13 @@ class Show:
 
     def results(self, details: Sequence[ResultDetail]) -> None:
         """A line a picture: what was found, and how many words each step left; then some in full."""
-        pictures = new_table("picture", "found", "words left, step by step")
+        pictures = new_table("picture", "found", "borders", "words left, step by step")
         for detail in sorted(details, key=_name):
             left = [str(sum(query["kept"] for query in step["queries"])) for step in detail["steps"]]
             asked = str(len(detail["steps"][0]["queries"]))
-            pictures.add_row(_name(detail), found(detail["masks"]), f" {self._arrow} ".join([asked, *left]))
+            borders = Counter(mask["source"] for mask in detail["masks"])
+            by = ", ".join(f"{count} {source}" for source, count in borders.most_common())
+            pictures.add_row(_name(detail), found(detail["masks"]), by, f" {self._arrow} ".join([asked, *left]))
         self.console.print(Text("\nWhat was found, as the API tells it", "bold"))
         self.console.print(pictures)
         self.console.print(Text("\nWhy: how each word fared", "bold"))

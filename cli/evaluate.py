@@ -112,13 +112,15 @@ def _print(result: "ShapesResult") -> None:
         gain = f"; one step without filtering {result.miou_one_step:.3f}, so the recurrence gains {points:.1f} points"
     console.print(f"[bold]mIoU {result.miou:.3f}[/bold] with recurrence{gain}")
     console.print(
-        f"boundary F {result.boundary_f:.3f} within two pixels, {result.boundary_f_fine:.3f} within one; of the words "
+        f"boundary IoU {result.boundary_iou:.3f}, boundary F {result.boundary_f:.3f} within two pixels, "
+        f"{result.boundary_f_fine:.3f} within one; of the words "
         f"that came out {result.precision:.1%} are there, of those there {result.recall:.1%} came out; "
         f"{result.mean_steps:.2f} steps a scene"
     )
     if result.without_sam is not None:
         plain = result.without_sam
         console.print(
-            f"SAM made {result.sam_share:.1%} of the masks; without it mIoU {plain.miou:.3f}, boundary F "
+            f"SAM made {result.sam_share:.1%} of the masks; without it mIoU {plain.miou:.3f}, boundary IoU "
+            f"{plain.boundary_iou:.3f}, boundary F "
             f"{plain.boundary_f:.3f} within two pixels, {plain.boundary_f_fine:.3f} within one"
         )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.metrics import ConfusionMatrix, boundary, boundary_f, mask_iou
+from evaluation.metrics import ConfusionMatrix, boundary, boundary_f, boundary_iou, mask_iou
 
 
 def square(x, y, side, size=40):
@@ -75,6 +75,21 @@ def test_boundary_f_forgives_what_lies_within_reach_and_no_more():
     assert boundary_f(truth, truth) == 1.0
     assert boundary_f(truth, square(11, 10, 15)) == 1.0
     assert boundary_f(truth, square(20, 22, 15)) < 0.3
+
+
+def test_boundary_iou_counts_a_rim_that_is_a_pixel_too_wide():
+    truth, empty = square(10, 10, 15), np.zeros((40, 40), bool)
+    wider = square(9, 9, 17)
+    assert boundary_iou(truth, truth) == 1.0
+    assert boundary_f(truth, wider, share=0.02) == 1.0
+    assert mask_iou(truth, wider) > 0.75
+    # Rims of one pixel that do not meet; of two, 4 * 14 of them do.
+    assert boundary_iou(truth, wider, share=0.02) == 0.0
+    assert boundary_iou(truth, wider, share=0.035) == pytest.approx(56 / (56 + 48 + 64))
+    assert boundary_iou(truth, empty) == 0.0
+    assert boundary_iou(empty, empty) == 1.0
+    # A picture's border is an edge of the mask.
+    assert boundary_iou(np.ones((40, 40), bool), np.ones((40, 40), bool) & (np.arange(40) > 1)) < 1.0
 
 
 def test_boundary_f_of_an_empty_mask_is_nought_unless_both_are():
