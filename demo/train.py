@@ -71,7 +71,7 @@ PLANS: Final = {
     "proposal": Plan(steps=2400, rate=8e-4),
     "classifier": Plan(steps=1800, rate=6e-4),
     "rehearsal": Plan(steps=1500, rate=5e-4),
-    "sam": Plan(steps=2000, rate=1.2e-3, report_every=20, save_every=50),
+    "sam": Plan(steps=6000, rate=1.2e-3, report_every=20, save_every=50),
 }
 """About what the shipped weights were trained with; demo/MODEL_CARD.md says how they came about."""
 

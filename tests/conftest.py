@@ -4,7 +4,12 @@ Shapes and types of the segmenter's tensors are checked while tests run.
 """
 
 import json
+import os
 import shutil
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is loaded, and for processes that tests start: those that run side by side share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

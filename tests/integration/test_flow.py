@@ -1,7 +1,7 @@
 """The segmenter's models under continuous batching: who comes when, and with whom, changes nothing."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -65,17 +65,23 @@ def car() -> Segmenter:
     return segmenter()
 
 
+@dataclass
+class Alone:
+    """What each wish comes to by itself; computed as they are met."""
+
+    car: Segmenter = field(repr=False)
+    known: dict[Wish, Segmentation] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, wish: Wish) -> Segmentation:
+        if wish not in self.known:
+            one = ask(0, wish)
+            [self.known[wish]] = self.car.segment([one.image], one.vocabulary, one.recipe)
+        return self.known[wish]
+
+
 @pytest.fixture(scope="module")
-def alone() -> dict[Wish, Segmentation]:
-    """What each wish comes to by itself; filled as they are met."""
-    return {}
-
-
-def lone(car: Segmenter, alone: dict[Wish, Segmentation], wish: Wish) -> Segmentation:
-    if wish not in alone:
-        one = ask(0, wish)
-        [alone[wish]] = car.segment([one.image], one.vocabulary, one.recipe)
-    return alone[wish]
+def alone(car: Segmenter) -> Alone:
+    return Alone(car)
 
 
 def arriving(flow: Flow, asks: list[Ask], bursts: list[int]) -> Iterator[tuple[int, object]]:
@@ -100,7 +106,7 @@ wishes = st.lists(
 def test_on_a_cpu_whoever_comes_when_has_the_same_result_to_the_last_bit(car, alone, wishes, bursts) -> None:
     found = dict(arriving(car.flow(), [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
     for key, wish in enumerate(wishes):
-        assert rest_of(found[key]) == lone(car, alone, wish)
+        assert rest_of(found[key]) == alone[wish]
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,7 +118,7 @@ def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_sc
     flow = segmenter(Batches(images=3, crops=7)).flow(most=5)
     found = dict(arriving(flow, [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
     for key, wish in enumerate(wishes):
-        together, single = rest_of(found[key]), lone(car, alone, wish)
+        together, single = rest_of(found[key]), alone[wish]
         assert [mask.label for mask in together.masks] == [mask.label for mask in single.masks]
         assert [m.score for m in together.masks] == pytest.approx([m.score for m in single.masks], abs=1e-4)
         assert [len(step.queries) for step in together.steps] == [len(step.queries) for step in single.steps]
@@ -152,14 +158,14 @@ def test_memory_that_runs_out_in_a_shared_batch_changes_no_result(car, alone) ->
     found = dict(flow.over([ask(key, wish) for key, wish in enumerate(some)]))
     assert flow.shortages == 3
     for key, wish in enumerate(some):
-        assert [m.label for m in rest_of(found[key]).masks] == [m.label for m in lone(car, alone, wish).masks]
+        assert [m.label for m in rest_of(found[key]).masks] == [m.label for m in alone[wish].masks]
 
 
 def test_work_is_counted_by_picture_whatever_was_shared(car, alone) -> None:
     some = [(k, 0, 0) for k in range(4)]
     found = dict(segmenter(Batches(images=3, crops=7)).flow().over([ask(k, wish) for k, wish in enumerate(some)]))
     for key, wish in enumerate(some):
-        assert rest_of(found[key]).work == lone(car, alone, wish).work
+        assert rest_of(found[key]).work == alone[wish].work
 
 
 def test_pictures_that_come_and_go_need_fewer_batches_than_groups(car) -> None:

@@ -198,9 +198,11 @@ from demo.scenes import WORDS, held_out_scenes
 from demo.towers import WEIGHTS
 from worker.model import load_model
 from worker.places import Places
+from worker.segmenter.asking import Ask
 model = load_model(Places(WEIGHTS / "proposal", WEIGHTS / "classifier", None), device="cpu")
-[begun] = model.begin([held_out_scenes(1, seed=4)[0].image], Vocabulary.of(WORDS), preset("demo"))
-assert begun.finish().masks
+asked = Ask("a", held_out_scenes(1, seed=4)[0].image, Vocabulary.of(WORDS), preset("demo"))
+[(_, unfinished)] = model.flow().over([asked])
+assert unfinished.finish().masks
 print([name for name in sys.modules if name.startswith(("segment_anything", "worker.segmenter.sam"))])
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
