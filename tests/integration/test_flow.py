@@ -111,9 +111,7 @@ def test_on_a_cpu_whoever_comes_when_has_the_same_result_to_the_last_bit(car, al
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(wishes=wishes, bursts=st.lists(st.integers(0, 3), max_size=8))
-def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_scores(
-    car, alone, wishes, bursts
-) -> None:
+def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_scores(alone, wishes, bursts) -> None:
     # Libraries promise no equal bits for another place in a batch, so scores may differ in their last digits.
     flow = segmenter(Batches(images=3, crops=7)).flow(most=5)
     found = dict(arriving(flow, [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
@@ -161,7 +159,7 @@ def test_memory_that_runs_out_in_a_shared_batch_changes_no_result(car, alone) ->
         assert [m.label for m in rest_of(found[key]).masks] == [m.label for m in alone[wish].masks]
 
 
-def test_work_is_counted_by_picture_whatever_was_shared(car, alone) -> None:
+def test_work_is_counted_by_picture_whatever_was_shared(alone) -> None:
     some = [(k, 0, 0) for k in range(4)]
     found = dict(segmenter(Batches(images=3, crops=7)).flow().over([ask(k, wish) for k, wish in enumerate(some)]))
     for key, wish in enumerate(some):
