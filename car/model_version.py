@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 
-CODE_VERSION = "0.1.0"
+CODE_VERSION = "0.2.0"
 """Of the arithmetic: raised when the same inputs may give other masks."""
 _OF_LABEL_STUDIO = re.compile(r"^(car-[^+]+\+(?:[0-9a-f]{8}\.){2}[0-9a-f]{8})\.[0-9a-f]{8}$")
 
