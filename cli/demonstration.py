@@ -89,15 +89,15 @@ class Show:
 
     def results(self, details: Sequence[ResultDetail]) -> None:
         """A line a picture: what was found, and how many words each step left; then some in full."""
-        pictures = new_table("picture", "found", "borders", "words left, step by step")
+        pictures = new_table("picture", "found", "words left, step by step")
         for detail in sorted(details, key=_name):
             left = [str(sum(query["kept"] for query in step["queries"])) for step in detail["steps"]]
             asked = str(len(detail["steps"][0]["queries"]))
-            borders = Counter(mask["source"] for mask in detail["masks"])
-            by = ", ".join(f"{count} {source}" for source, count in borders.most_common())
-            pictures.add_row(_name(detail), found(detail["masks"]), by, f" {self._arrow} ".join([asked, *left]))
+            pictures.add_row(_name(detail), found(detail["masks"]), f" {self._arrow} ".join([asked, *left]))
         self.console.print(Text("\nWhat was found, as the API tells it", "bold"))
         self.console.print(pictures)
+        borders = Counter(mask["source"] for detail in details for mask in detail["masks"])
+        self.console.print(f"{borders['sam']} of {borders.total()} masks have SAM's borders, the others the CRF's")
         self.console.print(Text("\nWhy: how each word fared", "bold"))
         for detail in sorted(details, key=_name):
             if _name(detail) in _TOLD_IN_FULL:

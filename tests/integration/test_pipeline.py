@@ -19,7 +19,7 @@ from car.presets import preset
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
-from db import items, jobs, vocabularies
+from db import items, jobs, results, vocabularies
 from db.errors import StoreUnreachable
 from db.models import ItemState, JobKind, Lane
 from db.objects import ObjectStore
@@ -429,6 +429,30 @@ def test_a_recipe_whose_models_are_not_here_fails_with_a_reason_and_others_go_on
     pipeline_of(Painter()).drain()
     assert (counts(refused), counts(job)) == ({"failed": 1}, {"done": 1})
     assert rows("SELECT error_code FROM item WHERE state = 'failed'") == [("weights_missing",)]
+
+
+def test_what_another_worker_stores_between_the_look_and_the_reservation_is_not_computed_again(
+    bucket, job_over, pipeline_of, counts, rows, monkeypatch
+):
+    bucket.put("in/one.png", png(1))
+    job, look, other, mine = job_over(), results.known, Painter(), Painter()
+
+    def slow(session, keys):
+        seen = look(session, keys)
+        monkeypatch.setattr(results, "known", look)
+        time.sleep(max(0.0, claiming - time.monotonic()))  # this worker claims nothing of the second job
+        bucket.put("in/two.png", png(1))
+        job_over()
+        pipeline_of(other, "w2").drain()
+        return seen
+
+    monkeypatch.setattr(results, "known", slow)
+    claiming = time.monotonic() + 3.5
+    pipeline_of(mine, "w1").drain(seconds=3)
+    assert counts(job) == {"done": 1}
+    assert sum(other.batches) == 1
+    assert mine.batches == []
+    assert rows("SELECT count(*) FROM reservation") == [(0,)]
 
 
 def test_two_workers_share_a_job_without_computing_anything_twice(bucket, job_over, pipeline_of, counts, rows):

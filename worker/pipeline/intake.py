@@ -170,6 +170,10 @@ class Intake:
             with transaction(self._engine, durable=False) as session:
                 known = results.known(session, keys)
                 ours = results.reserve(session, self._worker, keys - set(known), self._limits.lease)
+                # Who gave a reservation back since the first look has stored the result in the same commit.
+                late = results.known(session, ours)
+                results.release(session, late, self._worker)
+                known, ours = known | late, ours - set(late)
                 shown = results.previews(session, [one.picture.sha256 for one in some if one.run_key in ours])
                 elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
                 items.hand_back(session, self._worker, elsewhere, wait=_ELSEWHERE)
