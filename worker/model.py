@@ -14,6 +14,7 @@ from car.weights_digest import weights_digest
 from worker.errors import DeviceMissing, WeightsMissing
 from worker.places import Places
 from worker.segmenter.asking import Ask, Begun
+from worker.segmenter.ensembling import FindRegions
 from worker.segmenter.finishing import Clock, Unfinished
 from worker.segmenter.flow import Flow
 from worker.segmenter.segmenter import Batches, Segmenter
@@ -74,6 +75,7 @@ class ClipModel:
     precision: Precision = Precision.AUTO
     crf_by: CrfBy = CrfBy.LATTICE
     _pairs: dict[Places, Segmenter] = field(default_factory=dict, repr=False)
+    _sams: dict[str | Path, FindRegions] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> str:
@@ -95,15 +97,25 @@ class ClipModel:
         """The recipe's models, on the device."""
         places = self._places(recipe)
         if places not in self._pairs:
-            pair = load_pair(places.proposal, places.classifier, device=self.where, precision=self.precision)
-            clock = _clock_of(self.where)
-            self._pairs[places] = Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_by=self.crf_by)
-            self._tell(replace(recipe, sam=False))
+            self._pairs[places] = self._segmenter(places, recipe)
         segmenter = self._pairs[places]
         if recipe.sam and segmenter.sam is None:
-            segmenter.sam = load_sam(_sam_of(places), device=self.where)
+            place = _sam_of(places)
+            if place not in self._sams:
+                self._sams[place] = load_sam(place, device=self.where)
+            segmenter.sam = self._sams[place]
             self._tell(recipe)
         return segmenter
+
+    def _segmenter(self, places: Places, recipe: Recipe) -> Segmenter:
+        """A pair of CLIPs is on the device once, whatever SAMs recipes name beside it."""
+        for known, segmenter in self._pairs.items():
+            if known[:2] == places[:2]:
+                return replace(segmenter, sam=None)
+        pair = load_pair(places.proposal, places.classifier, device=self.where, precision=self.precision)
+        self._tell(replace(recipe, sam=False))
+        clock = _clock_of(self.where)
+        return Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_by=self.crf_by)
 
     def _tell(self, recipe: Recipe) -> None:
         if self.loaded is not None:

@@ -173,6 +173,25 @@ def test_a_worker_loads_its_sam_when_a_recipe_asks_for_it(sam_folder, scenes):
     assert model.load(OFF).sam is model.load(ON).sam
 
 
+def test_recipes_that_differ_in_a_model_share_the_others_on_the_device(sam_folder, tmp_path):
+    other = shutil.copytree(sam_folder, tmp_path / "sam")
+    model = worker(None)
+    model.models = None
+    proposal, classifier = str(WEIGHTS / "proposal"), str(WEIGHTS / "classifier")
+    one = replace(ON, proposal_model=proposal, classifier_model=classifier, sam_model=str(sam_folder))
+    first, plain = model.load(one), model.load(replace(one, sam=False, sam_model="sam-vit-b"))
+    second, swapped = (
+        model.load(replace(one, sam_model=str(other))),
+        model.load(replace(one, classifier_model=proposal)),
+    )
+    assert first.proposal is second.proposal is plain.proposal
+    assert first.classifier is second.classifier is plain.classifier
+    assert swapped.classifier is not first.classifier
+    assert first.sam is swapped.sam
+    assert first.sam is not second.sam
+    assert plain.sam is None
+
+
 def test_a_worker_names_its_sam_in_results_of_recipes_that_use_it(sam_folder):
     model = worker(sam_folder)
     assert set(model.weights_for(OFF)) == {"proposal", "classifier"}
