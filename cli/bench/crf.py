@@ -1,11 +1,13 @@
 """`car bench crf`: the dense CRF over a lattice of our own beside pydensecrf."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.bench.figures import each
 from cli.bench.options import OnDevice, Sizes, Threads, Turns, Where, parse_sizes, prepare
 from cli.bench.plot import Bar, PlotFile, draw
 from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
@@ -41,12 +43,9 @@ def crf(
     )
     from evaluation.crf_cost import measure_crf
 
-    costs: list[CrfCost] = []
-    with Console(stderr=True).status("") as status:
-        for name, (wide, high, many) in zip(names, asked, strict=True):
-            status.update(name)
-            costs.append(measure_crf(wide, high, many, device.value, turns))
-    found = dict(zip(names, costs, strict=True))
+    found = each(
+        {name: partial(measure_crf, *one, device.value, turns) for name, one in zip(names, asked, strict=True)}
+    )
     Console(soft_wrap=True).print(_table(found, device))
     if plot is not None:
         draw(plot, [(name, _bars(cost)) for name, cost in found.items()], "seconds a picture")

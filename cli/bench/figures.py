@@ -1,9 +1,10 @@
 """Figures as every benchmark shows them: a goal beside each."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -19,6 +20,21 @@ def show(console: Console, title: str, rows: Iterable[Row]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+C = TypeVar("C")
+
+
+def each(cases: Mapping[str, Callable[[], C]]) -> dict[str, C]:
+    """Measure one after the other, with a bar that counts them."""
+    found: dict[str, C] = {}
+    with bar() as progress:
+        task = progress.add_task("", total=len(cases))
+        for name, measure in cases.items():
+            progress.update(task, description=name)
+            found[name] = measure()
+            progress.advance(task)
+    return found
 
 
 def bar() -> Progress:

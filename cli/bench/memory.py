@@ -2,12 +2,14 @@
 
 import subprocess
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.bench.figures import each
 from cli.bench.options import OnDevice, Sizes, Where, parse_sizes, prepare
 from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
 from cli.errors import ProcessFailed
@@ -51,17 +53,15 @@ def memory(
     record = Record.begin(context, json_file, compare, fail_above, device=device, cases=names, spread=("size", "words"))
     from evaluation.memory_cost import Models, measure_memory
 
-    costs: list[MemoryCost] = []
-    with Console(stderr=True).status("") as status:
-        for name, (wide, high, many) in zip(names, asked, strict=True):
-            status.update(name)
-            try:
-                costs.append(measure_memory(wide, high, many, Models(models.value), device.value, finish=finish))
-            except subprocess.CalledProcessError as error:
-                raise ProcessFailed(
-                    f"{name}: the process that was measured did not come to its end ({error})"
-                ) from None
-    found = dict(zip(names, costs, strict=True))
+    def measured(wide: int, high: int, many: int) -> "MemoryCost":
+        try:
+            return measure_memory(wide, high, many, Models(models.value), device.value, finish=finish)
+        except subprocess.CalledProcessError as error:
+            raise ProcessFailed(
+                f"{wide}x{high}, {many} words: the process that was measured did not come to its end ({error})"
+            ) from None
+
+    found = each({name: partial(measured, *one) for name, one in zip(names, asked, strict=True)})
     Console(soft_wrap=True).print(_table(found))
     record.end({"cases": {name: cost.to_json() for name, cost in found.items()}})
 

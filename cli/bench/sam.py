@@ -1,11 +1,13 @@
 """`car bench sam`: automatic masks beside the official generator, by stage."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli.bench.figures import each
 from cli.bench.options import OnDevice, Sizes, Threads, Turns, Where, parse_sizes, prepare
 from cli.bench.plot import Bar, PlotFile, draw
 from cli.bench.record import CompareFile, FailAbove, JsonFile, Record
@@ -44,12 +46,10 @@ def sam(
     )
     from evaluation.sam_cost import measure_sam
 
-    costs: list[SamCost] = []
-    with Console(stderr=True).status("") as status:
-        for name, (one, wide, high) in zip(names, asked, strict=True):
-            status.update(name)
-            costs.append(measure_sam(one, wide, high, points, device.value, turns))
-    found, console = dict(zip(names, costs, strict=True)), Console(soft_wrap=True)
+    found = each(
+        {name: partial(measure_sam, *one, points, device.value, turns) for name, one in zip(names, asked, strict=True)}
+    )
+    console = Console(soft_wrap=True)
     for name, cost in found.items():
         _show(console, name, cost)
     if plot is not None:
