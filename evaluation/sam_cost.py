@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from segment_anything.modeling import Sam
 
 from car.recipe import Recipe
@@ -20,7 +19,7 @@ from evaluation.sam_flop import tera_flop
 from evaluation.sam_official import OfficialMasks, Watch
 from evaluation.segmenter_speed import picture
 from worker.segmenter import sam_network
-from worker.segmenter.ensembling import Region, Regions, ensemble
+from worker.segmenter.ensembling import Regions, ensemble
 from worker.segmenter.sam import AutomaticMasks
 from worker.segmenter.sam_network import SamSizes
 from worker.segmenter.sizes import Image
@@ -193,16 +192,10 @@ def _rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _matched(found: Regions, records: list[dict[str, Any]], image: Image) -> float:
-    left, matched = [_whole(region, image) for region in found], 0
+    left, matched = [region.whole(image.shape[:2]) for region in found], 0
     for record in records:
         ious = [mask_iou(mask, record["segmentation"]) for mask in left]
         if ious and max(ious) >= _MATCHED:
             matched += 1
             left.pop(int(np.argmax(ious)))
     return matched / max(1, len(records))
-
-
-def _whole(region: Region, image: Image) -> Bool[np.ndarray, "h w"]:
-    mask = np.zeros(image.shape[:2], bool)
-    mask[region.box] = region.pixels
-    return mask

@@ -16,6 +16,7 @@ from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from evaluation.parity import Parity, compare
 from evaluation.segmenter_speed import picture
+from tests.sams import random_sam
 from worker.segmenter import crf, visual_prompts
 from worker.segmenter.classifier import Crops
 from worker.segmenter.crf import Competition, CrfBy
@@ -23,7 +24,7 @@ from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.device_prompts import DevicePrompts
 from worker.segmenter.host_prompts import HostPrompts
 from worker.segmenter.sam import AutomaticMasks
-from worker.segmenter.sam_network import SamSizes, build
+from worker.segmenter.sam_network import SamSizes
 from worker.segmenter.segmenter import Batches, Segmenter
 from worker.segmenter.sizes import enlarge
 from worker.weights import load_pair
@@ -94,17 +95,8 @@ def sam_matches(device: torch.device, image: np.ndarray) -> tuple[int, int]:
 
 
 def _masks(device: torch.device, image: np.ndarray, recipe: Recipe) -> list[np.ndarray]:
-    torch.manual_seed(3)
-    network = build(SAM)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 or "rel_pos" in name:
-                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-    masks = []
-    for region in AutomaticMasks.suited_to(network.to(device))(image, recipe):
-        masks.append(np.zeros(image.shape[:2], bool))
-        masks[-1][region.box] = region.pixels
-    return masks
+    regions = AutomaticMasks.suited_to(random_sam(SAM).to(device))(image, recipe)
+    return [region.whole(image.shape[:2]) for region in regions]
 
 
 def blobs(words: int, rows: int, columns: int) -> np.ndarray:

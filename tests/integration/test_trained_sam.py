@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from segment_anything import SamAutomaticMaskGenerator
 
 from car.presets import preset
 from demo.scenes import held_out_scenes
 from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from evaluation.shapes import evaluate
+from tests.sams import official
 from worker.segmenter.segmenter import Segmenter
 from worker.weights import load_pair, load_sam
 
@@ -27,32 +27,15 @@ def sam():
     return load_sam(WEIGHTS / "sam", device=CPU)
 
 
-def official(network, image):
-    generator = SamAutomaticMaskGenerator(
-        network,
-        points_per_side=MANY.sam_points_per_side,
-        pred_iou_thresh=MANY.sam_pred_iou,
-        stability_score_thresh=MANY.sam_stability,
-        box_nms_thresh=MANY.sam_box_nms,
-    )
-    return generator.generate(image)
-
-
-def whole(region, shape):
-    mask = np.zeros(shape, bool)
-    mask[region.box] = region.pixels
-    return mask
-
-
 @pytest.mark.parametrize("size", [(160, 160), (240, 150)])
 def test_its_masks_are_those_of_the_official_generator(sam, size):
     """Duplicates removed: one to one, in the same order."""
     counted = agreeing = 0
     for scene in held_out_scenes(3, seed=6, size=size):
-        ours, theirs = sam(scene.image, MANY), official(sam.network, scene.image)
+        ours, theirs = sam(scene.image, MANY), official(sam.network, scene.image, MANY)
         assert len(ours) == len(theirs)
         pairs = zip(ours, theirs, strict=True)
-        agreeing += sum(mask_iou(whole(a, scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
+        agreeing += sum(mask_iou(a.whole(scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
         counted += len(theirs)
     assert counted >= 3
     assert agreeing >= 0.98 * counted
@@ -60,7 +43,7 @@ def test_its_masks_are_those_of_the_official_generator(sam, size):
 
 def test_it_finds_the_objects_of_a_scene(sam):
     for scene in held_out_scenes(3, seed=7):
-        found = [whole(region, scene.labels.shape) for region in sam(scene.image, MANY)]
+        found = [region.whole(scene.labels.shape) for region in sam(scene.image, MANY)]
         for k in np.unique(scene.labels[scene.labels > 0]):
             assert max(mask_iou(scene.labels == k, mask) for mask in found) > 0.8
 

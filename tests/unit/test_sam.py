@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything import sam_model_registry
 from segment_anything.utils.amg import build_point_grid
 
 from car.presets import preset
@@ -9,6 +9,7 @@ from evaluation.metrics import mask_iou
 from evaluation.sam_cost import TINY, random_network
 from evaluation.segmenter_speed import picture
 from tests.conftest import paint
+from tests.sams import official, random_sam
 from worker.segmenter.sam import AutomaticMasks, grid, resize
 from worker.segmenter.sam_decoder import Decoder, Embedded
 from worker.segmenter.sam_network import VIT_B, VIT_H, VIT_L, SamSizes, build
@@ -21,32 +22,7 @@ RANDOM = SamSizes(
 
 @pytest.fixture(scope="module")
 def network():
-    """Random weights, strong enough that masks differ from point to point, relative positions included."""
-    torch.manual_seed(3)
-    network = build(RANDOM)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 or "rel_pos" in name:
-                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-    return network
-
-
-def official(network, image, recipe, points_per_batch=64):
-    generator = SamAutomaticMaskGenerator(
-        network,
-        points_per_side=recipe.sam_points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou_thresh=recipe.sam_pred_iou,
-        stability_score_thresh=recipe.sam_stability,
-        box_nms_thresh=recipe.sam_box_nms,
-    )
-    return generator.generate(image)
-
-
-def whole(region, shape):
-    mask = np.zeros(shape, bool)
-    mask[region.box] = region.pixels
-    return mask
+    return random_sam(RANDOM)
 
 
 def recipe(**settings):
@@ -68,7 +44,7 @@ def test_automatic_masks_are_those_of_the_official_generator(network, size, filt
     theirs = [one for one in official(network, image, wanted) if one["area"]]
     assert len(theirs) > 1
     assert len(ours) == len(theirs)
-    ious = [max(mask_iou(whole(region, image.shape[:2]), one["segmentation"]) for region in ours) for one in theirs]
+    ious = [max(mask_iou(region.whole(image.shape[:2]), one["segmentation"]) for region in ours) for one in theirs]
     assert min(ious) >= 0.98
     assert [region.quality for region in ours] == pytest.approx([one["predicted_iou"] for one in theirs], abs=1e-5)
 
@@ -87,7 +63,7 @@ def test_how_many_points_share_a_pass_changes_no_mask(network):
     image, wanted = paint(), recipe(points_per_side=6, pred_iou=0, stability=0.3)
     one, other = (AutomaticMasks(network, points_at_once=count)(image, wanted) for count in (4, 36))
     assert len(one) == len(other)
-    assert all(mask_iou(whole(a, (48, 64)), whole(b, (48, 64))) > 0.98 for a, b in zip(one, other, strict=True))
+    assert all(mask_iou(a.whole((48, 64)), b.whole((48, 64))) > 0.98 for a, b in zip(one, other, strict=True))
 
 
 def looks(network):
@@ -138,10 +114,10 @@ def test_half_precision_finds_the_same_masks():
         for precision in (torch.float16, torch.float32)
     )
     assert len(wholes) > 10
-    left = [whole(region, image.shape[:2]) for region in halves]
+    left = [region.whole(image.shape[:2]) for region in halves]
     matched = 0
     for region in wholes:
-        ious = [mask_iou(mask, whole(region, image.shape[:2])) for mask in left]
+        ious = [mask_iou(mask, region.whole(image.shape[:2])) for mask in left]
         if max(ious) >= 0.98:
             left.pop(int(np.argmax(ious)))
             matched += 1

@@ -60,6 +60,12 @@ class Region:
         """Where the pixels lie in the picture."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
+    def whole(self, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """In a picture of (height, width)."""
+        mask = np.zeros(size, bool)
+        mask[self.box] = self.pixels
+        return mask
+
 
 Regions = tuple[Region, ...]
 

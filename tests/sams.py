@@ -1,0 +1,36 @@
+"""SAMs of random weights, and the official generator beside ours."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.modeling import Sam
+
+from car.recipe import Recipe
+from worker.segmenter.sam_network import SamSizes, build
+
+
+def random_sam(sizes: SamSizes) -> Sam:
+    """Weights strong enough that masks differ from point to point, relative positions included; always the same."""
+    torch.manual_seed(3)
+    network = build(sizes)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1 or "rel_pos" in name:
+                parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+    return network
+
+
+def official(network: Sam, image: np.ndarray, recipe: Recipe, points_per_batch: int = 64) -> list[dict[str, Any]]:
+    """The masks of segment_anything's generator, with a recipe's settings."""
+    generator = SamAutomaticMaskGenerator(
+        network,
+        points_per_side=recipe.sam_points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou_thresh=recipe.sam_pred_iou,
+        stability_score_thresh=recipe.sam_stability,
+        box_nms_thresh=recipe.sam_box_nms,
+    )
+    found: list[dict[str, Any]] = generator.generate(image)
+    return found
