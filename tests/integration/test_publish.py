@@ -317,10 +317,11 @@ def test_a_busy_label_studio_is_left_alone_as_long_as_it_asks(outbox):
     outbox.owe(10)
     clock = [0.0]
     gate = Gate(now=lambda: clock[0])
-    outbox.studio.fail("POST", "/api/predictions/", status=429, headers={"Retry-After": "90"}, times=4)
+    outbox.studio.fail("POST", "/api/predictions/", status=429, headers={"Retry-After": "90"}, times=1)
     with outbox.client() as client:
-        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate)
+        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate, threads=1)
         publisher.publish()
+        assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
         assert not gate.open
         clock[0] = 89.0
         assert not gate.open
