@@ -28,7 +28,9 @@ pytest_plugins = [  # whatever another one imports comes before it
     "tests.label_studio_rows",
     "tests.fake_label_studio",
     "tests.outbox",
+    "tests.painter",
     "tests.picture_server",
+    "tests.sources",
     "tests.recorded",
 ]
 

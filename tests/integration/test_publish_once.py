@@ -1,0 +1,174 @@
+"""Lost answers, sleeping publishers and several at once: each task has one prediction in the end."""
+
+import json
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from tests.rows import together
+from worker.label_studio import LabelStudio
+
+
+@pytest.mark.parametrize("drop", ["after", "before"])
+def test_a_dropped_connection_neither_loses_nor_doubles(outbox, drop):
+    outbox.owe(3)
+    outbox.studio.fail("POST", "/api/predictions/", drop=drop, times=2)
+    assert outbox.publish().counts == {"rendered": 3, "put_off": 2, "sent": 1}
+    uncertain = [row for row in outbox.predictions() if row.state == "pending"]
+    assert {row.error_code for row in uncertain} == {"outcome_uncertain"}
+    # It may still be on its way into Label Studio's database.
+    assert all(row.not_before > row.attempted_at + timedelta(seconds=59) for row in uncertain)
+    assert outbox.publish().counts == {}
+    outbox.due()
+    assert outbox.publish().counts == {"sent": 2}
+    outbox.agree()
+
+
+def test_a_slow_server_that_stores_after_nobody_waits_is_looked_for_first(outbox):
+    outbox.owe(2)
+    outbox.studio.fail("POST", "/api/predictions/", delay=1.0, times=2)
+    assert outbox.publish(outbox.client(read_seconds=0.3)).counts["put_off"] == 2
+    time.sleep(1.2)
+    outbox.due()
+    assert outbox.publish().counts == {"sent": 2}
+    assert len(outbox.studio.asked("POST", "/api/predictions/")) == 2
+    outbox.agree()
+
+
+def test_doubles_that_are_found_are_deleted_but_for_the_oldest(outbox):
+    [task] = outbox.owe(1)
+    outbox.studio.fail("POST", "/api/predictions/", drop="after", times=1)
+    outbox.publish()
+    [first] = outbox.studio.predictions(task)
+    version = first["model_version"]
+    with outbox.client() as client:
+        text = json.dumps({"model_version": version, "result": []})
+        client.predict(task, text)
+        client.predict(task, text)
+        other = client.predict(task, json.dumps({"model_version": "somebody's", "result": []}))
+    outbox.due()
+    assert outbox.publish().counts == {"sent": 1}
+    assert [one["id"] for one in outbox.studio.predictions(task)] == [first["id"], other.number]
+    assert [row.prediction for row in outbox.predictions()] == [first["id"]]
+
+
+def test_two_publishers_at_once_send_each_row_once(outbox):
+    outbox.owe(40)
+    made = together(*(lambda name=name: outbox.publish(worker=name) for name in ("one", "two", "three")))
+    assert sum(one.counts["sent"] for one in made) == 40
+    assert len(outbox.studio.asked("POST", "/api/predictions/")) == 40
+    outbox.agree()
+
+
+def test_a_publisher_that_sleeps_past_its_lease_leaves_one_prediction(outbox):
+    """Frozen between its POST and the record of it, while another one sends the same row."""
+    outbox.owe(1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Frozen(LabelStudio):
+        def predict(self, task, document):
+            stored = super().predict(task, document)
+            reached.set()
+            go_on.wait(30)
+            return stored
+
+    frozen = Frozen(outbox.studio.url, outbox.studio.token)
+    thread = threading.Thread(target=outbox.publish, args=(frozen, "frozen"))
+    thread.start()
+    assert reached.wait(30)
+    outbox.due()
+    assert outbox.publish(worker="other").counts == {"sent": 1}
+    go_on.set()
+    thread.join()
+    outbox.agree()
+
+
+def test_a_publisher_that_sleeps_before_its_post_takes_its_double_back(outbox):
+    outbox.owe(1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Frozen(LabelStudio):
+        def predict(self, task, document):
+            reached.set()
+            go_on.wait(30)
+            return super().predict(task, document)
+
+    counts = []
+    frozen = Frozen(outbox.studio.url, outbox.studio.token)
+    thread = threading.Thread(target=lambda: counts.append(outbox.publish(frozen, "frozen").counts))
+    thread.start()
+    assert reached.wait(30)
+    outbox.due()
+    assert outbox.publish(worker="other").counts == {"sent": 1}
+    go_on.set()
+    thread.join()
+    assert counts[0]["strays"] == 1
+    assert len(outbox.studio.asked("POST", "/api/predictions/")) == 2
+    outbox.agree()
+
+
+def test_two_that_sleep_across_each_others_posts_leave_it_to_a_third(outbox):
+    """Each posts while the other one holds the row; who deletes what is decided by whoever comes next."""
+    outbox.owe(1)
+    first, second, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Frozen(LabelStudio):
+        def __init__(self, reached):
+            super().__init__(outbox.studio.url, outbox.studio.token)
+            self.reached = reached
+
+        def predict(self, task, document):
+            self.reached.set()
+            go_on.wait(30)
+            return super().predict(task, document)
+
+    threads = []
+    for name, reached in (("first", first), ("second", second)):
+        threads.append(threading.Thread(target=outbox.publish, args=(Frozen(reached), name)))
+        threads[-1].start()
+        assert reached.wait(30)
+        outbox.due()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    outbox.due()
+    outbox.publish(worker="third")
+    outbox.agree()
+
+
+def test_a_late_sender_deletes_nothing_that_another_may_have_found(outbox):
+    """One sleeps after its POST; another finds that prediction and sleeps before it records it; the first wakes."""
+    outbox.owe(1)
+    posted, found, first_goes_on, second_goes_on = (threading.Event() for _ in range(4))
+
+    class Sender(LabelStudio):
+        def predict(self, task, document):
+            stored = super().predict(task, document)
+            posted.set()
+            first_goes_on.wait(30)
+            return stored
+
+    class Finder(LabelStudio):
+        def predictions(self, **place):
+            stored = super().predictions(**place)
+            found.set()
+            second_goes_on.wait(30)
+            return stored
+
+    threads = []
+    for client, reached in ((Sender, posted), (Finder, found)):
+        known = client(outbox.studio.url, outbox.studio.token)
+        threads.append(threading.Thread(target=outbox.publish, args=(known, client.__name__)))
+        threads[-1].start()
+        assert reached.wait(30)
+        outbox.due()
+    first_goes_on.set()
+    threads[0].join()
+    second_goes_on.set()
+    threads[1].join()
+    outbox.due()
+    outbox.publish(worker="third")
+    outbox.agree()
+    assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
