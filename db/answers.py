@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db import models
 from db.predictions import JUST_NOW
+from db.second_looks import DOUBTFUL
 
 KEPT = timedelta(hours=1)
 """How long an answer can be given again as it is."""
@@ -54,6 +55,8 @@ _TAKE = text(f"""
     )
     UPDATE prediction
     SET state = 'sent', sent_at = now(), attempt = attempt + 1, prediction = NULL, worker = NULL, leased_until = NULL,
+        look_at = CASE WHEN attempted_at IS NULL THEN look_at ELSE {DOUBTFUL} END,
+        looks = CASE WHEN attempted_at IS NULL THEN looks ELSE 0 END,
         error_code = NULL, error_detail = NULL
     FROM fitting WHERE prediction.id = fitting.id AND fitting.bytes <= :most
     RETURNING prediction.task, fitting.document

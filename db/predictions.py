@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from db import models
 from db.items import storable
 from db.outbox import SUPERSEDED
+from db.second_looks import DOUBTFUL
 
 JUST_NOW = timedelta(seconds=120)
 """Longer than Label Studio's /predict lasts: it chose its tasks before, so it cannot know what was sent since."""
@@ -88,17 +89,19 @@ _SUPERSEDE = text(f"""
     WHERE id = ANY(CAST(:ids AS bigint[])) AND NOT ({_UNTRIED})
 """)  # noqa: S608
 
-_CLAIM = text("""
+_CLAIM = text(f"""
     UPDATE prediction
     SET attempt = attempt + 1, worker = :worker, leased_until = now() + make_interval(secs => :lease),
-        attempted_at = CASE WHEN prediction.instance = CAST(:instance AS text) THEN now() ELSE attempted_at END
+        attempted_at = CASE WHEN prediction.instance = CAST(:instance AS text) THEN now() ELSE attempted_at END,
+        look_at = CASE WHEN attempted_at IS NULL THEN look_at ELSE {DOUBTFUL} END,
+        looks = CASE WHEN attempted_at IS NULL THEN looks ELSE 0 END
     FROM result, project
     WHERE prediction.id = ANY(CAST(:ids AS bigint[])) AND result.id = prediction.result_id
         AND project.instance = prediction.instance AND project.number = prediction.project
     RETURNING prediction.id, prediction.attempt, prediction.instance, prediction.project, prediction.task,
         prediction.model_version, prediction.result_id, result.run_key, result.masks_key, prediction.document,
         project.label_config, project.extra_params, prediction.failures, prediction.prediction
-""")
+""")  # noqa: S608
 
 _RENDERED = text(f"""
     WITH mine AS (

@@ -72,7 +72,7 @@ class ProjectRows(Rows):
         """So much time passes for predictions."""
         self.sql(
             "UPDATE prediction SET sent_at = sent_at - :span, attempted_at = attempted_at - :span, "
-            "leased_until = leased_until - :span, not_before = not_before - :span",
+            "leased_until = leased_until - :span, not_before = not_before - :span, look_at = look_at - :span",
             span=span,
         )
 

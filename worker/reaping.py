@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from car.model_version import CODE_VERSION
-from db import answers, feedback, items, jobs, listings, predictions, projects, results, workers
+from db import answers, feedback, items, jobs, listings, predictions, projects, results, second_looks, workers
 from db.session import transaction
 
 
@@ -43,7 +43,8 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
             closed,
             items_wait=items.waiting(session),
             sources_wait=listings.waiting(session),
-            predictions_wait=predictions.waiting(session, instance),
+            predictions_wait=predictions.waiting(session, instance)
+            or (instance is not None and second_looks.waiting(session, instance)),
             syncs_wait=instance is not None and projects.sync_waiting(session, instance=instance),
             annotations_wait=feedback.waiting(session),
         )

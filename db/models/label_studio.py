@@ -113,6 +113,12 @@ class Prediction(Base):
             "sent_at",
             postgresql_where=text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
         ),
+        Index(
+            "prediction_look_idx",
+            "instance",
+            "look_at",
+            postgresql_where=text("state = 'sent' AND look_at IS NOT NULL"),
+        ),
         Index(None, "item_id"),
         Index(None, "result_id"),
     )
@@ -141,6 +147,9 @@ class Prediction(Base):
     attempted_at: Mapped[datetime | None] = mapped_column()
     """When a publisher last took it to be sent."""
     sent_at: Mapped[datetime | None] = mapped_column()
+    looks: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    look_at: Mapped[datetime | None] = mapped_column()
+    """When Label Studio is asked once more whether it has several: see db.second_looks."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     created_at: Mapped[datetime] = since_now()

@@ -71,7 +71,7 @@ def uncertain(outbox, drop):
 def test_killed_between_every_two_steps_of_a_first_attempt(outbox, engine_environment):
     steps = killed_everywhere(outbox, engine_environment, lambda: None)
     assert set(steps) == COMMITS | READS | POSTS
-    assert steps.count("before a commit") == 4  # claim, document, record, a look for more
+    assert steps.count("before a commit") == 5  # claim, document, record, a look for more, one for doubles
 
 
 def test_the_server_has_it_and_its_answer_finds_nobody(outbox, engine_environment):

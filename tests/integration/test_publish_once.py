@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from db.second_looks import AFTER
 from tests.rows import together
 from worker.label_studio import LabelStudio
+from worker.reaping import reap
 
 
 @pytest.mark.parametrize("drop", ["after", "before"])
@@ -172,3 +174,145 @@ def test_a_late_sender_deletes_nothing_that_another_may_have_found(outbox):
     outbox.publish(worker="third")
     outbox.agree()
     assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
+
+
+class KilledError(BaseException):
+    """Nothing of this code sees it, as nothing sees SIGKILL."""
+
+
+def test_a_sender_that_sleeps_past_its_lease_and_is_killed_after_its_post_leaves_one_prediction_in_the_end(outbox):
+    outbox.owe(1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Doomed(LabelStudio):
+        def predict(self, task, document):
+            reached.set()
+            go_on.wait(30)
+            super().predict(task, document)
+            raise KilledError
+
+    def doomed():
+        with pytest.raises(KilledError):
+            outbox.publish(Doomed(outbox.studio.url, outbox.studio.token), "doomed")
+
+    thread = threading.Thread(target=doomed)
+    thread.start()
+    assert reached.wait(30)
+    outbox.due()
+    assert outbox.publish(worker="other").counts == {"sent": 1}
+    go_on.set()
+    thread.join()
+    assert len(outbox.studio.predictions()) == 2
+    outbox.later(timedelta(minutes=9))
+    outbox.publish()
+    assert len(outbox.studio.predictions()) == 2  # it may still be on its way
+    outbox.later(timedelta(minutes=1))
+    outbox.publish()
+    outbox.agree()
+
+
+def store_late(outbox):
+    """A POST whose sender is dead comes to be stored."""
+    [there] = outbox.studio.predictions()
+    with outbox.client() as client:
+        text = json.dumps({"model_version": there["model_version"], "result": there["result"]})
+        return client.predict(there["task"], text).number
+
+
+def uncertain(outbox):
+    """Sent by the second attempt; nobody knows what became of the first."""
+    outbox.owe(1)
+    outbox.studio.fail("POST", "/api/predictions/", drop="before", times=1)
+    outbox.publish()
+    outbox.due()
+    assert outbox.publish().counts == {"sent": 1}
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_post_that_is_stored_hours_late_is_found_and_deleted(outbox, looks):
+    uncertain(outbox)
+    for wait in AFTER[: looks - 1]:
+        outbox.later(wait)
+        outbox.publish()
+    store_late(outbox)
+    outbox.later(AFTER[looks - 1])
+    outbox.publish()
+    outbox.agree()
+
+
+def test_looks_come_to_an_end(outbox):
+    uncertain(outbox)
+    before = len(outbox.studio.asked("GET", "/api/predictions/"))
+    for _ in range(5):
+        outbox.later(timedelta(days=2))
+        outbox.publish()
+    assert len(outbox.studio.asked("GET", "/api/predictions/")) == before + len(AFTER)
+    assert [row.look_at for row in outbox.predictions()] == [None]
+
+
+def test_what_was_sent_at_once_is_not_looked_for_again(outbox):
+    outbox.owe(3)
+    outbox.publish()
+    outbox.later(timedelta(days=2))
+    outbox.publish()
+    assert outbox.studio.asked("GET", "/api/predictions/") == []
+
+
+def test_what_label_studio_got_as_an_answer_is_looked_for_when_a_publisher_had_it_too(outbox):
+    """Frozen before its POST, while /predict answered with the same; killed after it."""
+    [task] = outbox.owe(1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Doomed(LabelStudio):
+        def predict(self, task, document):
+            reached.set()
+            go_on.wait(30)
+            super().predict(task, document)
+            raise KilledError
+
+    def doomed():
+        with pytest.raises(KilledError):
+            outbox.publish(Doomed(outbox.studio.url, outbox.studio.token), "doomed")
+
+    thread = threading.Thread(target=doomed)
+    thread.start()
+    assert reached.wait(30)
+    outbox.due()
+    [row] = outbox.predictions()
+    assert outbox.ask(task, answering=10**6)[0].document is not None
+    with outbox.client() as client:  # as Label Studio stores its backends' answers
+        stored = client.predict(task, json.dumps({"model_version": row.model_version, "result": []})).number
+    go_on.set()
+    thread.join()
+    outbox.later(AFTER[0])
+    outbox.publish()
+    assert [one["id"] for one in outbox.studio.predictions()] == [stored]
+
+
+def test_a_second_look_at_a_deleted_task_finds_nothing_to_do(outbox):
+    uncertain(outbox)
+    outbox.studio.tasks.clear()
+    outbox.studio.stored.clear()
+    outbox.later(AFTER[0])
+    assert outbox.publish().counts == {}
+    assert outbox.states() == {"sent": 1}
+
+
+def test_a_second_look_that_fails_leaves_it_to_the_next(outbox):
+    uncertain(outbox)
+    store_late(outbox)
+    outbox.studio.fail("GET", "/api/predictions/", status=500, times=1)
+    outbox.later(AFTER[0])
+    outbox.publish()
+    assert len(outbox.studio.predictions()) == 2
+    outbox.later(AFTER[1])
+    outbox.publish()
+    outbox.agree()
+
+
+def test_second_looks_alone_are_reason_enough_to_ring(outbox):
+    uncertain(outbox)
+    assert not reap(outbox.engine, instance=outbox.studio.url).predictions_wait
+    outbox.later(AFTER[0])
+    assert reap(outbox.engine, instance=outbox.studio.url).predictions_wait
+    assert not reap(outbox.engine).predictions_wait

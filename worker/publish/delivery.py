@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from car.errors import CarError
 from db.predictions import Outgoing
+from db.second_looks import Doubtful
 from worker.label_studio import LabelStudio
 from worker.label_studio.errors import TaskMissing
 
@@ -29,7 +30,7 @@ def deliver(client: LabelStudio, row: Outgoing, document: str, *, in_time: Calla
     if row.replaces is not None:
         client.withdraw(row.replaces)
     again = row.attempt > 1
-    if again and (known := _the_one(client, row)) is not None:
+    if again and (known := the_one(client, row, but=row.replaces)) is not None:
         return known
     if not in_time():
         raise LeaseEnding("the worker was too slow; another attempt follows")
@@ -39,13 +40,18 @@ def deliver(client: LabelStudio, row: Outgoing, document: str, *, in_time: Calla
         client.withdraw(stored.number)
         raise TaskMissing(f"task {row.task} is of project {stored.project}, not of {row.project}, in Label Studio now")
     # An earlier POST that nobody waited for may have been stored since it was looked for.
-    return (_the_one(client, row) if again else None) or stored.number
+    return (the_one(client, row, but=row.replaces) if again else None) or stored.number
 
 
-def _the_one(client: LabelStudio, row: Outgoing) -> int | None:
-    """The oldest of our version, once it is the only one."""
+def the_one(client: LabelStudio, row: Outgoing | Doubtful, *, but: int | None = None) -> int | None:
+    """The oldest of our version, once it is the only one. `but` does not count, and stays.
+
+    Raises:
+        LabelStudioError: see there.
+
+    """
     stored = client.predictions(project=row.project, task=row.task)
-    ours = [one.number for one in stored if one.model_version == row.model_version and one.number != row.replaces]
+    ours = [one.number for one in stored if one.model_version == row.model_version and one.number != but]
     for double in ours[1:]:
         client.withdraw(double)
     return ours[0] if ours else None

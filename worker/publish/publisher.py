@@ -21,6 +21,7 @@ from worker.label_studio.errors import Forbidden, OutcomeUncertain, ProjectMissi
 from worker.publish.delivery import LeaseEnding, deliver
 from worker.publish.gate import Gate
 from worker.publish.rendering import Gettable, InternalError, render_all
+from worker.publish.second_look import look_again
 
 LEASE = timedelta(seconds=120)
 """A killed worker's POST has long ended when another one asks Label Studio whether it was stored."""
@@ -86,6 +87,8 @@ class Publisher:
                 if not rows:
                     break
                 self._round(pool, rows, done.counts, leased_until, stop)
+        if self._client is not None and not done.more:
+            done.more = look_again(self._engine, self._client, self._gate, stop=stop, until=ends)
         return done
 
     def _claim(self, instance: str | None) -> list[Outgoing]:

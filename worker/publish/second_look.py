@@ -1,0 +1,51 @@
+"""What was sent under doubt is looked for again: one prediction of it is left in Label Studio, however late another."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import Engine
+
+from db import second_looks
+from db.second_looks import Doubtful
+from db.session import transaction
+from worker.label_studio import LabelStudio, LabelStudioError
+from worker.label_studio.errors import ProjectMissing, TaskMissing
+from worker.publish.delivery import the_one
+from worker.publish.gate import Gate
+
+_AT_ONCE = 16
+
+
+def look_again(engine: Engine, client: LabelStudio, gate: Gate, *, stop: Callable[[], bool], until: float) -> bool:
+    """All that are due, one after the other: they are few. Whether time or Label Studio ended it before.
+
+    Raises:
+        DatabaseUnreachable: the next look makes up for what was in hand.
+
+    """
+    while gate.open and not stop():
+        if time.monotonic() > until:
+            return True
+        with transaction(engine) as session:
+            due = second_looks.claim(session, client.url, limit=_AT_ONCE)
+        if not due:
+            break
+        for one in due:
+            _look(engine, client, gate, one)
+    return False
+
+
+def _look(engine: Engine, client: LabelStudio, gate: Gate, one: Doubtful) -> None:
+    try:
+        found = the_one(client, one)
+    except (TaskMissing, ProjectMissing):
+        return  # nothing is left to be there twice
+    except LabelStudioError as error:
+        gate.failed(error)
+        structlog.get_logger().warning("second_look_failed", task=one.task, code=error.code, reason=str(error))
+        return
+    gate.passed()
+    if found not in (None, one.prediction):
+        with transaction(engine) as session:
+            second_looks.kept(session, one, found)
