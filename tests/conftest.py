@@ -38,6 +38,16 @@ CONTEXT = 77
 
 
 @pytest.fixture(autouse=True)
+def _the_environment_as_before():
+    """Commands that tests run in this process set variables for the processes that they start."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+
+@pytest.fixture(autouse=True)
 def _as_many_threads_as_before():
     """Benchmarks set the number of torch's threads for their process; the last bits of a score depend on it."""
     threads = torch.get_num_threads()
