@@ -96,7 +96,7 @@ def test_stopping_asks_first_and_kills_what_does_not_listen_with_its_children(pr
     processes.start("deaf", python(deaf))
     logs = [tmp_path / "polite.log", tmp_path / "deaf.log"]
     watch_until(processes, lambda: all(log.read_text().endswith("\n") for log in logs))
-    assert processes.stop(seconds=0.5) == ["deaf"]
+    assert processes.stop(seconds=2) == ["deaf"]
     assert logs[0].read_text().splitlines() == ["on", "bye"]
     wait_for_end(int(logs[1].read_text()))
 
