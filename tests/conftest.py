@@ -30,6 +30,7 @@ pytest_plugins = [  # whatever another one imports comes before it
     "tests.outbox",
     "tests.picture_server",
     "tests.recorded",
+    "tests.crf_arrays",
 ]
 
 CONTEXT = 77
