@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define MOST_AXES 9
+#define MOST_AXES 9 /* of eight features */
 #define DIGIT 11
 #define INLINE static inline __attribute__((always_inline))
 
