@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from car.crf_by import CrfBy
 from car.presets import preset
 from worker.segmenter import crf
-from worker.segmenter.arrays import Arrays, HostArrays
+from worker.segmenter.arrays import Arrays
+from worker.segmenter.compiled import host_arrays
 from worker.segmenter.crf import Competition
 from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.mean_field import Field
@@ -35,6 +36,8 @@ class CrfCost:
     classes: int
     """Labels with the background."""
     device: str
+    arrays: str
+    """Whose operations the lattices ran on."""
     seconds: Mapping[str, float]
     """By who computed it (`pydensecrf`, `lattice`) and for the lattice by part; the least of the turns."""
     agreement: float
@@ -66,7 +69,7 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
     """
     image, one = photograph(height, width), Competition(_blobs(classes - 1, height // 16, width // 16), 1.0)
     where = torch.device(device)
-    arrays: Arrays = HostArrays() if where.type == "cpu" else DeviceArrays(where)
+    arrays: Arrays = host_arrays() if where.type == "cpu" else DeviceArrays(where)
     clock = _clock(where)
     if where.type != "cpu":
         _field(arrays, image).label(one.cams, 1.0, alone=False)  # the first run loads kernels
@@ -85,6 +88,7 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
         height=height,
         classes=classes,
         device=device,
+        arrays=type(arrays).__name__,
         seconds=least,
         agreement=float((found == expected).mean()),
         points={"gaussian": field.kernels[0].points, "bilateral": field.kernels[1].points},
@@ -139,11 +143,11 @@ def _blobs(words: int, rows: int, columns: int) -> Float[np.ndarray, "n rows col
 
 
 def _moved(field: Field, words: int) -> int:
-    """Bytes: each matrix once, each table written once and read once."""
+    """Bytes: each lattice once, each table written once and read once."""
     pixels, total = field.size[0] * field.size[1], 0
     for kernel in field.kernels:
-        tables = 2 * (pixels + kernel.points * len(kernel.blur)) + 2 * kernel.points
-        total += 8 * kernel.entries + 4 * tables * words
+        tables = 2 * (pixels + kernel.points * kernel.axes) + 2 * kernel.points
+        total += kernel.bytes + 4 * tables * words
     return total + 4 * _PASSES_OF_SOFTMAX * pixels * words
 
 

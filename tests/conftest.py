@@ -32,6 +32,7 @@ pytest_plugins = [  # whatever another one imports comes before it
     "tests.picture_server",
     "tests.sources",
     "tests.recorded",
+    "tests.crf_arrays",
 ]
 
 CONTEXT = 77

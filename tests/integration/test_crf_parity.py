@@ -19,9 +19,8 @@ from car.vocabulary import Vocabulary, parse_labels_file
 from demo.towers import WEIGHTS
 from worker.images import find_images, open_image
 from worker.segmenter import crf
-from worker.segmenter.arrays import Arrays, HostArrays
+from worker.segmenter.arrays import Arrays
 from worker.segmenter.crf import Competition
-from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.segmenter import Segmenter
 from worker.weights import load_pair
@@ -35,12 +34,10 @@ RECIPES = {
     "things and stuff": (replace(DEMO, stuff=tuple(WORDS[5:12]), stuff_visual_prompts=(VisualPrompt.GRAY,)), WORDS),
     "refer": (replace(DEMO, mode=Mode.REFER, theta=0.0), WORDS[:4]),
 }
-WHERE = pytest.mark.parametrize("arrays", [HostArrays(), DeviceArrays(torch.device("cpu"))], ids=["host", "device"])
 AGREEMENT = 0.999
 """Of pixels. Sums are taken in another order, which can turn a tie; in every case so far it turned none."""
 
 
-@WHERE
 @pytest.mark.skipif(not CASES, reason=f"no golden cases in {FOLDER}; CAR_GOLDEN_DIR names another folder")
 @pytest.mark.parametrize("name", CASES or ["none"])
 def test_the_labels_of_the_golden_pictures_agree(arrays: Arrays, name: str) -> None:
@@ -67,7 +64,6 @@ def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[Unfin
     yield from car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
 
 
-@WHERE
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_masks_of_the_demo_pictures_agree(car: Segmenter, arrays: Arrays, kind: str) -> None:
     for unfinished in recurred(car, *RECIPES[kind]):

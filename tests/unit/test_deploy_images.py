@@ -39,7 +39,7 @@ def test_what_an_image_copies_exists_and_is_let_through(dockerfile):
 def test_an_image_holds_every_package_of_the_wheel(dockerfile):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert set(packages) | {"pyproject.toml", "README.md"} <= set(copied(dockerfile))
+    assert set(packages) | {"pyproject.toml", "README.md", "hatch_build.py"} <= set(copied(dockerfile))
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.api", "Dockerfile.worker"])

@@ -22,6 +22,10 @@ Matrix = Any
 class Arrays(Protocol):
     """Where arrays lie and who computes with them. Everything is float32 but what `whole` or `places` made."""
 
+    @property
+    def at_once(self) -> int:
+        """Words filtered together: columns of a table at most."""
+
     def take_in(self, array: Array) -> Array:
         """A numpy array."""
 
@@ -79,8 +83,20 @@ class Arrays(Protocol):
     def log_(self, array: Array) -> Array:
         """In place."""
 
-    def sums(self, table: Array) -> Array:
-        """Of each row."""
+    def exponentials(self, table: Array, total: Array) -> None:
+        """In place; the sums of rows are added to `total`, a column."""
+
+    def divide(self, table: Array, total: Array) -> None:
+        """Each row by its number in a column."""
+
+    def chances(self, table: Array) -> Array:
+        """1 / (1 + e^-x), in place or not."""
+
+    def compete(self, table: Array, evidence: Array, background: Array) -> None:
+        """Takes the sums of a table's rows from `background`, a column, and adds the evidence to the table."""
+
+    def oppose(self, table: Array, evidence: Array, ones: Array) -> None:
+        """Twice the table, less `ones`, a column, and with the evidence."""
 
     def top(self, table: Array) -> tuple[Array, Array]:
         """The greatest of each row, and the first column that has it."""
@@ -93,6 +109,9 @@ class Arrays(Protocol):
 
 class HostArrays:
     """numpy and scipy, in the calling thread."""
+
+    at_once = 24
+    """Tables of more rows leave the caches, those of fewer read the lattice too often."""
 
     def take_in(self, array: Array) -> Array:
         return array
@@ -155,8 +174,26 @@ class HostArrays:
     def log_(self, array: Array) -> Array:
         return np.log(array, out=array)
 
-    def sums(self, table: Array) -> Array:
-        return np.einsum("ij->i", table)  # five times as quick as sum(1) of short rows
+    def exponentials(self, table: Array, total: Array) -> None:
+        total += _sums(np.exp(table, out=table))
+
+    def divide(self, table: Array, total: Array) -> None:
+        table /= total
+
+    def chances(self, table: Array) -> Array:
+        # What e^80 divides is 0 in float32, and no label hangs on it.
+        odds = self.exp_((-table).clip(-80.0, 80.0))
+        odds += 1
+        return 1 / odds
+
+    def compete(self, table: Array, evidence: Array, background: Array) -> None:
+        background -= _sums(table)
+        table += evidence
+
+    def oppose(self, table: Array, evidence: Array, ones: Array) -> None:
+        table *= 2
+        table -= ones
+        table += evidence
 
     def top(self, table: Array) -> tuple[Array, Array]:
         best, who = table[:, 0].copy(), np.zeros(len(table), np.int64)
@@ -173,3 +210,7 @@ class HostArrays:
         for k, cam in enumerate(cams):
             table[:, k] = enlarge(cam, height, width).ravel()
         return table
+
+
+def _sums(table: Array) -> Array:
+    return np.einsum("ij->i", table)[:, None]  # five times as quick as sum(1) of short rows

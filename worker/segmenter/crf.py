@@ -14,7 +14,8 @@ from pydensecrf import densecrf
 
 from car.crf_by import CrfBy
 from car.recipe import Arithmetic, Crf, Recipe
-from worker.segmenter.arrays import Arrays, HostArrays
+from worker.segmenter.arrays import Arrays
+from worker.segmenter.compiled import host_arrays
 from worker.segmenter.mean_field import Field, Labels
 from worker.segmenter.permutohedral import LatticeTooFine
 from worker.segmenter.sizes import Image, enlarge
@@ -50,7 +51,7 @@ def label(
     wanted = recipe.crf is Crf.DENSE and any(len(one.cams) for one in competitions)
     if wanted and by is CrfBy.LATTICE:
         with suppress(LatticeTooFine):
-            field = Field.over(arrays or HostArrays(), appearance(image, recipe), recipe)
+            field = Field.over(arrays or host_arrays(), appearance(image, recipe), recipe)
             return [field.label(one.cams, one.bg_factor, alone=alone) for one in competitions]
     reference = _Reference(image, recipe)
     return [reference.label(one, alone=alone) for one in competitions]

@@ -32,6 +32,8 @@ class DeviceArrays:
 
     device: torch.device
 
+    at_once = 24
+
     def take_in(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
@@ -99,8 +101,26 @@ class DeviceArrays:
     def log_(self, array: Array) -> Array:
         return array.log_()
 
-    def sums(self, table: Array) -> Array:
-        return table.sum(1)
+    def exponentials(self, table: Array, total: Array) -> None:
+        total += table.exp_().sum(1)[:, None]
+
+    def divide(self, table: Array, total: Array) -> None:
+        table /= total
+
+    def chances(self, table: Array) -> Array:
+        # What e^80 divides is 0 in float32, and no label hangs on it.
+        odds = (-table).clip(-80.0, 80.0).exp_()
+        odds += 1
+        return 1 / odds
+
+    def compete(self, table: Array, evidence: Array, background: Array) -> None:
+        background -= table.sum(1)[:, None]
+        table += evidence
+
+    def oppose(self, table: Array, evidence: Array, ones: Array) -> None:
+        table *= 2
+        table -= ones
+        table += evidence
 
     def top(self, table: Array) -> tuple[Tensor, Tensor]:
         best, who = table.max(1)

@@ -7,6 +7,7 @@ Each iteration: Q_k <- softmax(-U_k + sum of the kernels' filtered Q_k). Two thi
 - A filter knows no channels. Words are filtered a few at a time in place, so that memory holds one Q whatever they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,18 @@ from jaxtyping import Float, UInt8, UInt16
 
 from car.recipe import Recipe
 from worker.segmenter.arrays import Array, Arrays
+from worker.segmenter.compiled import CompiledArrays
+from worker.segmenter.compiled_lattice import CompiledLattice
+from worker.segmenter.compiled_lattice import build as build_compiled
 from worker.segmenter.permutohedral import Lattice, build
 
 Labels = UInt8[np.ndarray, "m h w"] | UInt16[np.ndarray, "m h w"]
 """Who has each pixel: 0 the background, k the k-th word. One sheet where words compete, else one a word (0 or 1)."""
 
-_AT_ONCE = 24
-"""Words filtered together. Tables of more rows leave the caches, those of fewer read the lattice too often."""
+_KEPT = 24
+"""Words whose evidence is kept. That of more is computed in every iteration: memory holds one table of all."""
+_NOBODY = -1e30
+"""Evidence of columns that are no word's."""
 _LEAST = 1e-5
 _STEEP = 40.0
 """Sum of the kernels' weights from which exp() may overflow unless the greatest is subtracted first."""
@@ -33,7 +39,7 @@ class Field:
 
     arrays: Arrays
     size: tuple[int, int]
-    kernels: tuple[Lattice, ...]
+    kernels: tuple[Lattice | CompiledLattice, ...]
     iterations: int
     steep: bool
 
@@ -46,17 +52,15 @@ class Field:
         colours = arrays.real(arrays.take_in(np.ascontiguousarray(appearance)).reshape(-1, 3))
         near, far = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
         seen = [colours[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
-        bilateral = build(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat)
-        gaussian = build(arrays, [x / near, y / near], recipe.crf_gaussian_compat, bilateral.order)
+        bilateral = _built(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat)
+        gaussian = _built(arrays, [x / near, y / near], recipe.crf_gaussian_compat, bilateral.order)
         steep = recipe.crf_gaussian_compat + recipe.crf_bilateral_compat > _STEEP
         return cls(arrays, (height, width), (gaussian, bilateral), recipe.crf_iterations, steep)
 
     def filter(self, table: Array) -> Array:
         """Sum of the kernels, each with its weight, of (pixels, channels)."""
         channels, table = table.shape[1], self.arrays.padded(table)
-        total = self.kernels[0].filter(table)
-        total += self.kernels[1].filter(table)
-        return total[:, :channels]
+        return self.kernels[1].filter(table, onto=self.kernels[0].filter(table))[:, :channels]
 
     def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, alone: bool) -> Labels:
         """Labels of the last iteration. `alone`: each word against the background by itself."""
@@ -73,7 +77,17 @@ class Field:
     @property
     def ones(self) -> Array:
         """The filtered Q of all labels together: (pixels, 1)."""
-        return self.filter(self.arrays.full(1.0, self.size[0] * self.size[1], 1))
+        return (
+            self.filter(self.arrays.full(1.0, self.size[0] * self.size[1], 1)) + 0
+        )  # a column with no others beside it
+
+
+def _built(
+    arrays: Arrays, features: Sequence[Array], weight: float, order: Array | None = None
+) -> Lattice | CompiledLattice:
+    if isinstance(arrays, CompiledArrays):
+        return build_compiled(arrays, features, weight, order)
+    return build(arrays, features, weight, order)
 
 
 @dataclass
@@ -86,11 +100,11 @@ class _Evidence:
     alone: bool
     blocks: list[slice] = field(init=False)
     _background: Array = field(init=False, default=None)
-    _kept: Array = field(init=False, default=None)
+    _kept: dict[int, Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        n = len(self.cams)
-        self.blocks = [slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE)]
+        n, many = len(self.cams), self.on.arrays.at_once
+        self.blocks = [slice(start, min(start + many, n)) for start in range(0, n, many)]
         if not self.alone:
             arrays = self.on.arrays
             greatest: Array = None
@@ -100,15 +114,18 @@ class _Evidence:
             self._background = self._log(1 - greatest, self.bg_factor)
 
     def of(self, block: slice) -> Array:
-        """(pixels, words of the block); to be read."""
-        if self._kept is not None:
-            return self._kept
+        """(pixels, columns), the words of the block first; to be read."""
+        if block.start in self._kept:
+            return self._kept[block.start]
         cams = self._enlarged(block)
         background = self._log(1 - cams, self.bg_factor) if self.alone else self._background
         cams = self._log(cams, 1.0)
         cams -= background
-        if len(self.blocks) == 1:
-            self._kept = cams
+        words = block.stop - block.start
+        if cams.shape[1] > words:
+            cams[:, words:] = _NOBODY
+        if len(self.cams) <= _KEPT:
+            self._kept[block.start] = cams
         return cams
 
     def _log(self, probabilities: Array, power: float) -> Array:
@@ -140,8 +157,7 @@ class _Together:
         self.background = self.ones + 0
         for k, block in enumerate(self.evidence.blocks):
             self.energies[k] = self.field.filter(self.energies[k])
-            self.background -= arrays.sums(self.energies[k])[:, None]
-            self.energies[k] += self.evidence.of(block)
+            arrays.compete(self.energies[k], self.evidence.of(block), self.background)
 
     def _normalise(self) -> None:
         """Energies to Q in place."""
@@ -155,9 +171,9 @@ class _Together:
             self.background = self.background - peak
         total = arrays.exp_(self.background)
         for energies in self.energies:
-            total += arrays.sums(arrays.exp_(energies))[:, None]
-        for k in range(len(self.energies)):
-            self.energies[k] /= total
+            arrays.exponentials(energies, total)
+        for energies in self.energies:
+            arrays.divide(energies, total)
 
     def labels(self) -> Any:  # noqa: ANN401 - numpy
         arrays = self.field.arrays
@@ -184,18 +200,13 @@ class _Alone:
     def step(self) -> None:
         arrays = self.field.arrays
         for k, block in enumerate(self.evidence.blocks):
-            # What e^80 divides is 0 in float32, and no label hangs on it.
-            odds = arrays.exp_((-self.energies[k]).clip(-80.0, 80.0))
-            odds += 1
-            energies = self.field.filter(1 / odds)
-            energies *= 2
-            energies -= self.ones
-            energies += self.evidence.of(block)
-            self.energies[k] = energies
+            self.energies[k] = self.field.filter(arrays.chances(self.energies[k]))
+            arrays.oppose(self.energies[k], self.evidence.of(block), self.ones)
 
     def labels(self) -> Any:  # noqa: ANN401 - numpy
         arrays = self.field.arrays
-        return np.concatenate([_small(arrays.give_out((energies > 0).T), 1) for energies in self.energies])
+        won = np.concatenate([arrays.give_out((energies > 0).T) for energies in self.energies])
+        return _small(won[: len(self.evidence.cams)], 1)  # only the last block has columns to spare
 
 
 def _small(labels: Any, most: int) -> Any:  # noqa: ANN401 - numpy

@@ -15,7 +15,7 @@ import numpy as np
 
 from worker.segmenter.arrays import Array, Arrays, Matrix
 
-_TINY = 1e-20
+TINY = 1e-20
 """Keeps the normalisation finite (pydensecrf's own)."""
 _INT64_BITS = 63
 
@@ -38,9 +38,22 @@ class Lattice:
     entries: int
     """Of all matrices: multiply-adds of one filtering of one channel."""
 
-    def filter(self, table: Array) -> Array:
-        """Of (pixels, channels)."""
-        return _filter(self.arrays, self.splat, self.blur, self.slice, table)
+    @property
+    def axes(self) -> int:
+        return len(self.blur)
+
+    @property
+    def bytes(self) -> int:
+        """Read in one filtering: values and indices of all entries."""
+        return 8 * self.entries
+
+    def filter(self, table: Array, onto: Array | None = None) -> Array:
+        """Of (pixels, channels); added to `onto` in place where that is given."""
+        filtered = _filter(self.arrays, self.splat, self.blur, self.slice, table)
+        if onto is None:
+            return filtered
+        onto += filtered
+        return onto
 
 
 def build(arrays: Arrays, features: Sequence[Array], weight: float, order: Array | None = None) -> Lattice:
@@ -65,11 +78,10 @@ def build(arrays: Arrays, features: Sequence[Array], weight: float, order: Array
     where, weights = arrays.index(row), corners.weights[order]
     splat_values = corners.weights.reshape(-1)[found.corners]
     splat = arrays.matrix(found.starts, where, splat_values, pixels)
-    alpha = float(np.float32(1 / (1 + 2.0**-d)))
     ones = arrays.full(1.0, pixels, 1)
     raw = _filter(arrays, splat, blur, arrays.matrix(back_starts, back, weights.reshape(-1), count), ones)[:, 0]
-    norm = arrays.real((raw * alpha + _TINY) ** -0.5)
-    slice_values = weights * (norm * (alpha * weight))[:, None]
+    norm = arrays.real((raw * alpha(d) + TINY) ** -0.5)
+    slice_values = weights * (norm * (alpha(d) * weight))[:, None]
     return Lattice(
         arrays,
         splat=arrays.matrix(found.starts, where, splat_values * norm[row], pixels),
@@ -133,27 +145,47 @@ def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
 
 def _elevated(features: Sequence[Array]) -> list[Array]:
     """On the hyperplane in d + 1 dimensions, scaled so that the blur's deviation is 1 in features."""
-    d = len(features)
-    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))
-    scales = [float(np.float32(1 / math.sqrt((i + 1) * (i + 2)) * deviation)) for i in range(d)]
+    scale = scales(len(features))
     total, lifted = features[0] * 0, []
-    for j in range(d, 0, -1):
-        part = features[j - 1] * scales[j - 1]
+    for j in range(len(features), 0, -1):
+        part = features[j - 1] * scale[j - 1]
         lifted.append(total - part * j)
         total = total + part
     return [total, *reversed(lifted)]
 
 
+def scales(d: int) -> list[float]:
+    """Of d features."""
+    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))
+    return [float(np.float32(1 / math.sqrt((i + 1) * (i + 2)) * deviation)) for i in range(d)]
+
+
+def alpha(d: int) -> float:
+    """What a filter's result is multiplied by, since the blur's sum is not 1 (pydensecrf's own)."""
+    return float(np.float32(1 / (1 + 2.0**-d)))
+
+
 def _packed(arrays: Arrays, near: Sequence[Array]) -> tuple[Array, tuple[int, ...]]:
-    # A corner may lie one below its pixel, a neighbour one beyond that on either side.
-    lows, highs = [int(value.min()) - 2 for value in near], [int(value.max()) + 1 for value in near]
-    steps = [1]
-    for low, high in zip(lows[:0:-1], highs[:0:-1], strict=True):
-        steps.insert(0, steps[0] * (high - low + 1))
-    if math.log2(steps[0]) + math.log2(highs[0] - lows[0] + 1) + len(near[0]).bit_length() >= _INT64_BITS:
-        raise LatticeTooFine("the CRF's deviations are too small for its lattice")
+    least, most = [int(value.min()) for value in near], [int(value.max()) for value in near]
+    lows, steps, _ = radix(least, most, len(near[0]))
     parts = [(arrays.whole(value) - low) * step for value, low, step in zip(near, lows, steps, strict=True)]
-    return sum(parts[1:], parts[0]), tuple(steps)
+    return sum(parts[1:], parts[0]), steps
+
+
+def radix(least: Sequence[int], most: Sequence[int], pixels: int) -> tuple[list[int], tuple[int, ...], int]:
+    """Coordinates as one number: what is taken from each, what its next value adds, and how many bits a key has.
+
+    Raises: LatticeTooFine.
+    """
+    # A corner may lie one below its pixel, a neighbour one beyond that on either side.
+    steps: list[int] = []
+    lows, many = [low - 2 for low in least], 1
+    for low, high in zip(lows[::-1], most[::-1], strict=True):
+        steps.insert(0, many)
+        many *= high - low + 2
+    if math.log2(many) + pixels.bit_length() >= _INT64_BITS:
+        raise LatticeTooFine("the CRF's deviations are too small for its lattice")
+    return lows, tuple(steps), many.bit_length()
 
 
 @dataclass(frozen=True)
