@@ -1,6 +1,7 @@
 """`python -m api`: serve until SIGTERM or SIGINT; requests in hand get ten seconds to end."""
 
 import argparse
+import gc
 import sys
 
 import structlog
@@ -30,6 +31,9 @@ def main() -> None:
     if settings.basic_auth_user is None:
         structlog.get_logger("api").warning("anybody may speak as Label Studio: BASIC_AUTH_USER is not set")
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # A full collection stops every thread. It need not look at modules and routes, which stay and are most of it.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
         app,
         host=chosen.host,

@@ -36,6 +36,7 @@ __all__ = [
     "page",
     "progress",
     "refused",
+    "standing",
     "sync_waiting",
     "tasks_page",
     "want_all",
@@ -139,6 +140,21 @@ def note(session: Session, seen: Seen, *, preset: str) -> Known:
     return Known(row, plan)
 
 
+def standing(session: Session, seen: Seen, *, preset: str) -> Known | None:
+    """What is known, where there is nothing to take down: it is all as it was, and was last told a moment ago.
+
+    Raises:
+        LabelingConfigError, RecipeError, VocabularyError: see `note`.
+
+    """
+    found = _look(session, seen.instance, seen.number)
+    if found is None or not found.is_fresh(seen.way) or found.row.label_config != seen.label_config:
+        return None
+    extra_params = found.row.extra_params if seen.extra_params is None else seen.extra_params
+    plan = plan_project(seen.label_config, extra_params, preset=preset)
+    return Known(found.row, plan) if found.is_as(seen, extra_params, plan) else None
+
+
 def adopt(session: Session, stamp: str, instance: str) -> None:
     """Label Studio tells its address: what it asked before it had told is of it."""
     untold = {"stamp": stamp, "instance": instance, "untold": UNTOLD}
@@ -216,12 +232,16 @@ class _Found:
             and seen.title in (None, row.title)
         )
 
+    def is_fresh(self, way: Way) -> bool:
+        """Whether the time of its coming need not be taken down."""
+        if way is Way.SYNC:
+            return True
+        last = getattr(self.row, f"{way}_at")
+        return last is not None and last >= self.now - _NOTED_ANEW
+
     def came(self, session: Session, way: Way) -> None:
         """Take down the time, without waiting for anybody who has the row."""
-        if way is Way.SYNC:
-            return
-        last = getattr(self.row, f"{way}_at")
-        if last is None or last < self.now - _NOTED_ANEW:
+        if not self.is_fresh(way):
             session.execute(
                 text(
                     f"UPDATE project SET {way}_at = now() WHERE id IN "  # noqa: S608 - one of three words

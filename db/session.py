@@ -75,6 +75,19 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
 
 
 @contextmanager
+def looking(engine: Engine) -> Iterator[Session]:
+    """Questions alone, without a transaction around them: each is one round trip and sees what is committed by then.
+
+    Raises:
+        DatabaseUnreachable, DatabaseBusy, SchemaOutdated: as in `transaction`.
+
+    """
+    each = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with in_words(engine), Session(each, expire_on_commit=False, autoflush=False) as session:
+        yield session
+
+
+@contextmanager
 def in_words(engine: Engine) -> Iterator[None]:
     """Errors of the connection and of missing tables, as errors a user can act on."""
     try:

@@ -1,7 +1,8 @@
 """Which project Label Studio speaks of, what it asks for, and what its version is called."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from car.model_version import label_studio_version
 from db import projects
 from db.errors import NotFound
 from db.projects import Known, Seen, Way
-from db.session import transaction
+from db.session import looking, transaction
 
 _QUERY = re.compile(r"\?\S+")
 
@@ -57,15 +58,12 @@ def note(
         LabelingConfigError, RecipeError, VocabularyError: see db.projects.note; the project's page has the reason.
 
     """
-    refusal: CarError | None = None
-    # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
-    with transaction(face.database, durable=False) as session:
+
+    def seen_by(session: Session) -> Seen:
         instance = face.settings.label_studio_url
         if instance is None:
             instance = hostname if way is Way.SETUP else _instance(session, stamp)
-        if way is Way.SETUP:
-            projects.adopt(session, stamp.text, instance)
-        seen = Seen(
+        return Seen(
             instance=instance,
             number=stamp.number,
             stamp=stamp.text,
@@ -74,6 +72,25 @@ def note(
             extra_params=extra_params,
             way=way,
         )
+
+    return _standing(face, seen_by) or _taken_down(face, seen_by)
+
+
+def _standing(face: Face, seen_by: Callable[[Session], Seen]) -> Noted | None:
+    """Where Label Studio tells what it told a moment ago, as it mostly does: /setup comes before every prediction."""
+    # What is refused is refused once more below, where it is taken down.
+    with looking(face.database) as session, suppress(LabelingConfigError, RecipeError, VocabularyError):
+        known = projects.standing(session, seen_by(session), preset=face.settings.preset)
+        return Noted(known, weights_of(session, face, known.plan.recipe)) if known is not None else None
+    return None
+
+
+def _taken_down(face: Face, seen_by: Callable[[Session], Seen]) -> Noted:
+    # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
+    with transaction(face.database, durable=False) as session:
+        seen = seen_by(session)
+        if seen.way is Way.SETUP:
+            projects.adopt(session, seen.stamp, seen.instance)
         try:
             known = projects.note(session, seen, preset=face.settings.preset)
         except (LabelingConfigError, RecipeError, VocabularyError) as error:
@@ -81,7 +98,7 @@ def note(
             projects.refused(session, seen, code=error.code, detail=str(error))
         else:
             return Noted(known, weights_of(session, face, known.plan.recipe))
-    log.warning("project refused", project=stamp.number, way=str(way), code=refusal.code, reason=reason(refusal))
+    log.warning("project refused", project=seen.number, way=str(seen.way), code=refusal.code, reason=reason(refusal))
     raise refusal
 
 
