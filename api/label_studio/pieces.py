@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from anyio import sleep
+from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ class InPieces(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in joined(self._parts):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await sleep(0)
+            await checkpoint()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if self.background is not None:
             await self.background()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +10,14 @@ from sqlalchemy.orm import Session
 
 from api.label_studio.body import Stamp
 from api.label_studio.face import Face
-from api.label_studio.weights import weights_of
+from api.label_studio.weights import weights_beside, weights_of
 from car.errors import CarError, RecipeError, VocabularyError
 from car.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
 from db import projects
 from db.errors import NotFound
-from db.projects import Known, Seen, Way
-from db.session import looking, transaction
+from db.projects import Known, Seen, Standing, Way
+from db.session import look, transaction
 
 _QUERY = re.compile(r"\?\S+")
 
@@ -77,12 +76,19 @@ def note(
 
 
 def _standing(face: Face, seen_by: Callable[[Session], Seen]) -> Noted | None:
-    """Where Label Studio tells what it told a moment ago, as it mostly does: /setup comes before every prediction."""
-    # What is refused is refused once more below, where it is taken down.
-    with looking(face.database) as session, suppress(LabelingConfigError, RecipeError, VocabularyError):
-        known = projects.standing(session, seen_by(session), preset=face.settings.preset)
-        return Noted(known, weights_of(session, face, known.plan.recipe)) if known is not None else None
-    return None
+    """Where Label Studio tells what it told before, as it mostly does: /setup comes before every prediction."""
+
+    def question(session: Session) -> Standing | None:
+        return projects.standing(session, seen_by(session), preset=face.settings.preset)
+
+    try:
+        standing = look(face.glances, question)
+    except (LabelingConfigError, RecipeError, VocabularyError):
+        return None  # refused once more by who takes it down
+    if standing is None:
+        return None
+    known = standing.known
+    return Noted(known, weights_beside(standing.weights, face, known.plan.recipe))
 
 
 def _taken_down(face: Face, seen_by: Callable[[Session], Seen]) -> Noted:
