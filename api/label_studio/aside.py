@@ -24,6 +24,8 @@ from anyio.lowlevel import checkpoint
 from api.label_studio.pieces import PIECE
 from worker.queue import Task
 
+WORTH_IT = 2**16
+"""Bytes of a body that takes longer than its way to the process and back: a hundred tasks."""
 FRAME = struct.Struct("!IQ")
 """Bytes of a header, which is JSON, and of the body after it; in both directions."""
 _LAST_WORDS_SECONDS = 5.0

@@ -1,7 +1,6 @@
 """The process of `api.label_studio.aside`: answers bodies of many tasks, one socket each, until its owner is gone."""
 
 import json
-import os
 import signal
 import socket
 import sys
@@ -22,9 +21,6 @@ from api.label_studio.pieces import joined
 from api.logs import configure
 from api.settings import ApiSettings
 
-_NICE = 5
-"""Small requests go first, and PostgreSQL's answers to them."""
-
 log = structlog.get_logger("api.label_studio")
 
 
@@ -35,7 +31,6 @@ def serve(control: socket.socket) -> None:
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):  # where memory runs out, better a selection of tasks than the API
         Path("/proc/self/oom_score_adj").write_text("500")
-    os.nice(_NICE)
     settings = ApiSettings.from_environment()
     configure(settings.log_level)
     # Its counters are told to the owner, which has the ones that are asked for.

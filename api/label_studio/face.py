@@ -2,7 +2,7 @@
 
 A body of thousands of tasks takes a thread a moment, and it must not be one that an annotator's request waits for. So
 large bodies go through a narrow door, small ones through a wide one, /setup through its own, and /health through none.
-Large ones of /predict go to a process of their own, where it is there.
+Those of /predict with a hundred tasks and more go to a process of their own, where it is there.
 """
 
 from collections import Counter
@@ -24,8 +24,8 @@ from db.objects import ObjectStore
 from db.session import make_engine
 from worker.queue import Task, ring
 
-LARGE = 2**16
-"""Bytes of a body that is one of many tasks: a hundred."""
+LARGE = 2**18
+"""Bytes of a body that is one of many tasks: some hundreds."""
 LARGE_AT_ONCE = 2
 _SMALL_AT_ONCE, _GLANCES_AT_ONCE, _BELLS = 8, 4, 2
 _STATEMENT_MS = 20_000
@@ -61,7 +61,7 @@ class Face:
         return cls(
             settings=engines.settings,
             database=make_engine(url, pool=threads, statement_ms=_STATEMENT_MS),
-            glances=make_engine(url, pool=threads, statement_ms=_STATEMENT_MS, ping=False),
+            glances=make_engine(url, pool=_SMALL_AT_ONCE, statement_ms=_STATEMENT_MS, ping=False),
             objects=engines.objects,
             slots=slots,
             aside=Aside(),

@@ -17,8 +17,8 @@ from api.errors import BodyInvalid
 from api.label_studio import body as bodies
 from api.label_studio import prompts
 from api.label_studio.access import Speaker
-from api.label_studio.aside import Answered
-from api.label_studio.face import LARGE, Face, FaceDep
+from api.label_studio.aside import WORTH_IT, Answered
+from api.label_studio.face import Face, FaceDep
 from api.label_studio.pieces import InPieces
 from api.label_studio.project import note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
@@ -50,7 +50,7 @@ async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Sp
     Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
     """
     given = await request.body()
-    answered = await face.aside.predict(given) if len(given) >= LARGE else None
+    answered = await face.aside.predict(given) if len(given) >= WORTH_IT else None
     if answered is None:
         answered = await _here(face, given)
     face.count(answered.counts)
