@@ -68,6 +68,12 @@ class Aside:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, once it is ready."""
+        self._look()
+        return self._process.pid if self._process is not None and self._ready else None
+
     async def predict(self, body: bytes) -> Answered | None:
         """None: it is not there, died of this, or says that it is not its business."""
         if (line := self._line()) is None:
@@ -80,8 +86,7 @@ class Aside:
         return None
 
     def _line(self) -> socket.socket | None:
-        self._look()
-        if self._control is None or not self._ready:
+        if self.pid is None or self._control is None:
             return None
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
