@@ -7,13 +7,12 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.interpreter import answer_promptly
 from api.logs import configure
 from api.settings import ApiSettings
 from car.errors import CarError
 
 _GRACE_SECONDS = 10
-_SWITCH_SECONDS = 0.0005
-"""Python's own 5 ms would be added to /health for every thread that reads a large request in the same moment."""
 
 
 def main() -> None:
@@ -29,7 +28,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     if settings.basic_auth_user is None:
         structlog.get_logger("api").warning("anybody may speak as Label Studio: BASIC_AUTH_USER is not set")
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    app.state.face.aside.start()
+    answer_promptly()
     uvicorn.run(
         app,
         host=chosen.host,

@@ -62,6 +62,9 @@ _TAKE = text(f"""
     RETURNING prediction.task, fitting.document
 """)  # noqa: S608
 
+_AT_ONCE = 50
+"""Documents that are made Python's in one go, in which no other thread runs."""
+
 _FORGET = text(f"""
     UPDATE prediction SET document = NULL WHERE id IN (
         SELECT id FROM prediction WHERE {_ANSWERED} AND sent_at < now() - CAST(:kept AS interval)
@@ -78,7 +81,8 @@ def take(
     """
     ends = f"{project.words[:8]}.{project.regions[:8]}"
     given = _asked(project, tasks) | {"version": version, "ends": ends, "most": most}
-    return dict(session.execute(_TAKE, given).tuples().all())
+    taken = session.execute(_TAKE, given).tuples().partitions(_AT_ONCE)
+    return {task: document for some in taken for task, document in some}
 
 
 def revive(session: Session, project: models.Project, tasks: Sequence[int], version: str) -> None:

@@ -1,9 +1,10 @@
 """Weights that workers have, as they tell them: the web process makes model versions of them without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import func, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import Session
 
 from car.recipe import Recipe
@@ -28,8 +29,17 @@ def offer(session: Session, proposal: str, classifier: str, weights: Mapping[str
 
 def offered(session: Session, recipe: Recipe) -> dict[str, str] | None:
     """The weights that the newest worker which can follow this recipe has; none before any worker told them."""
-    named = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
-    models = [(ANY, ANY, ANY if recipe.sam else ""), named]
-    query = select(Offer.weights).where(tuple_(Offer.proposal, Offer.classifier, Offer.sam).in_(models))
-    newest = session.scalar(query.order_by(Offer.offered_at.desc()).limit(1))
-    return dict(newest) if newest is not None else None
+    return of(session.scalar(select(every())), recipe)
+
+
+def every() -> ScalarSelect[Any]:
+    """All that are offered, to be asked for with something else; there are as many as pairs of models. See `of`."""
+    each = func.jsonb_build_array(Offer.proposal, Offer.classifier, Offer.sam, Offer.weights)
+    return select(func.jsonb_agg(aggregate_order_by(each, Offer.offered_at.desc()))).scalar_subquery()
+
+
+def of(told: Sequence[Any] | None, recipe: Recipe) -> dict[str, str] | None:
+    """As `offered`, from what `every` has found."""
+    sam = recipe.sam_model if recipe.sam else ""
+    models = ([ANY, ANY, ANY if sam else ""], [recipe.proposal_model, recipe.classifier_model, sam])
+    return next((dict(weights) for *names, weights in told or () if names in models), None)

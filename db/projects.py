@@ -1,21 +1,15 @@
 """Projects of Label Studio: what each was when last seen, and the job that its tasks belong to."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
-
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from car.project_plan import ProjectPlan, plan_project
 from db import models, project_jobs
 from db.cursors import Cursor
 from db.errors import Conflict, NotFound
 from db.items import storable
+from db.project_looks import Known, Seen, Standing, Way, looked_up, problems_of, standing
 from db.project_pages import ProjectProgress, TaskView, progress, tasks_page
 from db.syncs import SyncClaim, advance, claim_sync, fail_sync, finish_sync, sync_waiting, want_all, want_sync
 
@@ -23,6 +17,7 @@ __all__ = [
     "Known",
     "ProjectProgress",
     "Seen",
+    "Standing",
     "SyncClaim",
     "TaskView",
     "Way",
@@ -36,40 +31,12 @@ __all__ = [
     "page",
     "progress",
     "refused",
+    "standing",
     "sync_waiting",
     "tasks_page",
     "want_all",
     "want_sync",
 ]
-
-_NOTED_ANEW = timedelta(seconds=5)
-"""Label Studio comes several times for one click; the time of its last coming is written so often at most."""
-
-
-class Way(StrEnum):
-    """How a project came to be seen."""
-
-    SETUP = "setup"
-    PREDICT = "predict"
-    WEBHOOK = "webhook"
-    SYNC = "sync"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What Label Studio told of a project."""
-
-    instance: str
-    number: int
-    label_config: str
-    stamp: str = ""
-    """Empty where the way does not tell it: then it is as stored."""
-    title: str | None = None
-    """None: as stored."""
-    extra_params: Mapping[str, Any] | None = None
-    """None: as stored."""
-    way: Way
-
 
 UNTOLD = ""
 """The instance of a project whose Label Studio has asked for predictions and not told its address yet."""
@@ -96,14 +63,6 @@ _ADOPT = (
 )
 
 
-@dataclass(frozen=True)
-class Known:
-    """A project and what its configuration means."""
-
-    row: models.Project
-    plan: ProjectPlan
-
-
 def note(session: Session, seen: Seen, *, preset: str) -> Known:
     """Take down what was seen. Other words or another recipe mean another job, whose results come back where a project
     goes back to them; what the job before still had queued is cancelled. Another stamp is another project under the old
@@ -115,7 +74,7 @@ def note(session: Session, seen: Seen, *, preset: str) -> Known:
         VocabularyError: a label that no vocabulary can hold.
 
     """
-    found = _look(session, seen.instance, seen.number)
+    found = looked_up(session, seen.instance, seen.number)
     extra_params = seen.extra_params
     if extra_params is None:
         extra_params = found.row.extra_params if found is not None else {}
@@ -130,7 +89,7 @@ def note(session: Session, seen: Seen, *, preset: str) -> Known:
     row.title = seen.title if seen.title is not None else row.title
     row.label_config, row.extra_params = seen.label_config, dict(extra_params)
     row.words, row.regions = plan.words, plan.regions
-    row.problems = _problems(plan)
+    row.problems = problems_of(plan)
     row.job_id = project_jobs.job_of(session, row, plan)
     if seen.way is not Way.SYNC:
         setattr(row, f"{seen.way}_at", func.now())
@@ -150,7 +109,7 @@ def adopt(session: Session, stamp: str, instance: str) -> None:
 
 def refused(session: Session, seen: Seen, *, code: str, detail: str) -> None:
     """Show on the project's page, where it is known, why its newest configuration cannot be used."""
-    found = _look(session, seen.instance, seen.number)
+    found = looked_up(session, seen.instance, seen.number)
     problems = [{"code": code, "detail": storable(detail)}]
     if found is not None and found.row.problems != problems:
         found.row.problems = problems
@@ -197,53 +156,6 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[mode
     return list(rows[:limit]), at.write(rows[limit - 1].id) if len(rows) > limit else None
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A project's row as it stands."""
-
-    row: models.Project
-    recipe: str | None
-    """Digest of its job's."""
-    now: datetime
-
-    def is_as(self, seen: Seen, extra_params: Mapping[str, Any], plan: ProjectPlan) -> bool:
-        row = self.row
-        return (
-            (row.label_config, row.extra_params) == (seen.label_config, extra_params)
-            and (row.words, row.regions, self.recipe) == (plan.words, plan.regions, plan.recipe.digest)
-            and row.problems == _problems(plan)
-            and seen.stamp in ("", row.stamp)
-            and seen.title in (None, row.title)
-        )
-
-    def came(self, session: Session, way: Way) -> None:
-        """Take down the time, without waiting for anybody who has the row."""
-        if way is Way.SYNC:
-            return
-        last = getattr(self.row, f"{way}_at")
-        if last is None or last < self.now - _NOTED_ANEW:
-            session.execute(
-                text(
-                    f"UPDATE project SET {way}_at = now() WHERE id IN "  # noqa: S608 - one of three words
-                    "(SELECT id FROM project WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)"
-                ),
-                {"id": self.row.id},
-            )
-            set_committed_value(self.row, f"{way}_at", self.now)
-
-
-def _look(session: Session, instance: str, number: int) -> _Found | None:
-    project = models.Project
-    query = (
-        select(project, models.Recipe.digest, func.now())
-        .outerjoin(models.Job, models.Job.id == project.job_id)
-        .outerjoin(models.Recipe, models.Recipe.id == models.Job.recipe_id)
-        .where(project.instance == instance, project.number == number)
-    )
-    row = session.execute(query).one_or_none()
-    return _Found(*row) if row is not None else None
-
-
 def _locked(session: Session, seen: Seen, plan: ProjectPlan) -> models.Project:
     """The row, made where there is none, and this transaction's alone until it ends."""
     project = models.Project
@@ -269,7 +181,3 @@ def _stored_plan(session: Session, row: models.Project, preset: str | None) -> P
         recipe = session.scalars(stored).one_or_none()
         preset = str(recipe.document["preset"]) if recipe is not None else "voc"
     return plan_project(row.label_config, row.extra_params, preset=preset)
-
-
-def _problems(plan: ProjectPlan) -> list[dict[str, str]]:
-    return [{"code": one.code, "detail": one.detail} for one in plan.problems]

@@ -1,7 +1,8 @@
 """Connections and the one commit of this code base."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -10,6 +11,8 @@ from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.orm import Session
 
 from db.errors import DatabaseBusy, DatabaseUnreachable, SchemaOutdated, SettingsInvalid
+
+Told = TypeVar("Told")
 
 _CONNECT_SECONDS = 5
 _STATEMENT_MS = 60_000
@@ -23,8 +26,9 @@ _BUSY = {
 }
 
 
-def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATEMENT_MS) -> Engine:
-    """Connections to a `postgresql://` address, made when first used; a stale one is replaced unseen.
+def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATEMENT_MS, ping: bool = True) -> Engine:
+    """Connections to a `postgresql://` address, made when first used; with `ping` a stale one is replaced unseen, for
+    one round trip each time.
 
     Raises:
         SettingsInvalid: the address is none of PostgreSQL.
@@ -43,7 +47,7 @@ def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATE
         pool_size=pool,
         max_overflow=0,
         hide_parameters=True,  # in errors, hence in logs: addresses with signatures are among them
-        pool_pre_ping=True,
+        pool_pre_ping=ping,
         pool_timeout=30,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
@@ -72,6 +76,25 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
             session.execute(text("SET LOCAL synchronous_commit = off"))
         yield session
         session.commit()
+
+
+def look(engine: Engine, question: Callable[[Session], Told]) -> Told:
+    """The answer to a question that changes nothing, without the round trips of a transaction: each of its queries sees
+    what is committed by then. Asked once more where a connection proved stale, so an engine without `ping` will do.
+
+    Raises:
+        DatabaseUnreachable, DatabaseBusy, SchemaOutdated: as in `transaction`.
+
+    """
+    each = engine.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with in_words(engine), Session(each, expire_on_commit=False) as session:
+            return question(session)
+    except DatabaseUnreachable as error:
+        if not getattr(error.__cause__, "connection_invalidated", False):
+            raise
+    with in_words(engine), Session(each, expire_on_commit=False) as session:
+        return question(session)
 
 
 @contextmanager

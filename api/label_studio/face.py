@@ -2,6 +2,7 @@
 
 A body of thousands of tasks takes a thread a moment, and it must not be one that an annotator's request waits for. So
 large bodies go through a narrow door, small ones through a wide one, /setup through its own, and /health through none.
+Those of /predict with a hundred tasks and more go to a process of their own, where it is there.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from prometheus_client import Counter as Metric
 from sqlalchemy import Engine
 
 from api.dependencies import Engines
+from api.label_studio.aside import Aside
 from api.settings import ApiSettings
 from db.objects import ObjectStore
 from db.session import make_engine
@@ -24,7 +26,8 @@ from worker.queue import Task, ring
 
 LARGE = 2**18
 """Bytes of a body that is one of many tasks: some hundreds."""
-_LARGE_AT_ONCE, _SMALL_AT_ONCE, _GLANCES_AT_ONCE, _BELLS = 2, 8, 4, 2
+LARGE_AT_ONCE = 2
+_SMALL_AT_ONCE, _GLANCES_AT_ONCE, _BELLS = 8, 4, 2
 _STATEMENT_MS = 20_000
 """Label Studio gives up on /predict after 100 s, and a browser may wait for it all that time."""
 
@@ -35,8 +38,12 @@ Answer = TypeVar("Answer")
 class Face:
     settings: ApiSettings
     database: Engine
+    glances: Engine
+    """For `db.session.look`."""
     objects: ObjectStore
     slots: Metric
+    aside: Aside
+    """Started by `python -m api`; without it, large bodies are answered on threads."""
     _engines: Engines
     _large: CapacityLimiter
     _small: CapacityLimiter
@@ -49,16 +56,17 @@ class Face:
         for answer in ("known", "empty", "queued", "failed"):
             slots.labels(answer)
         url = engines.settings.database_url.get_secret_value()
+        # Its own, as many as its threads: requests of /api/v1 may hold all of theirs.
+        threads = LARGE_AT_ONCE + _SMALL_AT_ONCE + _GLANCES_AT_ONCE
         return cls(
             settings=engines.settings,
-            # Its own, as many as its threads: requests of /api/v1 may hold all of theirs.
-            database=make_engine(
-                url, pool=_LARGE_AT_ONCE + _SMALL_AT_ONCE + _GLANCES_AT_ONCE, statement_ms=_STATEMENT_MS
-            ),
+            database=make_engine(url, pool=threads, statement_ms=_STATEMENT_MS),
+            glances=make_engine(url, pool=_SMALL_AT_ONCE, statement_ms=_STATEMENT_MS, ping=False),
             objects=engines.objects,
             slots=slots,
+            aside=Aside(),
             _engines=engines,
-            _large=CapacityLimiter(_LARGE_AT_ONCE),
+            _large=CapacityLimiter(LARGE_AT_ONCE),
             _small=CapacityLimiter(_SMALL_AT_ONCE),
             _glances=CapacityLimiter(_GLANCES_AT_ONCE),
             _bells=CapacityLimiter(_BELLS),
@@ -86,7 +94,9 @@ class Face:
             self.slots.labels(answer).inc(number)
 
     def close(self) -> None:
+        self.aside.close()
         self.database.dispose()
+        self.glances.dispose()
 
 
 async def face(request: Request) -> Face:

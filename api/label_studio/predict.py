@@ -6,8 +6,7 @@ as many slots as tasks it drops without a word to its user, so there are none on
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,9 @@ from api.errors import BodyInvalid
 from api.label_studio import body as bodies
 from api.label_studio import prompts
 from api.label_studio.access import Speaker
+from api.label_studio.aside import WORTH_IT, Answered
 from api.label_studio.face import Face, FaceDep
+from api.label_studio.pieces import InPieces
 from api.label_studio.project import note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
@@ -37,18 +38,6 @@ NOTHING = b"[]"
 _ENDED = (ItemState.FAILED, ItemState.DEAD)
 
 
-@dataclass
-class Answered:
-    """Slots as JSON, in the order of the tasks; what is to be rung for."""
-
-    slots: list[bytes]
-    counts: Counter[str] = field(default_factory=Counter)
-    bells: set[Task] = field(default_factory=set)
-
-    def to_json(self) -> bytes:
-        return b'{"results":[' + b",".join(self.slots) + b"]}"
-
-
 @router.post(
     "/predict",
     summary="What is known of these tasks",
@@ -61,32 +50,71 @@ async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Sp
     Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
     """
     given = await request.body()
-    document = await face.work(partial(bodies.read, given), size=len(given))
-    wanted = document.get("tasks")
-    if not isinstance(wanted, list):
-        raise BodyInvalid('"tasks" must be a list')
-    answered = await _answered(face, document, wanted, size=len(given))
+    answered = await face.aside.predict(given) if len(given) >= WORTH_IT else None
+    if answered is None:
+        answered = await _here(face, given)
     face.count(answered.counts)
     if answered.bells:
         after.add_task(face.ring, answered.bells)
-    return Response(answered.to_json(), media_type="application/json")
+    return InPieces(answered.parts)
 
 
-async def _answered(face: Face, document: Mapping[str, Any], wanted: list[Any], *, size: int) -> Answered:
-    """Whatever goes wrong, so many slots."""
+def bulk(face: Face, given: bytes) -> Answered | None:
+    """What the process for large bodies answers; None: what waits for somebody, or is refused, is its owner's."""
     try:
-        if (context := _context(document)) is not None:
-            text = await prompts.answer(face, document, wanted, context)
-            rest = [NOTHING] * (len(wanted) - 1)
-            if text is None:
-                return Answered([NOTHING, *rest], Counter({"queued": 1}), {Task.SEGMENT})
-            return Answered([text.encode(), *rest], Counter({"known": 1}))
-        return await face.work(partial(_ask, face, document, wanted), size=size)
-    except CarError as error:
+        document = bodies.read(given)
+        wanted = _tasks_of(document)
+    except BodyInvalid:
+        return None
+    return _asked(face, document, wanted) if _context(document) is None else None
+
+
+async def _here(face: Face, given: bytes) -> Answered:
+    document = await face.work(partial(bodies.read, given), size=len(given))
+    wanted = _tasks_of(document)
+    if (context := _context(document)) is None:
+        return await face.work(partial(_asked, face, document, wanted), size=len(given))
+    try:
+        text = await prompts.answer(face, document, wanted, context)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        return _nothing(error, wanted)
+    rest = [NOTHING] * (len(wanted) - 1)
+    if text is None:
+        return Answered(_parts([NOTHING, *rest]), Counter({"queued": 1}), {Task.SEGMENT})
+    return Answered(_parts([text.encode(), *rest]), Counter({"known": 1}))
+
+
+def _tasks_of(document: Mapping[str, Any]) -> list[Any]:
+    wanted = document.get("tasks")
+    if not isinstance(wanted, list):
+        raise BodyInvalid('"tasks" must be a list')
+    return wanted
+
+
+def _asked(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered:
+    try:
+        return _ask(face, document, wanted)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        return _nothing(error, wanted)
+
+
+def _nothing(error: Exception, wanted: Sequence[Any]) -> Answered:
+    """Whatever goes wrong, so many slots."""
+    if isinstance(error, CarError):
         log.warning("nothing predicted", code=error.code, reason=reason(error), tasks=len(wanted))
-    except Exception:
-        log.exception("unexpected error", path="/predict", tasks=len(wanted))
-    return Answered([NOTHING] * len(wanted), Counter({"failed": len(wanted)}))
+    else:
+        log.error("unexpected error", path="/predict", tasks=len(wanted), exc_info=error)
+    return Answered(_parts([NOTHING] * len(wanted)), Counter({"failed": len(wanted)}))
+
+
+def _parts(slots: Iterable[bytes]) -> list[bytes]:
+    """The text of an answer with these slots. In parts, for in one it would be megabytes more, made in one go."""
+    parts = [b'{"results":[']
+    for slot in slots:
+        parts += (slot, b",")
+    if len(parts) > 1:
+        parts.pop()
+    return [*parts, b"]}"]
 
 
 def _context(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -97,7 +125,7 @@ def _context(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered:
     if not wanted:
-        return Answered([])
+        return Answered(_parts([]))
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
     noted = note(face, stamp, config, way=Way.PREDICT)
     known = noted.known
@@ -119,13 +147,16 @@ def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answ
 
 
 def _told(answers: Sequence[Answer | None]) -> Answered:
-    told = Answered([])
+    """In the order of the tasks."""
+    slots: list[bytes] = []
+    counts: Counter[str] = Counter()
+    bells: set[Task] = set()
     for answer in answers:
-        told.counts[_kind(answer)] += 1
-        told.slots.append(answer.document.encode() if answer is not None and answer.document else NOTHING)
+        counts[_kind(answer)] += 1
+        slots.append(answer.document.encode() if answer is not None and answer.document else NOTHING)
         if answer is not None and not answer.document:
-            told.bells |= bells_of(answer)
-    return told
+            bells |= bells_of(answer)
+    return Answered(_parts(slots), counts, bells)
 
 
 def bells_of(answer: Answer) -> set[Task]:

@@ -1,7 +1,7 @@
 """Which project Label Studio speaks of, what it asks for, and what its version is called."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 
 from api.label_studio.body import Stamp
 from api.label_studio.face import Face
-from api.label_studio.weights import weights_of
+from api.label_studio.weights import weights_beside, weights_of
 from car.errors import CarError, RecipeError, VocabularyError
 from car.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
 from db import projects
 from db.errors import NotFound
-from db.projects import Known, Seen, Way
-from db.session import transaction
+from db.projects import Known, Seen, Standing, Way
+from db.session import look, transaction
 
 _QUERY = re.compile(r"\?\S+")
 
@@ -57,15 +57,12 @@ def note(
         LabelingConfigError, RecipeError, VocabularyError: see db.projects.note; the project's page has the reason.
 
     """
-    refusal: CarError | None = None
-    # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
-    with transaction(face.database, durable=False) as session:
+
+    def seen_by(session: Session) -> Seen:
         instance = face.settings.label_studio_url
         if instance is None:
             instance = hostname if way is Way.SETUP else _instance(session, stamp)
-        if way is Way.SETUP:
-            projects.adopt(session, stamp.text, instance)
-        seen = Seen(
+        return Seen(
             instance=instance,
             number=stamp.number,
             stamp=stamp.text,
@@ -74,6 +71,32 @@ def note(
             extra_params=extra_params,
             way=way,
         )
+
+    return _standing(face, seen_by) or _taken_down(face, seen_by)
+
+
+def _standing(face: Face, seen_by: Callable[[Session], Seen]) -> Noted | None:
+    """Where Label Studio tells what it told before, as it mostly does: /setup comes before every prediction."""
+
+    def question(session: Session) -> Standing | None:
+        return projects.standing(session, seen_by(session), preset=face.settings.preset)
+
+    try:
+        standing = look(face.glances, question)
+    except (LabelingConfigError, RecipeError, VocabularyError):
+        return None  # refused once more by who takes it down
+    if standing is None:
+        return None
+    known = standing.known
+    return Noted(known, weights_beside(standing.weights, face, known.plan.recipe))
+
+
+def _taken_down(face: Face, seen_by: Callable[[Session], Seen]) -> Noted:
+    # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
+    with transaction(face.database, durable=False) as session:
+        seen = seen_by(session)
+        if seen.way is Way.SETUP:
+            projects.adopt(session, seen.stamp, seen.instance)
         try:
             known = projects.note(session, seen, preset=face.settings.preset)
         except (LabelingConfigError, RecipeError, VocabularyError) as error:
@@ -81,7 +104,7 @@ def note(
             projects.refused(session, seen, code=error.code, detail=str(error))
         else:
             return Noted(known, weights_of(session, face, known.plan.recipe))
-    log.warning("project refused", project=stamp.number, way=str(way), code=refusal.code, reason=reason(refusal))
+    log.warning("project refused", project=seen.number, way=str(seen.way), code=refusal.code, reason=reason(refusal))
     raise refusal
 
 

@@ -19,7 +19,12 @@ _QUICK = 64 * 2**20
 
 def weights_of(session: Session, face: Face, recipe: Recipe) -> Mapping[str, str] | None:
     """None where no worker was ever here and the models are not at hand: the first one changes the version then."""
-    return offers.offered(session, recipe) or _at_hand(face.settings.models, recipe)
+    return weights_beside(offers.offered(session, recipe), face, recipe)
+
+
+def weights_beside(offered: Mapping[str, str] | None, face: Face, recipe: Recipe) -> Mapping[str, str] | None:
+    """The same, where it is known what workers offer."""
+    return offered or _at_hand(face.settings.models, recipe)
 
 
 def _at_hand(models: str, recipe: Recipe) -> Mapping[str, str] | None:

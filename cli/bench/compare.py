@@ -26,7 +26,7 @@ _LEAST_SECONDS = 1e-3
 _WORDS = frozenset({"s", "ms", "seconds"})
 _BYTES = frozenset({"rss", "cuda", "mb", "mib", "bytes", "memory"})
 _GOOD = frozenset({"ratio", "share", "agreement", "iou", "filled"})
-_COUNTS = frozenset({"n"})
+_COUNTS = frozenset({"n", "late"})
 _BASELINES = (
     "official",
     "autograd",

@@ -1,21 +1,22 @@
 """An API process that is asked as Label Studio asks, by a client that measures."""
 
 import json
+import math
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any
 
 import httpx
 from sqlalchemy import text
 
 from car.model_version import CODE_VERSION, model_version
 from cli.bench.ground import Ground
+from cli.bench.small_requests import SMALL_GOAL_MS, Seen, Span, asked_again_and_again
 from cli.embedded.ports import free_port
 from cli.errors import ProcessFailed
 from db import offers, outbox, results, vocabularies
@@ -28,81 +29,78 @@ _CONFIG = (
 )
 _WEIGHTS = {"proposal": "0" * 64, "classifier": "1" * 64}
 _START_SECONDS = 60
-_IDLE_SECONDS = 2.0
-_PAUSE_SECONDS = 0.01
+_WARM = 20
+"""Small requests of each kind before any is counted."""
+_PHASES = ("new", "queued", "known")
 
 Milliseconds = dict[str, float]
-Made = TypeVar("Made")
 
 
-def measure(here: Ground, *, tasks: int, projects: int, region_bytes: int) -> dict[str, Any]:
-    """Every phase of every project, one after the other."""
+def measure(here: Ground, *, tasks: int, projects: int, region_bytes: int, samples: int) -> dict[str, Any]:
+    """So many projects, each phase of one after the other, and more of them until there are `samples` of each small
+    request both alone and beside.
+    """
     with transaction(here.engine) as session:
         offers.offer(session, offers.ANY, offers.ANY, _WEIGHTS)
-    spent: dict[str, list[float]] = {"new": [], "queued": [], "known": []}
+    spans: dict[str, list[Span]] = {phase: [] for phase in _PHASES}
     sizes: list[int] = []
-    with _api(here) as url, httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
-        beside = _Beside(url)
-        _, idle = beside.during(lambda: time.sleep(_IDLE_SECONDS))
-        busy: dict[str, list[float]] = {}
-        for number in range(1, projects + 1):
-            version = client.post("/setup", json=_setup(number)).raise_for_status().json()["model_version"]
-            sent = _predict(number, tasks)
-            for phase, values in spent.items():
-                if phase == "known":
-                    _make_known(here, number, version, region_bytes)
-                answered, seen = beside.during(partial(_ask, client, sent, values))
-                sizes.append(answered)
-                for path, times in seen.items():
-                    busy.setdefault(path, []).extend(times)
+    posted = {"/health": "", "/setup": json.dumps(_setup(1_000_000))}
+    with (
+        _api(here) as url,
+        httpx.Client(base_url=url, timeout=120, trust_env=False) as client,
+        asked_again_and_again(url, posted) as seen,
+    ):
+        idle = [_idle(seen, samples)]
+        for number in count(1):
+            for phase, span, size in _phases(here, client, number, tasks, region_bytes):
+                spans[phase].append(span)
+                sizes.append(size)
+            busy = [span for each in spans.values() for span in each]
+            if number >= projects and _fewest(seen(), busy) >= samples:
+                break
+        told = seen()
     return {
-        "predict_ms": {phase: _figures(values) for phase, values in spent.items()},
+        "predict_ms": {phase: _figures(some) for phase, some in spans.items()},
         "answer_bytes": max(sizes),
         "small_ms": {
-            "idle": {path: _figures(values) for path, values in idle.items()},
-            "beside": {path: _figures(values) for path, values in busy.items()},
+            when: {path: _figures(each) for path, each in _within(told, some).items()}
+            for when, some in (("idle", idle), ("beside", busy))
         },
     }
 
 
-def _ask(client: httpx.Client, sent: bytes, into: list[float]) -> int:
-    """Bytes of the answer."""
-    begun = time.perf_counter()
-    answer = client.post("/predict", content=sent, headers={"Content-Type": "application/json"}).raise_for_status()
-    into.append(1000 * (time.perf_counter() - begun))
-    return len(answer.content)
+def _idle(seen: Seen, samples: int) -> Span:
+    """A while in which nothing else is asked, once everybody has begun."""
+    always = Span(0, math.inf)
+    while _fewest(seen(), [always]) < _WARM:
+        time.sleep(0.1)
+    begun = time.monotonic()
+    while _fewest(seen(), [Span(begun, math.inf)]) < samples:
+        time.sleep(0.1)
+    return Span(begun, time.monotonic())
 
 
-class _Beside:
-    """/health and /setup, asked again and again on connections of their own."""
+def _within(seen: Mapping[str, list[Span]], during: Sequence[Span]) -> dict[str, list[Span]]:
+    """The answers for which somebody waited meanwhile."""
+    return {path: [one for one in each if any(one.meets(some) for some in during)] for path, each in seen.items()}
 
-    def __init__(self, url: str) -> None:
-        self._url = url
 
-    def during(self, work: Callable[[], Made]) -> tuple[Made, dict[str, list[float]]]:
-        """What `work` made, and the milliseconds of each answer that came while it ran."""
-        over = threading.Event()
-        seen: dict[str, list[float]] = {"/health": [], "/setup": []}
-        threads = [threading.Thread(target=self._repeat, args=(path, over, seen[path])) for path in seen]
-        for thread in threads:
-            thread.start()
-        try:
-            made = work()
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
-        return made, seen
+def _fewest(seen: Mapping[str, list[Span]], during: Sequence[Span]) -> int:
+    return min(len(each) for each in _within(seen, during).values())
 
-    def _repeat(self, path: str, over: threading.Event, into: list[float]) -> None:
-        body = _setup(1_000_000)
-        with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
-            client.get("/health")  # the connection is there
-            while not over.is_set():
-                begun = time.perf_counter()
-                (client.get(path) if path == "/health" else client.post(path, json=body)).raise_for_status()
-                into.append(1000 * (time.perf_counter() - begun))
-                time.sleep(_PAUSE_SECONDS)
+
+def _phases(
+    here: Ground, client: httpx.Client, number: int, tasks: int, region_bytes: int
+) -> Iterator[tuple[str, Span, int]]:
+    """Each phase of a project, when it was asked, and the bytes of its answer."""
+    version = client.post("/setup", json=_setup(number)).raise_for_status().json()["model_version"]
+    sent = _predict(number, tasks)
+    for phase in _PHASES:
+        if phase == "known":
+            _make_known(here, number, version, region_bytes)
+        begun = time.monotonic()
+        answer = client.post("/predict", content=sent, headers={"Content-Type": "application/json"}).raise_for_status()
+        yield phase, Span(begun, time.monotonic()), len(answer.content)
 
 
 @contextmanager
@@ -211,11 +209,12 @@ def _make_known(here: Ground, project: int, version: str, region_bytes: int) -> 
         session.execute(text(rendered), {"document": document, "project": project})
 
 
-def _figures(values: list[float]) -> Milliseconds:
-    ordered = sorted(values)
+def _figures(spans: Sequence[Span]) -> Milliseconds:
+    ordered = sorted(1000 * (one.ended - one.begun) for one in spans)
     return {
         "n": len(ordered),
         "median": statistics.median(ordered),
         "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         "max": ordered[-1],
+        "late": sum(each > SMALL_GOAL_MS for each in ordered),
     }

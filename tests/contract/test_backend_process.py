@@ -32,6 +32,7 @@ def everything(rows):
 def test_secrets_in_bodies_reach_neither_log_nor_database(served, workers):
     base, process = served
     signed = tasks_of(["https://example.com/c.jpg?X-Amz-Signature=canary-signature", "/x?canary", "ftp://x/?canary"])
+    many = tasks_of([task["data"]["image"] for task in signed] * 100)  # for the process of large bodies
     with httpx.Client(base_url=base, trust_env=False, auth=BASIC) as client:
         bodies = [recorded("setup"), recorded("setup", schema="<View></View>"), recorded("setup", project="canary-x")]
         for body in bodies:
@@ -39,6 +40,7 @@ def test_secrets_in_bodies_reach_neither_log_nor_database(served, workers):
         for name in ("predict", "predict_smart_tool"):
             client.post("/predict", json=recorded(name))
             client.post("/predict", json=recorded(name, tasks=signed))
+            client.post("/predict", json=recorded(name, tasks=many))
         events = (
             "tasks_created",
             "project_updated",

@@ -1,10 +1,13 @@
 """GET / and /health, POST /setup: what Label Studio asks before it asks for anything else."""
 
+import re
 import time
+from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from api.app import create_app
@@ -115,3 +118,42 @@ def test_without_the_database_there_is_no_version_and_health_is_up(face_settings
             assert client.get("/health").json() == {"status": "UP", "model_class": "CarLabeler"}
             times.append(time.perf_counter() - begun)
         assert sorted(times)[25] < 0.02
+
+
+@contextmanager
+def traced(engine, file):
+    """Yields how many times an answer of PostgreSQL was waited for, on connections made since."""
+    with file.open("w") as written:
+        event.listen(engine, "connect", lambda connection, _: connection.pgconn.trace(written.fileno()))
+        yield lambda: len(re.findall(r"\tF\t\d+\t(?:Query|Sync)", file.read_text()))
+
+
+def test_a_project_as_it_was_costs_one_question_and_another_for_the_time_every_few_seconds(face, workers, tmp_path):
+    engines = face.app.state.face
+    with (
+        traced(engines.glances, tmp_path / "looks") as looks,
+        traced(engines.database, tmp_path / "changes") as changes,
+    ):
+        [version] = {setup(face)["model_version"] for _ in range(9)}  # by then its question is prepared
+        looked, changed = looks(), changes()
+        assert changed > 0
+        for _ in range(3):
+            assert setup(face)["model_version"] == version
+        assert (looks(), changes()) == (looked + 3, changed)
+        workers.sql("UPDATE project SET setup_at = now() - interval '1 minute' RETURNING id")
+        assert setup(face)["model_version"] == version
+        assert (looks(), changes()) == (looked + 5, changed)
+        [row] = workers.sql("SELECT setup_at > now() - interval '5 seconds' AS fresh FROM project")
+        assert row.fresh
+        engines.close()  # they write to files that are closed now
+
+
+def test_connections_that_the_server_has_ended_are_replaced_unseen(face, workers):
+    version = setup(face)
+    setup(face)
+    ended = workers.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    assert len(ended) > 1
+    assert setup(face) == version

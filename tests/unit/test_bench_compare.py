@@ -37,6 +37,8 @@ OLD = {"stages": {"encode": {"seconds": 2.0, "times_floor": 2.0}}, "counts": {"c
         ("peaks/float32/peak_bytes_per_s", Kind.NEUTRAL),
         ("counts/ours/crops_encoded", Kind.NEUTRAL),
         ("small_ms/idle/n", Kind.NEUTRAL),
+        ("small_ms/beside//setup/late", Kind.NEUTRAL),
+        ("small_ms/beside/floor/p99", Kind.NEUTRAL),
     ],
 )
 def test_a_figures_name_says_what_it_is(path, kind):
