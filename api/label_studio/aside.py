@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from anyio.lowlevel import checkpoint
 
-from api.label_studio.pieces import PIECE
+from api.label_studio.long_answer import PIECE
 from worker.queue import Task
 
 WORTH_IT = 2**16
@@ -60,13 +60,16 @@ class Aside:
         self._ready, self._started = False, time.monotonic()
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
+        program = [sys.executable, "-P", "-m", "api.label_studio.bulk", str(theirs.fileno())]
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)}
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-                [sys.executable, "-P", "-m", "api.label_studio.bulk", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module
+                    program, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | path
+                )
+            except OSError as error:  # no room for another
+                self._process = None
+                log.warning("large bodies are answered on threads: no process can be started", reason=str(error))
 
     @property
     def pid(self) -> int | None:

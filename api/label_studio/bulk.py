@@ -17,7 +17,7 @@ from api.interpreter import answer_promptly
 from api.label_studio import predict
 from api.label_studio.aside import FRAME
 from api.label_studio.face import LARGE_AT_ONCE, Face
-from api.label_studio.pieces import joined
+from api.label_studio.long_answer import joined
 from api.logs import configure
 from api.settings import ApiSettings
 

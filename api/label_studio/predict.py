@@ -19,7 +19,7 @@ from api.label_studio import prompts
 from api.label_studio.access import Speaker
 from api.label_studio.aside import WORTH_IT, Answered
 from api.label_studio.face import Face, FaceDep
-from api.label_studio.pieces import InPieces
+from api.label_studio.long_answer import InPieces
 from api.label_studio.project import note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError

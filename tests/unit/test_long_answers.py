@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from api.label_studio.pieces import PIECE, InPieces, joined
+from api.label_studio.long_answer import PIECE, InPieces, joined
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [1], [PIECE], [1] * 10, [PIECE - 1, 1, 1], [12_000] * 100, [5 * PIECE, 3]])
