@@ -1,7 +1,8 @@
 """Processes that finish pictures (CRF, coding) while the thread of the models goes on.
 
-Threads would not do: pydensecrf2 keeps the GIL. Two CRFs of 640 x 480 in two threads on two cores take 0.99 of the time
-that they take one after the other, and a Python loop beside one CRF runs at 1 % of its speed.
+Threads would not do: pydensecrf2, the reference, keeps the GIL. Two CRFs of 640 x 480 in two threads on two cores take
+0.99 of the time that they take one after the other, and a Python loop beside one CRF runs at 1 % of its speed. The
+compiled kernels let go of it, but not all that is around them does.
 """
 
 import os
