@@ -45,7 +45,7 @@ PRESETS: dict[str, Recipe] = {
         # Tuned on scenes of the shapes world; see demo/MODEL_CARD.md.
         Recipe(
             preset="demo", eta=0.15, theta=0.4, lambda_=0.2, visual_prompts=_BLUR_GRAY, bg_factor=2.0,
-            none_kept=Arithmetic.PAPER, iou=0.7, sam_points_per_side=12,
+            none_kept=Arithmetic.PAPER, iou=0.7, sam_points_per_side=12, sam_stability=0.965, sam_box_nms=0.3,
         ),
     )
 }  # fmt: skip

@@ -5,40 +5,20 @@ A point on plain ground asks for no mask at all, only for a predicted quality of
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from demo.drawing import chance
-from demo.scenes import Scene, SceneStyle, draw_scene
-from worker.segmenter.sam_network import PIXEL_MEAN, PIXEL_STD, SamSizes, build
-
-TINY: Final = SamSizes(
-    image_size=256, patch=8, width=96, depth=4, heads=3, global_blocks=(1, 3), window=8, relative_positions=False,
-    prompt_width=64, decoder_heads=2, decoder_mlp=256, quality_hidden=64, mask_prompt_width=8,
-)  # fmt: skip
-
-SIDES: Final = (128, 160, 160, 160, 192, 240, 320)
-"""Pixels of a scene's sides before it is resized for SAM."""
-
-WINDOWED: Final = 0.8
-"""Share of the steps in which quarters of pictures are seen: they cost a quarter, and rims are learned there too."""
-
-SCENES_A_STEP: Final = {True: 6, False: 3}
-"""Windowed or not."""
-
-POINTS_A_SCENE: Final = 6
-ON_OBJECTS: Final = 0.75
-"""Share of the points."""
+from demo.sam_lessons import SCENES_A_STEP, TINY, WINDOWED, Lesson, lesson, random_scene
+from worker.segmenter.sam_network import build
 
 _FREQUENCIES: Final = (0.4, 2.5)
 """Slowest and fastest of the points' random Fourier features, times SAM's own: half a picture to a patch or two."""
@@ -49,37 +29,21 @@ _QUIET: Final = 0.3
 _NEARNESS: Final = 2.5
 """Gain of the projections that compare places: the nearest patches get nearly all of the attention, not one alone."""
 
-_LEAST_VISIBLE: Final = 40
-"""Pixels of an object that a point is put on."""
+_DECIDED: Final = 12.0
+"""Logits from a pixel that the object does not cover to one that it covers. Were shares asked for as they are, the
+rims of all small masks would be too uncertain for the generator's stability score.
+"""
 
+_CONTACT: Final = 5
+"""Weight of what lies near the object and near another one: where masks bleed."""
 
-@dataclass(frozen=True)
-class Window:
-    """The square part of the padded picture that is seen, in patches."""
+_RIVAL: Final = 0.8
+"""Weight of the other objects, near or far."""
 
-    top: int = 0
-    left: int = 0
-    side: int = TINY.grid
-
-    def of(self, sheet: Tensor, scale: int = 1) -> Tensor:
-        """The part of a tensor (..., h, w) with `scale` cells to a patch."""
-        rows = slice(self.top * scale, (self.top + self.side) * scale)
-        columns = slice(self.left * scale, (self.left + self.side) * scale)
-        return sheet[..., rows, columns]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One picture, or a window of it, and some points in it."""
-
-    window: Window
-    pixels: Float32[Tensor, "3 s s"]
-    """Normalised and padded, as SAM's image encoder takes it."""
-    points: Float32[Tensor, "k 2"]
-    """x, y in pixels of the whole resized picture."""
-    masks: Float32[Tensor, "k m m"]
-    """Share of each pixel of the low-resolution mask that shows the object; zero for points on the ground."""
-    on_object: Bool[Tensor, " k"]
+_FINE: Final = 0.05
+"""Errors of the predicted quality that count by their square. What tells a mask that bleeds from one that does not is
+a hundredth; larger errors count as they are, or the few of them would outshout the masks.
+"""
 
 
 class SamStage:
@@ -100,12 +64,12 @@ class SamStage:
         totals, masked, judged, ious = [], [], [], []
         for one, embedding in zip(lessons, embeddings, strict=True):
             logits, quality = decode(self.model, embedding, one)
-            costs = mask_loss(logits, one.masks)[one.on_object]
+            costs = mask_loss(logits, one.masks, one.rivals)[one.on_object]
             reached = overlap(logits, one.masks) * one.on_object[:, None]
             # All four masks are asked for the object. Counting the best alone, as where a point may mean several
             # things, taught them to guess one object each, wherever the point was.
-            mask = costs.sum() / max(1, costs.numel())
-            judge = F.mse_loss(quality, reached)
+            mask = _tempered(costs).sum() / max(1, costs.numel())
+            judge = 0.5 * F.smooth_l1_loss(quality, reached, beta=_FINE)
             totals.append(mask + judge)
             masked.append(float(mask.detach()))
             judged.append(float(judge.detach()))
@@ -141,96 +105,6 @@ def first_weights(model: Sam) -> None:
         norm.weight.data.mul_(_QUIET)
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    size = (int(rng.choice(SIDES)), int(rng.choice(SIDES)))
-    if chance(rng, 0.6):
-        size = (size[0], size[0])
-    crowded = SceneStyle(objects=(2, 5), overlap=0.5, alike=0.3)
-    return draw_scene(rng, size=size, style=crowded if chance(rng, 0.5) else SceneStyle())
-
-
-def lesson(rng: np.random.Generator, scene: Scene, *, windowed: bool) -> Lesson:
-    """Points on a scene, most of them on objects; an object is as likely whatever its size."""
-    share = TINY.image_size / max(scene.labels.shape)
-    window = random_window(rng, scene) if windowed else Window()
-    objects = _objects(scene.labels)
-    seen = np.full(objects.shape, -1)
-    top, left, side = (round(patches * TINY.patch / share) for patches in (window.top, window.left, window.side))
-    seen[top : top + side, left : left + side] = objects[top : top + side, left : left + side]
-    counts = np.bincount(seen[seen > 0])
-    candidates = np.flatnonzero(counts >= _LEAST_VISIBLE)
-    points, wanted = [], []
-    for _ in range(POINTS_A_SCENE):
-        chosen = int(rng.choice(candidates)) if candidates.size and chance(rng, ON_OBJECTS) else 0
-        y, x = _somewhere(rng, seen == chosen)
-        # The prompt encoder adds half a pixel.
-        points.append(((x + rng.random()) * share - 0.5, (y + rng.random()) * share - 0.5))
-        wanted.append(chosen or -1)
-    masks = torch.from_numpy(np.stack([_coverage(objects == one) for one in wanted]))
-    return Lesson(
-        window=window,
-        pixels=window.of(prepared(scene.image), TINY.patch),
-        points=torch.tensor(points, dtype=torch.float32),
-        masks=window.of(masks, 4),
-        on_object=torch.tensor([one > 0 for one in wanted]),
-    )
-
-
-def _objects(labels: np.ndarray) -> np.ndarray:
-    """Connected parts of the label map, counted from 1: a point asks for one object, not for all of its word."""
-    objects = np.zeros(labels.shape, np.int32)
-    for word in np.unique(labels[labels > 0]):
-        count, parts = cv2.connectedComponents((labels == word).astype(np.uint8), connectivity=8)
-        parts[parts > 0] += objects.max()
-        objects += parts if count else 0
-    return objects
-
-
-def random_window(rng: np.random.Generator, scene: Scene) -> Window:
-    """A quarter of the square, aligned to the encoder's attention windows, with an object in it where there is one."""
-    side = TINY.grid // 2
-    share = TINY.grid / max(scene.labels.shape)
-    y, x = _somewhere(rng, scene.labels > 0)
-    steps = (TINY.grid - side) // TINY.window
-    origins = [
-        TINY.window * int(np.clip(round((place * share - side / 2) / TINY.window + rng.uniform(-0.5, 0.5)), 0, steps))
-        for place in (y, x)
-    ]
-    return Window(top=origins[0], left=origins[1], side=side)
-
-
-def _somewhere(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
-    places = np.flatnonzero(mask) if mask.any() else np.arange(mask.size)
-    place = int(rng.choice(places))
-    return place // mask.shape[1], place % mask.shape[1]
-
-
-def _coverage(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "m m"]:
-    """The mask on the padded square, at the mask decoder's resolution: a quarter of a patch."""
-    side = 4 * TINY.grid
-    height, width = mask.shape
-    share = side / max(height, width)
-    to = (max(1, round(width * share)), max(1, round(height * share)))
-    padded = np.zeros((side, side), np.float32)
-    shrinks = share < 1
-    resized = cv2.resize(mask.astype(np.float32), to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    padded[: to[1], : to[0]] = resized
-    return padded
-
-
-def prepared(image: np.ndarray) -> Float32[Tensor, "3 s s"]:
-    """RGB bytes (h, w, 3) as SAM's image encoder takes them."""
-    height, width = image.shape[:2]
-    share = TINY.image_size / max(height, width)
-    to = (max(1, int(width * share + 0.5)), max(1, int(height * share + 0.5)))
-    shrinks = share < 1
-    resized = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
-    padded = np.zeros((TINY.image_size, TINY.image_size, 3), np.float32)
-    padded[: to[1], : to[0]] = (resized - mean) / std
-    return torch.from_numpy(padded).permute(2, 0, 1).contiguous()
-
-
 def encode(model: Sam, lessons: list[Lesson]) -> Float[Tensor, "b c g g"]:
     """Image embeddings of lessons whose windows are of one size: SAM's image encoder with a part of its positions."""
     encoder = model.image_encoder
@@ -257,18 +131,35 @@ def decode(
     return logits.float(), quality.float()
 
 
-def mask_loss(logits: Float[Tensor, "k 4 m m"], masks: Float[Tensor, "k m m"]) -> Float[Tensor, "k 4"]:
-    """Cross-entropy, plus Dice: far away from the object it weighs a fifth of what it does inside, at the rim twice."""
-    wanted = masks[:, None].expand_as(logits)
+def mask_loss(
+    logits: Float[Tensor, "k 4 m m"], masks: Float[Tensor, "k m m"], rivals: Float[Tensor, "k m m"]
+) -> Float[Tensor, "k 4"]:
+    """Cross-entropy, plus Dice: far away from the object it weighs a fifth of what it does inside, at the rim twice,
+    and most where the object touches a rival.
+    """
+    wanted = ((masks - 0.5) * _DECIDED).sigmoid()[:, None].expand_as(logits)
     near = F.max_pool2d(masks[:, None], 5, stride=1, padding=2)
     deep = -F.max_pool2d(-masks[:, None], 5, stride=1, padding=2)
-    weight = 0.2 + 0.8 * near + (near - deep)
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight
-    entropy = entropy.sum((2, 3)) / weight.sum((2, 3))
+    contact = F.max_pool2d(masks[:, None], 7, stride=1, padding=3) * F.max_pool2d(
+        rivals[:, None], 7, stride=1, padding=3
+    )
+    weight = 0.2 + 0.8 * near + (near - deep) + _RIVAL * rivals[:, None] + _CONTACT * contact
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") - _entropy(wanted)
+    entropy = (entropy * weight).sum((2, 3)) / weight.sum((2, 3))
     share = logits.sigmoid()
-    both = (share * wanted).sum((2, 3))
-    dice = 1 - (2 * both + 1) / (share.sum((2, 3)) + wanted.sum((2, 3)) + 1)
+    both = (share * masks[:, None]).sum((2, 3))
+    dice = 1 - (2 * both + 1) / (share.sum((2, 3)) + masks[:, None].sum((2, 3)) + 1)
     return entropy + dice
+
+
+def _tempered(costs: Float[Tensor, "*k"]) -> Float[Tensor, "*k"]:
+    """Masks that are wrong altogether must not outshout the rims of those that are nearly right."""
+    return costs / (1 + costs)
+
+
+def _entropy(share: Float[Tensor, "*k"]) -> Float[Tensor, "*k"]:
+    """What the cross-entropy of the very same shares would cost."""
+    return F.binary_cross_entropy(share, share, reduction="none")
 
 
 @torch.no_grad()

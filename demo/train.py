@@ -5,6 +5,7 @@
     python -m demo.train --stage classifier --start out/trunk       # one core each
     python -m demo.train --stage rehearsal --start demo/weights/classifier
     python -m demo.train --stage sam                                # by itself
+    python -m demo.train --stage sam --start demo/weights/sam --steps 3450 --rate 5e-4 --checkpoints out/more   # and on
 
 The first writes to `--checkpoints`, the others to demo/weights. A stopped run goes on from its checkpoint.
 """
