@@ -31,6 +31,8 @@ FRAME = struct.Struct("!IQ")
 _LAST_WORDS_SECONDS = 5.0
 _AGAIN_SECONDS = 10.0
 """One that dies and dies is started so often."""
+_HANGS_SECONDS = 45.0
+"""Longer than its statements may take, and so short that a thread can still answer before Label Studio gives up."""
 
 log = structlog.get_logger("api.label_studio")
 
@@ -78,12 +80,18 @@ class Aside:
         return self._process.pid if self._process is not None and self._ready else None
 
     async def predict(self, body: bytes) -> Answered | None:
-        """None: it is not there, died of this, or says that it is not its business."""
+        """None: it is not there, died of this or came to no end, or says that it is not its business."""
         if (line := self._line()) is None:
             return None
+        process = self._process
         with line:
             try:
-                return await _exchange(line, body)
+                async with asyncio.timeout(_HANGS_SECONDS):
+                    return await _exchange(line, body)
+            except TimeoutError:
+                log.warning("the process for large bodies does not answer and is ended", seconds=_HANGS_SECONDS)
+                if process is not None:
+                    process.kill()
             except (EOFError, OSError):
                 self._look()
         return None

@@ -109,6 +109,16 @@ def test_where_it_dies_with_tasks_in_hand_they_are_answered_all_the_same_and_ano
     assert ask(ready, body()) == [[]] * MANY
 
 
+def test_one_that_hangs_is_ended_and_its_tasks_are_answered_all_the_same(ready, aside, monkeypatch):
+    monkeypatch.setattr("api.label_studio.aside._HANGS_SECONDS", 1.0)
+    monkeypatch.setattr("api.label_studio.aside._AGAIN_SECONDS", 0.0)
+    first = aside.pid
+    stopped(first)
+    assert ask(ready, body()) == [[]] * MANY
+    until(lambda: is_gone(first))
+    assert until(lambda: aside.pid) != first
+
+
 def test_what_it_cannot_answer_is_answered_as_ever(ready, aside, workers):
     assert aside.pid
     context = recorded("predict_smart_tool")["params"]
