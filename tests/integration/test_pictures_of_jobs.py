@@ -10,26 +10,13 @@ from car.presets import preset
 from car.vocabulary import Vocabulary
 from db import jobs, vocabularies
 from db.models import JobKind, Lane
-from db.objects import ObjectStore
 from db.pictures import address_of
-from db.session import make_engine, transaction
-from tests.integration.test_pipeline import AtOnce, Painter
+from db.session import transaction
+from tests.painter import AtOnce, Painter
 from tests.picture_server import picture_bytes, redirect
 from worker.images.fetch import Sources
 from worker.listing import list_sources
 from worker.pipeline.pipeline import Pipeline
-
-
-@pytest.fixture
-def engine(database_url):
-    engine = make_engine(database_url, pool=10)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def objects(bucket):
-    return ObjectStore(bucket.client, bucket.name, "car/")
 
 
 @pytest.fixture
