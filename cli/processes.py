@@ -17,6 +17,7 @@ from cli.launcher import launched
 _DEATHS, _WITHIN_SECONDS = 5, 60.0
 _LONGEST_DELAY = 8.0
 _LAST_LINES = 12
+_GROUP_SECONDS = 2.0
 _ROTATE_BYTES = 32 * 2**20
 _SERIOUS = re.compile(
     r"\[(?:warning|error|critical) *\]|\"level\": ?\"(?:warning|error|critical)\"|^(?:WARNING|ERROR|CRITICAL)\b"
@@ -144,7 +145,13 @@ class Processes:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever it started goes with it."""
+    """Whatever it started goes with it, and is gone before anything is started again."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # Others of the group are not ours to wait for. One that nobody collects stays in it, dead: hence the limit.
+    deadline = time.monotonic() + _GROUP_SECONDS
+    with suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)

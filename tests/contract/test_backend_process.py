@@ -59,7 +59,7 @@ def test_secrets_in_bodies_reach_neither_log_nor_database(served, workers):
             wrong = {"headers": {"X-Car-Token": "canary-token"}, "auth": ("canary", "canary")}
             assert client.post(path, json={}, **wrong).status_code == 401
     process.terminate()
-    printed = process.communicate(timeout=60)[0]
+    printed = process.communicate(timeout=15)[0]
     assert "canary" not in printed
     for secret in (PASSWORD, TOKEN, "pässword"):
         assert secret not in printed

@@ -239,13 +239,13 @@ def test_the_process_answers_health_in_milliseconds_logs_no_secret_and_ends_in_o
             begun = time.perf_counter()
             assert client.get("/healthz").status_code == 200
             times.append(time.perf_counter() - begun)
-        assert sorted(times)[5] < 0.02  # a busy machine is slower now and then
+        assert sorted(times)[25] < 0.02
         links = client.get(f"/api/v1/results/{written.id}", params={"x": "hidden-word"}).json()["links"]
         # Twice quoted: the label itself is a quoted slash.
         assert client.get(f"/api/v1/results/{written.id}/masks/%252F.png").status_code == 200
         client.get("/api/v1/jobs", headers=bearer("car_wrong-hidden-word"))
     process.terminate()
-    printed = process.communicate(timeout=60)[0]
+    printed = process.communicate(timeout=15)[0]
     assert process.returncode in (0, -15)
     lines = [json.loads(line) for line in printed.splitlines()]
     assert {line["status"] for line in lines if line["event"] == "request"} == {200, 401}

@@ -126,7 +126,7 @@ def test_the_bundled_s3_does_not_start_without_a_sound_secret(name, value, tmp_p
         env={"PATH": os.environ["PATH"], **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=20,
         check=False,
     )
     assert done.returncode == 2
@@ -159,7 +159,7 @@ def test_the_bundled_redis_does_not_start_without_a_password():
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=20,
         check=False,
     )
     assert done.returncode == 2

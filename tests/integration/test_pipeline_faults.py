@@ -76,7 +76,7 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
     for number in range(30):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.4)
-    drained = pipeline_of(model).drain(seconds=2.0)
+    drained = pipeline_of(model).drain(seconds=1.0)
     assert drained.more
     assert drained.handed_back == 0
     done = counts(job)["done"]
@@ -86,18 +86,18 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
 
 def test_a_long_batch_keeps_its_lease_by_heartbeats(bucket, job_over, pipeline_of, engine, counts):
     bucket.put("in/a.png", png(1))
-    job, model = job_over(), Painter(wait=4.5)
+    job, model = job_over(), Painter(wait=2.5)
     looks = []
 
     def reap_meanwhile():
-        for _ in range(20):
+        for _ in range(10):
             time.sleep(0.2)
             with transaction(engine) as session:
                 looks.append(items.reap(session).requeued)
 
     other = threading.Thread(target=reap_meanwhile)
     other.start()
-    drained = pipeline_of(model, lease=timedelta(seconds=2)).drain()
+    drained = pipeline_of(model, lease=timedelta(seconds=1)).drain()
     other.join()
     assert sum(looks) == 0
     assert drained.done == 1

@@ -29,14 +29,6 @@ def is_alive(pid):
         return False
 
 
-def wait_for_end(pid, seconds=10):
-    """A signal to a process that nobody waits for takes a moment on a busy machine."""
-    deadline = time.monotonic() + seconds
-    while is_alive(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def watch_until(processes, condition, seconds=15):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -96,9 +88,9 @@ def test_stopping_asks_first_and_kills_what_does_not_listen_with_its_children(pr
     processes.start("deaf", python(deaf))
     logs = [tmp_path / "polite.log", tmp_path / "deaf.log"]
     watch_until(processes, lambda: all(log.read_text().endswith("\n") for log in logs))
-    assert processes.stop(seconds=2) == ["deaf"]
+    assert processes.stop(seconds=0.5) == ["deaf"]
     assert logs[0].read_text().splitlines() == ["on", "bye"]
-    wait_for_end(int(logs[1].read_text()))
+    assert not is_alive(int(logs[1].read_text()))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems tell no child that its parent died")
@@ -107,4 +99,7 @@ def test_children_end_with_a_killed_parent(tmp_path):
         child = int(parent.stdout.readline())
         assert is_alive(child)
         parent.kill()
-    wait_for_end(child)
+    deadline = time.monotonic() + 10
+    while is_alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

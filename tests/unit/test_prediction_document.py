@@ -241,6 +241,6 @@ def test_a_large_picture_takes_a_moment():
     masks = [("a", 0.9, np.hypot(x - 300, y - 300) < 200), ("b", 0.8, np.hypot(x - 700, y - 600) < 250)]
     config = view(brush("a", "b"))
     predict(config, found(*masks))
-    began = time.thread_time()
+    began = time.perf_counter()
     predict(config, found(*masks))
-    assert time.thread_time() - began < 1.0
+    assert time.perf_counter() - began < 1.0

@@ -18,7 +18,7 @@ _AT_ONCE = 16
 
 
 def look_again(engine: Engine, client: LabelStudio, gate: Gate, *, stop: Callable[[], bool], until: float) -> bool:
-    """All that are due, one after the other: they are few. Whether time or Label Studio ended it before.
+    """All that are due, one after the other: they are few. Whether the time was over before they were.
 
     Raises:
         DatabaseUnreachable: the next look makes up for what was in hand.
