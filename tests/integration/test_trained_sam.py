@@ -51,14 +51,13 @@ def test_it_finds_the_objects_of_a_scene(sam):
 def test_it_gains_boundary_quality():
     pair = load_pair(WEIGHTS / "proposal", WEIGHTS / "classifier", device=CPU)
     segmenter = Segmenter(pair.proposal, pair.classifier, sam=load_sam(WEIGHTS / "sam", device=CPU))
-    result = evaluate(segmenter, held_out_scenes(10, seed=1), RECIPE, one_step=False)
+    result = evaluate(segmenter, held_out_scenes(20, seed=1), RECIPE, one_step=False)
     plain = result.without_sam
-    assert result.sam_share > 0.2
+    assert result.sam_share > 0.3
     assert result.miou > plain.miou
-    assert result.boundary_iou > plain.boundary_iou + 0.04
+    assert result.boundary_iou > plain.boundary_iou + 0.05
     assert result.boundary_f_fine > plain.boundary_f_fine
-    # Within two pixels masks of the CRF are nearly faultless: nothing may be lost there.
-    assert result.boundary_f > plain.boundary_f - 0.001
+    assert result.boundary_f >= plain.boundary_f  # within two pixels masks of the CRF are nearly faultless
 
 
 def test_it_is_small_and_finite():
