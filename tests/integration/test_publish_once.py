@@ -183,8 +183,8 @@ class KilledError(BaseException):
     """Nothing of this code sees it, as nothing sees SIGKILL."""
 
 
-def test_a_sender_that_sleeps_past_its_lease_and_is_killed_after_its_post_leaves_one_prediction_in_the_end(outbox):
-    outbox.owe(1)
+def doomed_sender(outbox):
+    """A publisher that sleeps before its POST until its lease is over. What wakes it: it posts, and is killed."""
     reached, go_on = threading.Event(), threading.Event()
 
     class Doomed(LabelStudio):
@@ -198,13 +198,22 @@ def test_a_sender_that_sleeps_past_its_lease_and_is_killed_after_its_post_leaves
         with pytest.raises(KilledError):
             outbox.publish(Doomed(outbox.studio.url, outbox.studio.token), "doomed")
 
+    def wake():
+        go_on.set()
+        thread.join()
+
     thread = threading.Thread(target=doomed)
     thread.start()
     assert reached.wait(30)
     outbox.due()
+    return wake
+
+
+def test_a_sender_that_sleeps_past_its_lease_and_is_killed_after_its_post_leaves_one_prediction_in_the_end(outbox):
+    outbox.owe(1)
+    wake = doomed_sender(outbox)
     assert outbox.publish(worker="other").counts == {"sent": 1}
-    go_on.set()
-    thread.join()
+    wake()
     assert len(outbox.studio.predictions()) == 2
     outbox.later(timedelta(minutes=9))
     outbox.publish()
@@ -264,29 +273,12 @@ def test_what_was_sent_at_once_is_not_looked_for_again(outbox):
 def test_what_label_studio_got_as_an_answer_is_looked_for_when_a_publisher_had_it_too(outbox):
     """Frozen before its POST, while /predict answered with the same; killed after it."""
     [task] = outbox.owe(1)
-    reached, go_on = threading.Event(), threading.Event()
-
-    class Doomed(LabelStudio):
-        def predict(self, task, document):
-            reached.set()
-            go_on.wait(30)
-            super().predict(task, document)
-            raise KilledError
-
-    def doomed():
-        with pytest.raises(KilledError):
-            outbox.publish(Doomed(outbox.studio.url, outbox.studio.token), "doomed")
-
-    thread = threading.Thread(target=doomed)
-    thread.start()
-    assert reached.wait(30)
-    outbox.due()
+    wake = doomed_sender(outbox)
     [row] = outbox.predictions()
     assert outbox.ask(task, answering=10**6)[0].document is not None
     with outbox.client() as client:  # as Label Studio stores its backends' answers
         stored = client.predict(task, json.dumps({"model_version": row.model_version, "result": []})).number
-    go_on.set()
-    thread.join()
+    wake()
     outbox.later(AFTER[0])
     outbox.publish()
     assert [one["id"] for one in outbox.studio.predictions()] == [stored]
