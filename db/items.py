@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import outbox
+from db.models import LANES, Lane
 
 MAX_LOST = 3
 """Workers that an item may take with it before it is dead."""
@@ -43,6 +44,7 @@ class Claimed:
     """Of Label Studio, where the picture is a task's."""
     task: int | None = None
     """In whose name it is fetched there."""
+    lane: int = LANES[Lane.BULK]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ _CLAIM = text("""
     WHERE item.id = chosen.id AND job.id = item.job_id
     RETURNING item.id, item.attempt, item.job_id, item.uri, item.etag, item.alone,
         coalesce(item.vocabulary_id, job.vocabulary_id), job.recipe_id,
-        CASE job.kind WHEN 'label_studio' THEN job.source ->> 'instance' END, item.task
+        CASE job.kind WHEN 'label_studio' THEN job.source ->> 'instance' END, item.task, item.lane
 """)
 
 _FENCE = text("""

@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 
 from car.bulk_source import cut
 from db.items import FIRST_WAIT, LONGEST_WAIT, storable
-from db.models import Lane
+from db.models import LANES, Lane
 
 MAX_LISTING_FAILURES = 8
-LANES = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
 
 
 @dataclass(frozen=True, slots=True)

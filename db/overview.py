@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.models import Lane
-
-_LANES = {0: Lane.INTERACTIVE, 1: Lane.BULK}
+from db.models import LANES, Lane
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ def depths(session: Session) -> list[Depth]:
             SELECT 'running', lane, count(*) FROM item WHERE state = 'running' GROUP BY lane
         """)
     )
-    known = {(state, _LANES[lane]): count for state, lane, count in rows}
-    return [Depth(state, lane, known.get((state, lane), 0)) for state in ("queued", "running") for lane in Lane]
+    known = {(state, lane): count for state, lane, count in rows}
+    return [Depth(state, lane, known.get((state, LANES[lane]), 0)) for state in ("queued", "running") for lane in Lane]
 
 
 def oldest_wait(session: Session) -> float:

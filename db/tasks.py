@@ -14,8 +14,7 @@ from car.model_version import label_studio_version
 from db import answers, outbox
 from db.errors import NotFound
 from db.items import LONGEST_WAIT, MAX_FAILURES, storable
-from db.listings import LANES
-from db.models import Item, ItemState, Lane
+from db.models import LANES, Item, ItemState, Lane
 from db.projects import Known
 
 

@@ -62,6 +62,12 @@ class WorkerSettings(EngineSettings):
     max_bytes: int = Field(
         default=64 * 2**20, ge=1, alias="CAR_MAX_BYTES", description="a picture's file of more is not fetched"
     )
+    picture_bytes: int = Field(
+        default=2 * 2**30,
+        ge=1,
+        alias="CAR_PICTURE_BYTES",
+        description="while decoded pictures in hand take more, the next wait to be fetched",
+    )
     sync_seconds: float = Field(
         default=300.0,
         ge=0,

@@ -47,6 +47,7 @@ def make_pipeline(
             lease=timedelta(seconds=settings.lease_seconds),
             fetch_threads=settings.fetch_threads,
             store_threads=settings.store_threads,
+            picture_bytes=settings.picture_bytes,
             images=ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes),
         ),
         pictures=Sources.of(settings, objects, _headers(settings)),

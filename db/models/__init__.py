@@ -21,10 +21,11 @@ from db.models.label_studio import (
     Task,
 )
 from db.models.results import Image, Mask, QueryStep, Reservation, Result
-from db.models.work import Item, ItemState, Job, JobKind, Lane, Recipe, Vocabulary, VocabularyVersion
+from db.models.work import LANES, Item, ItemState, Job, JobKind, Lane, Recipe, Vocabulary, VocabularyVersion
 from db.models.workers import Offer, Worker
 
 __all__ = [
+    "LANES",
     "Annotation",
     "AnnotationState",
     "ApiKey",

@@ -34,6 +34,10 @@ class Lane(StrEnum):
     BULK = "bulk"
 
 
+LANES = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
+"""As items have them: the order of claims."""
+
+
 class Vocabulary(Base):
     __tablename__ = "vocabulary"
 
@@ -137,7 +141,7 @@ class Item(Base):
     id: Mapped[int] = number()
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
     lane: Mapped[int] = mapped_column(SmallInteger)
-    """0 interactive, 1 bulk: the order of claims."""
+    """See LANES."""
     uri: Mapped[str]
     etag: Mapped[str] = mapped_column(default="", server_default="")
     vocabulary_id: Mapped[UUID | None] = mapped_column(ForeignKey("vocabulary.id"))

@@ -6,6 +6,7 @@ from datetime import timedelta
 from io import BytesIO
 
 import numpy as np
+import pytest
 from PIL import Image
 from sqlalchemy import text
 
@@ -61,6 +62,23 @@ def test_a_stopped_worker_hands_back_at_no_cost_of_an_attempt(bucket, job_over, 
     assert sql("SELECT DISTINCT attempt FROM item") == [(1,)]
 
 
+def test_a_model_that_cannot_go_on_ends_the_worker_and_everything_goes_back(bucket, job_over, pipeline_of, counts, sql):
+    class Broken(Painter):
+        def flow(self):
+            flow = super().flow()
+            flow.turn = lambda: 1 / 0
+            return flow
+
+    for number in range(40):
+        bucket.put(f"in/{number}.png", png(number))
+    job = job_over()
+    with pytest.raises(ZeroDivisionError):
+        pipeline_of(Broken()).drain()
+    assert counts(job) == {"queued": 40}
+    assert sql("SELECT DISTINCT attempt, lost FROM item") == [(0, 0)]
+    assert sql("SELECT count(*) FROM reservation") == [(0,)]
+
+
 def test_a_batch_that_outlasts_the_grace_is_handed_back_and_its_late_result_dropped(
     bucket, job_over, pipeline_of, counts, sql
 ):
@@ -72,16 +90,19 @@ def test_a_batch_that_outlasts_the_grace_is_handed_back_and_its_late_result_drop
     assert sql("SELECT count(*) FROM result") == [(0,)]
 
 
-def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, pipeline_of, counts):
+def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, pipeline_of, counts, sql):
     for number in range(30):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.4)
     drained = pipeline_of(model).drain(seconds=1.0)
     assert drained.more
-    assert drained.handed_back == 0
     done = counts(job)["done"]
     assert 2 <= done < 30
+    assert done == sum(model.batches) == drained.done  # what the model began is stored
     assert counts(job) == {"done": done, "queued": 30 - done}
+    # What was claimed at the last moment and not fetched any more costs no attempt.
+    assert sql("SELECT DISTINCT attempt, lost, alone FROM item WHERE state = 'queued'") == [(0, 0, False)]
+    assert sql("SELECT count(*) FROM reservation") == [(0,)]
 
 
 def test_a_long_batch_keeps_its_lease_by_heartbeats(bucket, job_over, pipeline_of, engine, counts):

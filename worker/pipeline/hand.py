@@ -20,6 +20,7 @@ class Hand:
 
     def __init__(self) -> None:
         self._items: dict[int, Claimed] = {}
+        self._bytes: dict[int, int] = {}
         self._lost: set[tuple[int, int]] = set()
         self.changed = threading.Condition()
 
@@ -33,6 +34,7 @@ class Hand:
             for item in ended:
                 if self._items.get(item.id) == item:
                     del self._items[item.id]
+                    self._bytes.pop(item.id, None)
                 self._lost.discard((item.id, item.attempt))
             self.changed.notify_all()
 
@@ -51,6 +53,18 @@ class Hand:
         """A suspect is in hand: nothing may come beside it."""
         with self.changed:
             return any(item.alone for item in self._items.values())
+
+    def weigh(self, item: Claimed, size: int) -> None:
+        """Its picture takes so many bytes from now on, until it is dropped."""
+        with self.changed:
+            if self._items.get(item.id) == item:
+                self._bytes[item.id] = size
+
+    @property
+    def bytes(self) -> int:
+        """Of all pictures that are here."""
+        with self.changed:
+            return sum(self._bytes.values())
 
     def everything(self) -> list[Claimed]:
         with self.changed:

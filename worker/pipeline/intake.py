@@ -19,12 +19,14 @@ from car.model_version import model_version, run_key
 from db import items, results, vocabularies
 from db.errors import DatabaseUnreachable
 from db.items import Claimed, Ended, Failed
+from db.models import LANES, Lane
 from db.session import transaction
 from worker.images import open_image
 from worker.images.fetch import name_of
 from worker.pipeline.hand import Hand
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.waiting import Waiting
+from worker.pipeline.window import Window
 from worker.pipeline.work import Fetched, Limits, Model, Pictures, Wish
 
 _LOOKUP_AT_ONCE = 64
@@ -32,6 +34,8 @@ _ELSEWHERE = timedelta(seconds=2)
 """A picture that another worker computes right now is looked at again after it."""
 _POLL_SECONDS = 0.2
 _PLENTY_SECONDS = 5.0
+_INTERACTIVE_THREADS = 2
+"""Fetch what somebody waits for, past all that was claimed before."""
 _WISHES_KEPT = 256
 """Vocabularies may be as many as pictures. Those in hand are kept by their pictures."""
 
@@ -48,16 +52,19 @@ class Intake:
         limits: Limits,
         *,
         hand: Hand,
+        window: Window,
         waiting: Waiting,
         ledger: Ledger,
         plenty: Callable[[], object],
     ) -> None:
         self._engine, self._pictures, self._worker, self._model, self._limits = engine, pictures, worker, model, limits
-        self._hand, self._waiting, self._ledger, self._plenty = hand, waiting, ledger, plenty
+        self._hand, self._window, self._waiting, self._ledger, self._plenty = hand, window, waiting, ledger, plenty
         self._said_plenty = 0.0
         self._wishes: OrderedDict[tuple[UUID, UUID], Wish | CarError] = OrderedDict()
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
+        self._at_once = ThreadPoolExecutor(_INTERACTIVE_THREADS, thread_name_prefix="fetch-at-once")
+        self._ending = threading.Event()
         self._lookup = threading.Thread(target=self._look_up_all, name="lookup", daemon=True)
         self.broke: Exception | None = None
         self.more = False
@@ -80,16 +87,30 @@ class Intake:
             self.broke = error
         finally:
             # What has not begun to be fetched stays in hand, to be handed back.
-            self._fetchers.shutdown(cancel_futures=stopped())
+            told = stopped()
+            if told:
+                self._ending.set()
+            for pool in (self._fetchers, self._at_once):
+                pool.shutdown(cancel_futures=told)
             self._fetched.put(None)
             self._lookup.join()
             self._waiting.close()
 
-    def _claim(self) -> list[Claimed]:
-        held, most = len(self._hand), self._limits.claims(self._model.batch)
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another batch, so that nothing is claimed. Claims are cheap by the dozen and
+        dear one by one.
+        """
+        return len(self._hand) > 0 and self._room < self._model.batch
+
+    @property
+    def _room(self) -> int:
+        held, most = len(self._hand), self._window.size
         # What only waits for its commit holds no picture, so the next may come meanwhile; but not without end.
-        room = min(most - held + self._ledger.waiting, 2 * most - held)
-        # Claims are cheap by the dozen and dear one by one.
+        return min(most - held + self._ledger.waiting, 2 * most - held)
+
+    def _claim(self) -> list[Claimed]:
+        held, room = len(self._hand), self._room
         if held and (room < self._model.batch or self._hand.alone):
             return []
         try:
@@ -105,7 +126,8 @@ class Intake:
             self._plenty()
         self._hand.take(claimed)
         for item, wish in zip(claimed, wishes, strict=True):
-            self._fetchers.submit(self._fetch, item, wish)
+            pool = self._at_once if item.lane == LANES[Lane.INTERACTIVE] else self._fetchers
+            pool.submit(self._fetch, item, wish)
         return claimed
 
     def _learn(self, session: Session, item: Claimed) -> Wish | CarError:
@@ -131,6 +153,8 @@ class Intake:
 
     def _fetch(self, item: Claimed, wish: Wish | CarError) -> None:
         """On a fetcher's thread: to the lookup, or to the ledger as failed."""
+        if not self._waited_for_memory(item):
+            return
         if not self._hand.holds(item):
             self._forget(item)
             return
@@ -146,8 +170,19 @@ class Intake:
             structlog.get_logger().exception("fetch_broke", uri=item.uri)
             self._fail(Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
         else:
+            self._hand.weigh(item, picture.pixels.nbytes)
             key = run_key(picture.sha256, wish.weights, wish.recipe, wish.vocabulary)
             self._fetched.put(Fetched(item, wish, picture, key))
+
+    def _waited_for_memory(self, item: Claimed) -> bool:
+        """Whether there is room for one more picture: False where the worker ends before, and it is handed back. Who
+        somebody waits for never stands in this line.
+        """
+        while item.lane != LANES[Lane.INTERACTIVE] and self._hand.bytes >= self._limits.picture_bytes:
+            if self._ending.is_set():
+                return False
+            self._hand.wait(_POLL_SECONDS)
+        return True
 
     def _look_up_all(self) -> None:
         while True:

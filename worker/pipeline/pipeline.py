@@ -27,6 +27,7 @@ from worker.pipeline.intake import Intake
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.objects import store_objects
 from worker.pipeline.waiting import Waiting
+from worker.pipeline.window import Window
 from worker.pipeline.work import Drained, Fetched, Finish, Flow, Limits, Model, Objects, Pictures
 
 Stop = Callable[[], bool]
@@ -51,6 +52,11 @@ class Pipeline:
     def sources(self) -> Pictures:
         """What pictures are read by; one for all calls, for it keeps connections."""
         return self.pictures or Sources(self.objects, max_bytes=self.limits.images.max_bytes)
+
+    @cached_property
+    def window(self) -> Window:
+        """How many pictures are in hand; one for all calls, for it learns."""
+        return self.limits.window(self.model.batch)
 
     @property
     def presence(self) -> workers.Presence:
@@ -93,6 +99,7 @@ class _Run:
             model,
             limits,
             hand=self._hand,
+            window=pipeline.window,
             waiting=self._waiting,
             ledger=self._ledger,
             plenty=plenty,
@@ -101,6 +108,7 @@ class _Run:
         self._unfinished = threading.Semaphore(limits.ahead * model.batch + limits.store_threads)
         self._ended = threading.Event()
         self._given_up = threading.Event()
+        self._broken = threading.Event()
 
     def drain(self) -> Drained:
         begun = time.monotonic()
@@ -112,6 +120,10 @@ class _Run:
             grace.start()
             try:
                 self._compute(begun)
+            except BaseException:
+                # Nobody takes pictures any more, so nothing is to be claimed either, and what is in hand goes back.
+                self._broken.set()
+                raise
             finally:
                 intake.join()
                 self._finish_all()
@@ -125,7 +137,7 @@ class _Run:
         return self._tally
 
     def _closing(self) -> bool:
-        return self._stop() or time.monotonic() > self._deadline
+        return self._stop() or self._broken.is_set() or time.monotonic() > self._deadline
 
     # The model's thread
 
@@ -147,7 +159,13 @@ class _Run:
     def _more(self, flow: Flow) -> list[Fetched]:
         if self._stop():
             return []
-        return self._waiting.take(flow.room, wait=not len(flow))
+        room, idle = flow.room, not len(flow)
+        some = self._waiting.take(room, wait=False)
+        starved = len(some) < room and self._intake.full
+        if idle and not some:
+            some = self._waiting.take(room, wait=True)
+        self._p.window.took(len(some), in_line=len(self._waiting), starved=starved)
+        return some
 
     def _turn(self, flow: Flow) -> list[tuple[Fetched, Any]]:
         begun, shortages = time.monotonic(), flow.shortages

@@ -15,6 +15,7 @@ from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from db.items import Claimed
 from worker.images import ImageLimits, Picture
+from worker.pipeline.window import Window
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,16 @@ class Limits:
     store_threads: int = 8
     images: ImageLimits = ImageLimits()
     ahead: int = 2
-    """Times as many pictures are claimed at most as the model takes: the others are on their way to it or from it."""
+    """Times as many pictures are claimed at least as the model takes: the others are on their way to it or from it."""
+    most: int = 64
+    """Pictures that are claimed at most, where the model would wait with fewer."""
+    picture_bytes: int = 2 * 2**30
+    """Decoded pictures in hand: while there are more, the next wait to be fetched."""
     grace_seconds: float = 20.0
     """Of a worker that was told to stop, for what it has begun."""
 
-    def claims(self, batch: int) -> int:
-        return max(8, self.ahead * batch)
+    def window(self, batch: int) -> Window:
+        return Window(max(8, self.ahead * batch), max(self.most, 2 * self.ahead * batch))
 
 
 @dataclass
