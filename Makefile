@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 
 ## make test       the whole test suite
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) -n 2 --dist worksteal -m "not slow and not gpu and not label_studio"
+	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not label_studio"
 
 ## make test-slow  drills and full-size benchmarks that take minutes
 test-slow: $(INSTALLED)

@@ -6,9 +6,11 @@ The service's own keys are made of content digests, so a put is repeated without
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -20,6 +22,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as NoConnection,
 )
+from botocore.loaders import Loader, create_loader
 
 from db.errors import (
     AccessDenied,
@@ -58,8 +61,7 @@ def make_client(settings: EngineSettings, *, connections: int = 32, public: bool
     if addressing == "auto" and endpoint:
         addressing = "path"
     secret, token = settings.aws_secret_access_key, settings.aws_session_token
-    # A session of its own: boto3's default one is shared by the process and not safe to make clients in threads.
-    return boto3.session.Session().client(
+    return _session().client(
         "s3",
         endpoint_url=endpoint,
         region_name=settings.aws_region,
@@ -79,6 +81,20 @@ def make_client(settings: EngineSettings, *, connections: int = 32, public: bool
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _session() -> boto3.session.Session:
+    """A session of its own: boto3's default one is shared by the process and not safe to make clients in threads. What
+    botocore knows of S3 is read from its files once a process: that takes most of the time of making a client.
+    """
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _what_botocore_knows())
+    return boto3.session.Session(botocore_session=core)
+
+
+@cache
+def _what_botocore_knows() -> Loader:
+    return create_loader()
 
 
 @dataclass(frozen=True)
