@@ -15,10 +15,13 @@ help:
 ## make install    the environment in .venv, from requirements.lock
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.lock pyproject.toml hatch_build.py worker/segmenter/lattice.c
+$(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch_build.py worker/segmenter/lattice.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-reference.lock 2> /dev/null \
+	  || echo "pydensecrf2, which our CRF is compared with, was not built (it needs a C++ compiler and Python below 3.13)." \
+	    "Tests and benchmarks beside it are left out, everything else works."
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -69,18 +72,20 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+EXTRAS := --extra api --extra worker --extra cli --extra embedded
 IMAGE := $(COMPILE) --constraint requirements.lock
 
 ## make lock       resolve pyproject.toml into requirements.lock anew, and what each image installs out of it
 lock: $(INSTALLED)
-	$(COMPILE) --all-extras --group dev --upgrade pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(EXTRAS) --group dev --upgrade pyproject.toml --output-file requirements.lock
+	$(IMAGE) --extra reference pyproject.toml --output-file requirements-reference.lock
 	$(MAKE) lock-images
 	$(COMPILE) --upgrade tests/label_studio/requirements.in --output-file tests/label_studio/requirements.lock
 
 ## make lock-images  only what each image installs, at the versions of requirements.lock
 lock-images:
 	$(IMAGE) --extra api --extra cli pyproject.toml --output-file deploy/requirements-api.lock
-	$(IMAGE) --extra worker --extra cli pyproject.toml --output-file deploy/requirements-worker.lock
+	$(IMAGE) --constraint requirements-reference.lock --extra worker --extra reference --extra cli pyproject.toml --output-file deploy/requirements-worker.lock
 	$(IMAGE) --group build --output-file deploy/requirements-build.lock
 
 clean:

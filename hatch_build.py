@@ -1,7 +1,7 @@
 """Compiles the dense CRF's kernels into the wheel, or into the tree for an editable one: `python hatch_build.py`.
 
-They are plain C without Python's headers, so one library serves every Python. pydensecrf2, which is published as source
-only, needs a compiler as well. Where there is none, the CRF runs on numpy and scipy.
+They are plain C without Python's headers, so one library serves every Python. Where there is no compiler, the CRF runs
+on numpy and scipy.
 """
 
 import os

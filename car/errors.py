@@ -9,6 +9,7 @@ CarError                       root: code, retryable, the message says what is w
 ├── PromptInvalid              a prompt or a click in its editor from which no question can be made
 ├── PredictionInvalid          a prediction that its own validation refuses
 ├── AnnotationInvalid          a region of an annotation that is not as it writes them
+├── worker.segmenter.crf.ReferenceMissing  pydensecrf is asked for and not installed
 ├── worker.errors.ImageError   a picture that cannot be fetched or decoded
 ├── worker.errors.WeightsError a checkpoint that is missing or is not what was expected
 └── worker.errors.FinisherLost a process that died with a picture in hand

@@ -25,6 +25,7 @@ def bench(tmp_path):
 
 
 def test_the_crf_beside_pydensecrf(bench, tmp_path):
+    pytest.importorskip("pydensecrf")
     small = ("--size", "64x48", "--labels", "2", "--labels", "4", "--turns", "1")
     cases, said = bench("crf", *small, "--plot", str(tmp_path / "crf.png"))
     assert list(cases) == ["64x48, 2 labels", "64x48, 4 labels"]

@@ -1,5 +1,6 @@
 """The dense CRF and what it sees."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -135,6 +136,16 @@ def test_deviations_too_fine_for_a_lattice_go_to_pydensecrf(arrays: Arrays) -> N
     fine = replace(SOON, crf_bilateral_srgb=0.01)
     [ours] = crf.label(image, [Competition(cams, 1.0)], fine, arrays=arrays)
     assert (ours[0] == label(image, cams, fine)).all()
+
+
+def test_without_pydensecrf_it_is_asked_for_in_words(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)  # as where it could not be compiled
+    image, one = photograph(30, 40), Competition(blobs(2, 3, 4), 1.0)
+    assert crf.label(image, [one], SOON, arrays=arrays)[0].any()
+    assert label(image, one.cams, replace(SOON, crf=Crf.NONE)).any()
+    for recipe, by in ((SOON, CrfBy.PYDENSECRF), (replace(SOON, crf_bilateral_srgb=0.01), CrfBy.LATTICE)):
+        with pytest.raises(crf.ReferenceMissing, match=r"install car-labeler\[reference\]"):
+            crf.label(image, [one], recipe, by=by, arrays=arrays)
 
 
 def test_no_word_leaves_all_to_the_background() -> None:

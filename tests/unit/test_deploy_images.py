@@ -67,9 +67,9 @@ def test_the_api_image_has_no_torch():
 
 @pytest.mark.parametrize("image", ["api", "worker", "build"])
 def test_images_install_what_was_tested(image):
-    """The versions of requirements.lock, with a hash each. Out of step: make lock-images."""
+    """The versions of the two locks of `make install`, with a hash each. Out of step: make lock-images."""
     path = DEPLOY / f"requirements-{image}.lock"
-    whole = (ROOT / "requirements.lock").read_text()
+    whole = "".join((ROOT / name).read_text() for name in ("requirements.lock", "requirements-reference.lock"))
     blocks = [block for block in re.split(r"\n(?=[a-z])", path.read_text()) if block]
     assert [block for block in blocks if "--hash=sha256:" not in block] == []
     assert all(f"{name}=={version}" in whole for name, version in locked(path).items())
@@ -78,7 +78,7 @@ def test_images_install_what_was_tested(image):
 def test_locks_hold_what_the_project_asks_for():
     """Every dependency of the extras stands in the lock of its image."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for image, wanted in {"api": ("engine", "api", "cli"), "worker": ("engine", "worker", "cli")}.items():
+    for image, wanted in {"api": ("engine", "api", "cli"), "worker": ("engine", "worker", "reference", "cli")}.items():
         names = locked(DEPLOY / f"requirements-{image}.lock")
         asked = {re.split(r"[\[<>=]", one)[0] for extra in wanted for one in extras[extra]} - {"car-labeler"}
         assert asked - set(names) == set(), image

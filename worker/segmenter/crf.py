@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from pydensecrf import densecrf
 
 from car.crf_by import CrfBy
+from car.errors import CarError
 from car.recipe import Arithmetic, Crf, Recipe
 from worker.segmenter.arrays import Arrays
 from worker.segmenter.compiled import host_arrays
@@ -23,6 +23,29 @@ from worker.segmenter.sizes import Image, enlarge
 _MEAN_BGR = (104.008, 116.669, 122.675)
 _LEAST = 1e-5
 """Least probability before the logarithm (pydensecrf's unary_from_softmax as the official code calls it)."""
+
+
+class ReferenceMissing(CarError):  # noqa: N818 - what happened
+    """pydensecrf is asked for and was not installed."""
+
+    code = "crf_reference_missing"
+
+
+def reference() -> Any:  # noqa: ANN401 - it has no types
+    """Pydensecrf's module. It is an extra of its own, for it is published as C++ that not everyone can compile.
+
+    Raises:
+        ReferenceMissing: it is not there.
+
+    """
+    try:
+        from pydensecrf import densecrf  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ReferenceMissing(
+            "pydensecrf is not installed, which CAR_CRF and --crf ask for and deviations too small for lattices need: "
+            "leave them as they are by default, or install car-labeler[reference] (C++ compiler, Python below 3.13)"
+        ) from error
+    return densecrf
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class _Reference:
 
     def __init__(self, image: Image, recipe: Recipe) -> None:
         self._image, self._recipe = image, recipe
-        self._fields: dict[int, densecrf.DenseCRF2D] = {}
+        self._fields: dict[int, Any] = {}
 
     def label(self, competition: Competition, *, alone: bool) -> Labels:
         n = len(competition.cams)
@@ -89,11 +112,11 @@ class _Reference:
         field.setUnaryEnergy(unary)
         return np.asarray(field.inference(self._recipe.crf_iterations), np.float32).reshape(probabilities.shape)
 
-    def _field(self, k: int) -> densecrf.DenseCRF2D:
+    def _field(self, k: int) -> Any:  # noqa: ANN401 - pydensecrf has no types
         """Its lattices hang on the picture and on the number of labels, so the words of a picture can share them."""
         if k not in self._fields:
             recipe, (height, width) = self._recipe, self._image.shape[:2]
-            field = densecrf.DenseCRF2D(width, height, k)
+            field = reference().DenseCRF2D(width, height, k)
             field.addPairwiseGaussian(sxy=recipe.crf_gaussian_sxy, compat=recipe.crf_gaussian_compat)
             field.addPairwiseBilateral(
                 sxy=recipe.crf_bilateral_sxy,

@@ -18,6 +18,7 @@ from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
 from worker.segmenter.asking import Ask, Begun, Steps
 from worker.segmenter.classifier import Crops
+from worker.segmenter.crf import reference
 from worker.segmenter.device_arrays import DeviceArrays
 from worker.segmenter.encoder import Encoder
 from worker.segmenter.ensembling import FindRegions
@@ -65,6 +66,11 @@ class Segmenter:
     crf_by: CrfBy = CrfBy.LATTICE
     """On CUDA the lattices run there, before a picture leaves `recur`."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises: ReferenceMissing, before any picture is begun."""
+        if self.crf_by is CrfBy.PYDENSECRF:
+            reference()
 
     def segment(
         self,
