@@ -93,6 +93,7 @@ def test_all_of_them_in_one_folder(tmp_path):
 
 
 def test_one_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch):
+    pytest.importorskip("pydensecrf")
     few = {"sam": ["sam", "--sam", "vit_x"], "crf": runs(Where.CPU, Scale.TINY)["crf"]}
     monkeypatch.setattr(sys.modules["cli.bench.every"], "runs", lambda *_: few)
     done = CliRunner().invoke(app, ["bench", "all", "--models", "tiny", "--json", str(tmp_path)])

@@ -59,6 +59,7 @@ def finish(height: int, width: int, words: int, iterations: int, by: CrfBy = Crf
 
 
 def test_memory_grows_by_one_float_a_word_and_pixel() -> None:
+    pytest.importorskip("pydensecrf")
     height, width, words = 128, 160, 600
     table = 4 * height * width * words
     few, many = finish(height, width, 200, 1), finish(height, width, words, 1)
