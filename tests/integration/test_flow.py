@@ -26,8 +26,11 @@ RECIPES = [
     RECIPE.with_settings({"classifier_depth": "paper"}),
     RECIPE.with_settings({"cam": "gradcam", "position_rounding": "paper"}),
     replace(RECIPE, stuff=WORDS[3:]),
-    replace(RECIPE, max_side=56),  # at 32 words have one and the same CAM, and the last digits decide between them
+    replace(RECIPE, max_side=56),
+    replace(RECIPE, max_side=32),
 ]
+TIED = 5
+"""Of the recipe in which words come to CAMs that are alike but for their last digits, which decide whose a pixel is."""
 VOCABULARIES = [Vocabulary.of(WORDS), Vocabulary.of(WORDS[::-1][:4]), Vocabulary.of(["cat"])]
 SIZES = [(48, 64), (64, 48), (33, 47), (48, 64)]
 
@@ -117,9 +120,13 @@ def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_sc
     found = dict(arriving(flow, [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
     for key, wish in enumerate(wishes):
         together, single = rest_of(found[key]), alone[wish]
-        assert [mask.label for mask in together.masks] == [mask.label for mask in single.masks]
-        assert [m.score for m in together.masks] == pytest.approx([m.score for m in single.masks], abs=1e-4)
+        if wish[2] != TIED:
+            assert [mask.label for mask in together.masks] == [mask.label for mask in single.masks]
+            assert [m.score for m in together.masks] == pytest.approx([m.score for m in single.masks], abs=1e-4)
         assert [len(step.queries) for step in together.steps] == [len(step.queries) for step in single.steps]
+        for shared, own in zip(together.steps, single.steps, strict=True):
+            assert [(q.label, q.kept) for q in shared.queries] == [(q.label, q.kept) for q in own.queries]
+            assert [q.score for q in shared.queries] == pytest.approx([q.score for q in own.queries], abs=1e-4)
 
 
 def test_pictures_of_two_classifier_depths_share_no_batch_and_still_go_together() -> None:

@@ -96,11 +96,11 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
     job, model = job_over(), Painter(batch=2, wait=0.4)
     drained = pipeline_of(model).drain(seconds=1.0)
     assert drained.more
+    assert drained.handed_back == 0
     done = counts(job)["done"]
     assert 2 <= done < 30
     assert done == sum(model.batches) == drained.done  # what the model began is stored
     assert counts(job) == {"done": done, "queued": 30 - done}
-    # What was claimed at the last moment and not fetched any more costs no attempt.
     assert sql("SELECT DISTINCT attempt, lost, alone FROM item WHERE state = 'queued'") == [(0, 0, False)]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
 

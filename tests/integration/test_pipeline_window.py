@@ -50,10 +50,10 @@ def test_a_quick_model_has_more_in_hand_where_results_take_long_to_store(bucket,
 
 
 def test_a_slow_model_leaves_the_others_to_other_workers(bucket, job_over, pipeline_of):
-    for number in range(20):
+    for number in range(12):
         bucket.put(f"in/{number}.png", png(number))
     job_over()
-    pipeline = pipeline_of(Painter(batch=1, wait=0.1))
+    pipeline = pipeline_of(Painter(batch=1, wait=0.3))
     pipeline.drain()
     assert pipeline.window.size == 8
 

@@ -70,8 +70,10 @@ class Intake:
         self.more = False
         """Whether it was told to stop while there may have been something to claim."""
 
-    def run(self, stopped: Callable[[], bool]) -> None:
-        """Claims until there is nothing, and nothing in hand. Tells the model at its end that no more will come."""
+    def run(self, stopped: Callable[[], bool], leaving: Callable[[], bool]) -> None:
+        """Claims until there is nothing, and nothing in hand, or until `stopped`: what it claimed is fetched all the
+        same, unless the worker is `leaving`. Tells the model at its end that no more will come.
+        """
         self._lookup.start()
         try:
             while not stopped():
@@ -86,8 +88,8 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - told by whoever waits for this thread
             self.broke = error
         finally:
-            # What has not begun to be fetched stays in hand, to be handed back.
-            told = stopped()
+            # What a worker that leaves has not begun to fetch stays in hand, to be handed back.
+            told = leaving()
             if told:
                 self._ending.set()
             for pool in (self._fetchers, self._at_once):

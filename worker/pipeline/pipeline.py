@@ -74,9 +74,9 @@ class Pipeline:
         seconds: float = float("inf"),
         plenty: Callable[[], object] = lambda: None,
     ) -> Drained:
-        """Work for about `seconds`, or until there is none, or `stop` says to: then what the model has begun is brought
-        to its end and everything else handed back, at no cost of an attempt. `plenty` is called, now and then, while
-        there is more than this worker can take.
+        """Work until there is none. After `seconds` nothing more is claimed, and what is in hand is brought to its end;
+        when `stop` says to, only what the model has begun, and everything else is handed back, at no cost of an
+        attempt. `plenty` is called, now and then, while there is more than this worker can take.
         """
         return _Run(self, stop, time.monotonic() + seconds, plenty).drain()
 
@@ -112,7 +112,9 @@ class _Run:
 
     def drain(self) -> Drained:
         begun = time.monotonic()
-        intake = threading.Thread(target=self._intake.run, args=(self._closing,), name="intake", daemon=True)
+        intake = threading.Thread(
+            target=self._intake.run, args=(self._closing, self._leaving), name="intake", daemon=True
+        )
         grace = threading.Thread(target=self._watch, name="grace", daemon=True)
         with self._heartbeat:
             self._ledger.start()
@@ -137,7 +139,10 @@ class _Run:
         return self._tally
 
     def _closing(self) -> bool:
-        return self._stop() or self._broken.is_set() or time.monotonic() > self._deadline
+        return self._leaving() or time.monotonic() > self._deadline
+
+    def _leaving(self) -> bool:
+        return self._stop() or self._broken.is_set()
 
     # The model's thread
 
@@ -161,7 +166,8 @@ class _Run:
             return []
         room, idle = flow.room, not len(flow)
         some = self._waiting.take(room, wait=False)
-        starved = len(some) < room and self._intake.full
+        # Before the first turn waiting cannot be avoided.
+        starved = self._tally.turns > 0 and len(some) < room and self._intake.full
         if idle and not some:
             some = self._waiting.take(room, wait=True)
         self._p.window.took(len(some), in_line=len(self._waiting), starved=starved)
