@@ -46,6 +46,11 @@ class Claimed:
     """In whose name it is fetched there."""
     lane: int = LANES[Lane.BULK]
 
+    @property
+    def interactive(self) -> bool:
+        """Somebody waits for it."""
+        return self.lane == LANES[Lane.INTERACTIVE]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

@@ -1,5 +1,6 @@
 """The dense CRF and what it sees."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,11 @@ def test_deviations_too_fine_for_a_lattice_go_to_pydensecrf(arrays: Arrays) -> N
     fine = replace(SOON, crf_bilateral_srgb=0.01)
     [ours] = crf.label(image, [Competition(cams, 1.0)], fine, arrays=arrays)
     assert (ours[0] == label(image, cams, fine)).all()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13) or not shutil.which("g++"), reason="it cannot be compiled here")
+def test_the_reference_is_here_where_it_can_be_compiled() -> None:
+    assert crf.reference().DenseCRF2D  # or everything that is compared with it would be skipped unseen
 
 
 def test_without_pydensecrf_it_is_asked_for_in_words(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from car.model_version import model_version, run_key
 from db import items, results, vocabularies
 from db.errors import DatabaseUnreachable
 from db.items import Claimed, Ended, Failed
-from db.models import LANES, Lane
 from db.session import transaction
 from worker.images import open_image
 from worker.images.fetch import name_of
@@ -128,7 +127,7 @@ class Intake:
             self._plenty()
         self._hand.take(claimed)
         for item, wish in zip(claimed, wishes, strict=True):
-            pool = self._at_once if item.lane == LANES[Lane.INTERACTIVE] else self._fetchers
+            pool = self._at_once if item.interactive else self._fetchers
             pool.submit(self._fetch, item, wish)
         return claimed
 
@@ -180,7 +179,7 @@ class Intake:
         """Whether there is room for one more picture: False where the worker ends before, and it is handed back. Who
         somebody waits for never stands in this line.
         """
-        while item.lane != LANES[Lane.INTERACTIVE] and self._hand.bytes >= self._limits.picture_bytes:
+        while not item.interactive and self._hand.bytes >= self._limits.picture_bytes:
             if self._ending.is_set():
                 return False
             self._hand.wait(_POLL_SECONDS)

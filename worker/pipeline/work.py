@@ -133,7 +133,7 @@ class Limits:
     ahead: int = 2
     """Times as many pictures are claimed at least as the model takes: the others are on their way to it or from it."""
     most: int = 64
-    """Pictures that are claimed at most, where the model would wait with fewer."""
+    """Pictures that are claimed at most, where the model would wait with fewer; at least four times its batch."""
     picture_bytes: int = 2 * 2**30
     """Decoded pictures in hand: while there are more, the next wait to be fetched."""
     grace_seconds: float = 20.0
