@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from api import errors, health, jobs, keys, label_studio, metrics, projects, recipes, results, vocabularies
 from api.dependencies import Engines
-from api.health import broker_probe, objects_probe
+from api.health import Probes
 from api.label_studio import Face
-from api.metrics import QueueMetrics, RequestMetrics
+from api.metrics import MetricsPage, QueueMetrics, RequestMetrics
 from api.middleware import BodyLimit, Observed
 from api.schemas import Problem
 from api.settings import ApiSettings
@@ -57,10 +57,9 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         responses={"default": {"model": Problem, "content": {errors.PROBLEM: {}}, "description": "what went wrong"}},
     )
     app.state.engines = engines
-    app.state.registry = registry
     app.state.face = Face.of(engines, registry)
-    app.state.broker = broker_probe(engines)
-    app.state.objects = objects_probe(engines)
+    app.state.probes = Probes(engines)
+    app.state.metrics = MetricsPage(registry)
     registry.register(QueueMetrics(engines.probes))
     errors.install(app)
     # The last one added is the outermost.
@@ -80,7 +79,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _closing(app: FastAPI) -> AsyncIterator[None]:
     yield
-    app.state.broker.close()
-    app.state.objects.close()
+    app.state.probes.close()
+    app.state.metrics.close()
     app.state.face.close()
     app.state.engines.close()

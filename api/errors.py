@@ -8,7 +8,9 @@ CarError
 ├── TextInvalid           a path or header that no row can hold
 ├── InstanceUnknown       a project of which nobody says where its Label Studio is
 ├── SourceEmpty           a source in which no picture was found
-└── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
+├── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
+├── StoreTimeoutError     S3 answers too slowly for a request to wait for it
+└── OverloadedError       more requests at once than the service can answer
 """
 
 from collections.abc import Sequence
@@ -18,13 +20,16 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from car.errors import CarError, SourceError
 
 PROBLEM = "application/problem+json"
 _RETRY_SECONDS = "5"
+_CLIENT_CLOSED_REQUEST = 499
+"""As nginx has it in its log."""
 
 
 class KeyMissing(CarError):  # noqa: N818 - the name is the sentence
@@ -60,6 +65,20 @@ class ObjectsUnavailable(CarError):  # noqa: N818
     retryable = True
 
 
+class StoreTimeoutError(CarError):
+    """S3 took longer than a request may wait."""
+
+    code = "store_timeout"
+    retryable = True
+
+
+class OverloadedError(CarError):
+    """More requests came at once than can be answered."""
+
+    code = "overloaded"
+    retryable = True
+
+
 STATUS: dict[str, HTTPStatus] = {
     "key_missing": HTTPStatus.UNAUTHORIZED,
     "key_refused": HTTPStatus.UNAUTHORIZED,
@@ -85,6 +104,8 @@ STATUS: dict[str, HTTPStatus] = {
     "schema_outdated": HTTPStatus.SERVICE_UNAVAILABLE,
     "store_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
     "objects_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "store_timeout": HTTPStatus.GATEWAY_TIMEOUT,
+    "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Every code a client may see. Another one is a fault of ours: 500, logged, without its message."""
 
@@ -110,7 +131,7 @@ def problem(
     extra = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
         extra["WWW-Authenticate"] = _CHALLENGE.get(code, "Bearer")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
         extra["Retry-After"] = _RETRY_SECONDS
     return JSONResponse(body, status, extra, media_type=PROBLEM)
 
@@ -121,20 +142,28 @@ def fault() -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of a handler become a problem."""
+    """Let every error of a route become a problem. The handlers are coroutines, for functions would queue for a thread
+    behind the very requests that are too many.
+    """
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(CarError, _car_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
 
 
-def _car_error(_: Request, error: Exception) -> JSONResponse:
+async def _disconnected(_: Request, __: Exception) -> Response:
+    """For the log alone: nobody hears it."""
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+async def _car_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, CarError) or error.code not in STATUS:
         log.error("unexpected error", code=getattr(error, "code", ""), exc_info=error)
         return fault()
     return problem(STATUS[error.code], error.code, str(error))
 
 
-def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
     """Fields by name, and what is wrong with each; never the values, which may be secrets."""
     if not isinstance(error, RequestValidationError):
         return fault()
@@ -143,7 +172,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, "request_invalid", detail, errors=errors)
 
 
-def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         return fault()
     code = _CODES.get(error.status_code, "request_invalid")

@@ -3,18 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from sqlalchemy.orm import Session
 
 from api import sources
-from api.dependencies import CursorParam, DoorbellDep, EnginesDep, Limit, SessionDep, Text
+from api.dependencies import CursorParam, DoorbellDep, Engines, EnginesDep, Limit, SessionDep, Text
 from api.schemas import ErrorView, ItemEntry, JobRequest, JobView, Page, Retried
 from api.schemas.jobs import RecipeOfJob, Setting, VocabularyOfJob
-from api.security import Reader, Writer
+from api.security import Reader, Writer, WriterAlone
 from api.vocabularies import find, vocabulary_of
 from car.bulk_source import BulkSource
 from car.presets import preset
@@ -34,11 +35,20 @@ IdempotencyKey = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A job that was asked for, before anything of it is stored."""
+
+    source: BulkSource
+    recipe: Recipe
+    vocabulary: Vocabulary | UUID
+
+
 @router.post("", status_code=202, summary="Label pictures", responses={200: {"model": JobView}})
-def create(
+async def create(
+    http: Request,
     request: JobRequest,
-    session: SessionDep,
-    key: Writer,
+    key: WriterAlone,
     engines: EnginesDep,
     ring: DoorbellDep,
     response: Response,
@@ -46,19 +56,30 @@ def create(
 ) -> JobView:
     """Takes the job and answers at once; workers list the source and label its pictures."""
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-    job = jobs.made_before(session, key.id, idempotency_key, digest) if idempotency_key is not None else None
-    made = False
-    if job is None:
-        new = _new_job(session, engines, request)
-        asked = replace(new, api_key_id=key.id, idempotency_key=idempotency_key, request_digest=digest)
-        job, made = jobs.create(session, asked)
+
+    def draft(session: Session) -> JobView | _Draft:
+        before = jobs.made_before(session, key.id, idempotency_key, digest) if idempotency_key is not None else None
+        return one_view(session, before) if before is not None else _draft(session, engines, request)
+
+    def store(draft: _Draft, session: Session) -> tuple[JobView, bool]:
+        new = replace(_new_job(session, request, draft), api_key_id=key.id)
+        job, made = jobs.create(session, replace(new, idempotency_key=idempotency_key, request_digest=digest))
+        return one_view(session, job), made
+
+    asked = await engines.in_transaction(draft, http.receive)
+    if isinstance(asked, JobView):
+        job, made = asked, False
+    else:
+        # Neither a connection nor its slot is held meanwhile.
+        await engines.from_store(partial(sources.look, engines.objects, asked.source), http.receive)
+        job, made = await engines.in_transaction(partial(store, asked), http.receive)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     if made:
         ring(Task.LIST)
     else:
         response.status_code = 200
         response.headers["Idempotent-Replay"] = "true"
-    return one_view(session, job)
+    return job
 
 
 @router.get("", summary="Jobs, newest first")
@@ -111,8 +132,13 @@ def relist(job_id: UUID, session: SessionDep, _: Writer, ring: DoorbellDep) -> J
     return one_view(session, job)
 
 
-def _new_job(session: Session, engines: EnginesDep, request: JobRequest) -> NewJob:
-    """The words and parameters are checked before S3 is asked, and rows written after it, for it may take seconds."""
+def _draft(session: Session, engines: Engines, request: JobRequest) -> _Draft:
+    """The words and parameters, checked before S3 is asked.
+
+    Raises:
+        SourceError, RecipeError, VocabularyError, NotFound.
+
+    """
     given = request.source if isinstance(request.source, str | list) else request.source.model_dump()
     source = BulkSource.parse(given)
     recipe = _recipe(request.preset or engines.settings.preset, request.set)
@@ -122,13 +148,17 @@ def _new_job(session: Session, engines: EnginesDep, request: JobRequest) -> NewJ
         vocabulary = vocabulary_of(request.labels, background, recipe.mode)
     else:
         vocabulary = find(session, request.vocabulary or "").id
-    sources.look(engines.objects, source)
+    return _Draft(source, recipe, vocabulary)
+
+
+def _new_job(session: Session, request: JobRequest, draft: _Draft) -> NewJob:
+    words = draft.vocabulary
     return NewJob(
         kind=JobKind.BULK,
         lane=request.lane,
-        source=source.to_json(),
-        vocabulary_id=vocabulary if isinstance(vocabulary, UUID) else vocabularies.keep(session, vocabulary),
-        recipe_id=vocabularies.keep_recipe(session, recipe),
+        source=draft.source.to_json(),
+        vocabulary_id=words if isinstance(words, UUID) else vocabularies.keep(session, words),
+        recipe_id=vocabularies.keep_recipe(session, draft.recipe),
         name=request.name,
     )
 

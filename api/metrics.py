@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import structlog
@@ -11,7 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine
+from starlette.types import Receive
 
+from api.concurrency import ThreadLimiter
 from car.errors import CarError
 from db import overview, workers
 from db.session import transaction
@@ -102,6 +105,21 @@ class QueueMetrics(Collector):
             return None
 
 
+class MetricsPage:
+    """The text of /metrics, written on a thread of its own: one that waits for the database waits there."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._threads = ThreadLimiter("metrics", 1)
+
+    async def text(self, receive: Receive) -> bytes:
+        return await self._threads.run(partial(generate_latest, self._registry), receive)
+
+    def close(self) -> None:
+        self._threads.close()
+
+
 @router.get("/metrics", include_in_schema=False)
-def metrics(request: Request) -> Response:
-    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    page: MetricsPage = request.app.state.metrics
+    return Response(await page.text(request.receive), media_type=CONTENT_TYPE_LATEST)

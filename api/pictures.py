@@ -24,6 +24,14 @@ _BLANK_SIDE = 1024
 
 
 @dataclass(frozen=True)
+class StoredObjects:
+    """What a result has in the bucket, as far as it is drawn."""
+
+    masks: list[dict[str, Any]]
+    preview: bytes | None
+
+
+@dataclass(frozen=True)
 class Scene:
     """A result at the size of its preview, as the drawing functions take it."""
 
@@ -72,11 +80,17 @@ def mask_png(rle: CocoRle) -> bytes:
     return png(Image.fromarray(decode_coco(rle)).convert("L"))
 
 
-def scene(objects: ObjectStore, stored: Stored, steps: tuple[Step, ...]) -> Scene:
+def fetch(objects: ObjectStore, stored: Stored) -> StoredObjects:
+    """Raises: see `own`."""
+    key = stored.image.preview_key
+    return StoredObjects(masks(objects, stored), own(objects, key) if key is not None else None)
+
+
+def scene(objects: StoredObjects, stored: Stored, steps: tuple[Step, ...]) -> Scene:
     """The preview with the masks made as small as it is."""
-    image, key = stored.image, stored.image.preview_key
-    if key is not None:
-        with Image.open(BytesIO(own(objects, key)), formats=["JPEG"]) as opened:
+    image = stored.image
+    if objects.preview is not None:
+        with Image.open(BytesIO(objects.preview), formats=["JPEG"]) as opened:
             pixels = np.asarray(opened.convert("RGB"))
     else:
         share = min(1.0, _BLANK_SIDE / max(image.width, image.height))
@@ -86,11 +100,11 @@ def scene(objects: ObjectStore, stored: Stored, steps: tuple[Step, ...]) -> Scen
     segmentation = Segmentation(
         width=width,
         height=height,
-        masks=tuple(_small(mask, width, height) for mask in masks(objects, stored)),
+        masks=tuple(_small(mask, width, height) for mask in objects.masks),
         steps=steps,
         stop_reason=StopReason(stored.row.stop_reason),
     )
-    return Scene(pixels, segmentation, key is not None)
+    return Scene(pixels, segmentation, objects.preview is not None)
 
 
 def overlay_png(drawn: Scene) -> bytes:

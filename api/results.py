@@ -1,11 +1,13 @@
 """/api/v1/results: what came out, how it came about, and its masks as pictures."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from api import pictures, vocabularies
 from api.dependencies import Engines, EnginesDep, SessionDep, Text
@@ -19,7 +21,6 @@ from db.models import Image
 from db.objects import ObjectStore
 from db.result_details import Detail, Stored
 from db.result_pages import ResultFilter, ResultView
-from db.session import transaction
 
 router = APIRouter(prefix="/results", tags=["results"])
 
@@ -43,28 +44,43 @@ def page(session: SessionDep, _: Reader, query: Annotated[ResultQuery, Query()])
     return Page(items=[_summary(one) for one in found], next=after)
 
 
-def _detail(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Detail:
+async def _detail(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Detail:
     """All rows of a result, in a transaction that ends before its objects are fetched: a slow store must not hold the
     connections of requests that need none of it.
     """
-    with transaction(engines.database) as session:
+
+    def rows(session: Session) -> Detail:
         authorize(session, request, given, Scope.READ)
         return result_details.get(session, result_id)
 
+    return await engines.in_transaction(rows, request.receive)
 
-def _stored(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Stored:
+
+async def _stored(result_id: UUID, request: Request, engines: EnginesDep, given: Given) -> Stored:
     """As `_detail`, without the history."""
-    with transaction(engines.database) as session:
+
+    def rows(session: Session) -> Stored:
         authorize(session, request, given, Scope.READ)
         return result_details.stored(session, result_id)
+
+    return await engines.in_transaction(rows, request.receive)
 
 
 DetailDep = Annotated[Detail, Depends(_detail)]
 StoredDep = Annotated[Stored, Depends(_stored)]
 
 
-@router.get("/{result_id}", summary="One result with everything about it")
-def get(found: DetailDep, engines: EnginesDep) -> ResultDetailView:
+@router.get("/{result_id}", summary="One result with everything about it", response_model=ResultDetailView)
+async def get(found: DetailDep, engines: EnginesDep, request: Request) -> Response:
+    def document() -> str:
+        masks = pictures.masks(engines.objects, found.stored)
+        return _view(found, masks, _links(engines, found.stored)).model_dump_json(by_alias=True)
+
+    # Written on the thread as well: with many words it is long.
+    return Response(await engines.from_store(document, request.receive), media_type="application/json")
+
+
+def _view(found: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDetailView:
     row, places = found.stored.row, found.places
     return ResultDetailView.model_validate(
         {
@@ -78,7 +94,7 @@ def get(found: DetailDep, engines: EnginesDep) -> ResultDetailView:
             "created_at": row.created_at,
             "step_count": row.steps,
             "steps": _steps(found.steps),
-            "masks": pictures.masks(engines.objects, found.stored),
+            "masks": masks,
             "uris": [PlaceView(job=one.job, uri=one.uri) for one in places],
             "run_key": row.run_key,
             "weights": row.weights,
@@ -90,7 +106,7 @@ def get(found: DetailDep, engines: EnginesDep) -> ResultDetailView:
             "recipe": found.recipe.to_json(),
             "vocabulary": vocabularies.view(found.vocabulary),
             "notes": found.stored.image.notes,
-            "links": _links(engines, found.stored),
+            "links": links,
         }
     )
 
@@ -102,42 +118,48 @@ def history(result_id: UUID, session: SessionDep, _: Reader) -> HistoryView:
 
 
 @router.get("/{result_id}/overlay.png", summary="The masks on their picture", responses=_AS_PNG)
-def overlay_png(found: DetailDep, engines: EnginesDep) -> Response:
+async def overlay_png(found: DetailDep, engines: EnginesDep, request: Request) -> Response:
     """Drawn at the size of the preview. `X-Car-Picture: none` where there is no preview, and gray instead of it."""
-    return _drawn(found, engines, "overlay")
+    return await _drawn(found, engines, request, "overlay")
 
 
 @router.get("/{result_id}/history.png", summary="The query history as a picture", responses=_AS_PNG)
-def history_png(found: DetailDep, engines: EnginesDep) -> Response:
-    return _drawn(found, engines, "history")
+async def history_png(found: DetailDep, engines: EnginesDep, request: Request) -> Response:
+    return await _drawn(found, engines, request, "history")
 
 
 @router.get("/{result_id}/labelmap.png", summary="All masks in one indexed picture", responses=_AS_PNG)
-def labelmap_png(stored: StoredDep, engines: EnginesDep) -> Response:
+async def labelmap_png(stored: StoredDep, engines: EnginesDep, request: Request) -> Response:
     """0 is no label, k the k-th mask; 16 bits where there are more than 255."""
-    return _picture(pictures.own(engines.objects, stored.row.labelmap_key), f"{stored.row.id}-labels.png")
+    fetch = partial(pictures.own, engines.objects, stored.row.labelmap_key)
+    return _picture(await engines.from_store(fetch, request.receive), f"{stored.row.id}-labels.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.png", summary="One mask, 255 on 0, at full size", responses=_AS_PNG)
-def mask_png(label: LabelInPath, stored: StoredDep, engines: EnginesDep) -> Response:
-    with engines.drawing:
-        data = pictures.mask_png(pictures.mask_named(engines.objects, stored, label))
+async def mask_png(label: LabelInPath, stored: StoredDep, engines: EnginesDep, request: Request) -> Response:
+    rle = await engines.from_store(partial(pictures.mask_named, engines.objects, stored, label), request.receive)
+    data = await engines.drawing_limit.run(partial(pictures.mask_png, rle), request.receive)
     return _picture(data, f"{label}.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.rle", summary="One mask as COCO RLE")
-def mask_rle(label: LabelInPath, stored: StoredDep, engines: EnginesDep) -> RleView:
-    rle = pictures.mask_named(engines.objects, stored, label)
+async def mask_rle(label: LabelInPath, stored: StoredDep, engines: EnginesDep, request: Request) -> RleView:
+    rle = await engines.from_store(partial(pictures.mask_named, engines.objects, stored, label), request.receive)
     height, width = rle["size"]
     return RleView(size=(height, width), counts=rle["counts"])
 
 
-def _drawn(found: Detail, engines: Engines, what: str) -> Response:
-    with engines.drawing:
-        scene = pictures.scene(engines.objects, found.stored, found.steps)
-        data = pictures.overlay_png(scene) if what == "overlay" else pictures.history_png(scene)
+async def _drawn(found: Detail, engines: Engines, request: Request, what: str) -> Response:
+    # One after the other: whoever waits for S3 holds up no drawing.
+    objects = await engines.from_store(partial(pictures.fetch, engines.objects, found.stored), request.receive)
+
+    def draw() -> tuple[bytes, bool]:
+        scene = pictures.scene(objects, found.stored, found.steps)
+        return pictures.overlay_png(scene) if what == "overlay" else pictures.history_png(scene), scene.has_picture
+
+    data, has_picture = await engines.drawing_limit.run(draw, request.receive)
     answer = _picture(data, f"{found.stored.row.id}-{what}.png")
-    if not scene.has_picture:
+    if not has_picture:
         answer.headers["X-Car-Picture"] = "none"
     return answer
 

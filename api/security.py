@@ -6,7 +6,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.dependencies import SessionDep
+from api.dependencies import EnginesDep, SessionDep
 from api.errors import KeyMissing, ScopeMissing
 from db import api_keys
 from db.api_keys import KeyRefused, Scope
@@ -28,6 +28,19 @@ class Needs:
         return authorize(session, request, given, self.scope)
 
 
+class NeedsAlone:
+    """The same in a transaction of its own, for handlers that hold no connection while they ask S3."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request, engines: EnginesDep, given: Given) -> ApiKey:
+        def key_of(session: Session) -> ApiKey:
+            return authorize(session, request, given, self.scope)
+
+        return await engines.in_transaction(key_of, request.receive)
+
+
 def authorize(session: Session, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> ApiKey:
     """Raises: KeyMissing, KeyRefused, ScopeMissing."""
     if given is None or not given.credentials:
@@ -46,3 +59,4 @@ def authorize(session: Session, request: Request, given: HTTPAuthorizationCreden
 Reader = Annotated[ApiKey, Depends(Needs(Scope.READ))]
 Writer = Annotated[ApiKey, Depends(Needs(Scope.WRITE))]
 Admin = Annotated[ApiKey, Depends(Needs(Scope.ADMIN))]
+WriterAlone = Annotated[ApiKey, Depends(NeedsAlone(Scope.WRITE))]

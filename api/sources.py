@@ -1,5 +1,6 @@
 """A look at a job's source before the job is taken: what cannot work is refused while somebody listens."""
 
+import time
 from itertools import islice
 
 from api.errors import SourceEmpty
@@ -10,6 +11,8 @@ from db.objects import ObjectStore
 _PAGES = 5
 """Of a listing: a source whose first picture comes later is believed."""
 _LINES = 100_000
+_SECONDS = 4.0
+"""The same holds for a source whose first picture is not found by then: somebody waits."""
 
 
 def look(objects: ObjectStore, source: BulkSource) -> None:
@@ -23,7 +26,7 @@ def look(objects: ObjectStore, source: BulkSource) -> None:
 
 
 def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
-    after = ""
+    after, until = "", time.monotonic() + _SECONDS
     for _ in range(_PAGES):
         listed = objects.page(source.bucket, source.prefix, after=after)
         if any(one.size and source.takes(one.key) for one in listed):
@@ -32,12 +35,14 @@ def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
             what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like a picture (.jpg, …)"
             raise SourceEmpty(f"{source} holds no picture: no key {what}; check the address")
         after = listed[-1].key
+        if time.monotonic() > until:
+            return
 
 
 def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
     """Bad lines are for the listing to report, one by one; a manifest of nothing else is none."""
     first_fault = ""
-    lines = 0
+    lines, until = 0, time.monotonic() + _SECONDS
     for _, line in islice(objects.lines(source.bucket, source.key), _LINES):
         lines += 1
         try:
@@ -45,6 +50,8 @@ def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
                 return
         except SourceError as error:
             first_fault = first_fault or f" (line {lines}: {error})"
+        if time.monotonic() > until:
+            return
     if lines < _LINES:
         raise SourceEmpty(f"the manifest {source} holds no address of a picture{first_fault}")
 

@@ -54,7 +54,23 @@ class Listed:
     size: int
 
 
-def make_client(settings: EngineSettings, *, connections: int = 32, public: bool = False) -> "S3Client":
+@dataclass(frozen=True, slots=True)
+class StoreTimeouts:
+    """How long a server of S3 is waited for."""
+
+    connect: float = 5
+    read: float = 30
+    """Seconds without a byte."""
+    attempts: int = 4
+
+
+def make_client(
+    settings: EngineSettings,
+    *,
+    connections: int = 32,
+    public: bool = False,
+    timeouts: StoreTimeouts = StoreTimeouts(),
+) -> "S3Client":
     """A thread-safe client. `public`: for links that leave the service's network."""
     endpoint = (settings.s3_public_endpoint if public else None) or settings.aws_endpoint_url_s3
     addressing = settings.s3_addressing
@@ -71,9 +87,9 @@ def make_client(settings: EngineSettings, *, connections: int = 32, public: bool
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": addressing},
-            connect_timeout=5,
-            read_timeout=30,
-            retries={"max_attempts": 3, "mode": "standard"},
+            connect_timeout=timeouts.connect,
+            read_timeout=timeouts.read,
+            retries={"total_max_attempts": timeouts.attempts, "mode": "standard"},
             max_pool_connections=connections,
             tcp_keepalive=True,
             # Checksums beyond the signature are AWS's own; other servers of S3 refuse them or take them for data.
@@ -110,8 +126,14 @@ class ObjectStore:
     public_client: "S3Client | None" = None
 
     @classmethod
-    def of(cls, settings: EngineSettings, *, connections: int = 32) -> "ObjectStore":
-        client = make_client(settings, connections=connections)
+    def of(
+        cls,
+        settings: EngineSettings,
+        *,
+        connections: int = 32,
+        timeouts: StoreTimeouts = StoreTimeouts(),
+    ) -> "ObjectStore":
+        client = make_client(settings, connections=connections, timeouts=timeouts)
         public = make_client(settings, public=True) if settings.s3_public_endpoint else None
         return cls(client, settings.s3_bucket, settings.s3_prefix, public)
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from car.bulk_source import MAX_URI, check_address
 from car.errors import SourceError
-from db.errors import ObjectMissing
+from db.errors import ObjectMissing, StoreUnreachable
 from db.objects import Listed
 
 MAX_INLINE = 32 * 2**20
@@ -35,9 +35,10 @@ class Inputs(Protocol):
     def stat(self, bucket: str, key: str) -> Listed: ...
 
 
-def address_of(raw: str, *, instance: str, objects: Inputs) -> str:
+def address_of(raw: str, *, instance: str, objects: Inputs | None) -> str:
     """An absolute s3://, http(s)://, gs:// or azure-blob:// address. `instance` is Label Studio's, perhaps with a path.
-    A data: URI is stored under the digest of its bytes first, so that asking again changes nothing.
+    A data: URI is stored under the digest of its bytes first, so that asking again changes nothing; without `objects`
+    it cannot be.
 
     Raises:
         SourceError: nothing that can be fetched; says what to give instead.
@@ -45,6 +46,8 @@ def address_of(raw: str, *, instance: str, objects: Inputs) -> str:
 
     """
     if raw[:5].lower() == "data:":
+        if objects is None:
+            raise StoreUnreachable("the picture within the task is not stored, for S3 is not asked")
         return _stored(raw, objects)
     text = raw.strip()
     if text.startswith("//"):

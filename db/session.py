@@ -26,9 +26,16 @@ _BUSY = {
 }
 
 
-def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATEMENT_MS, ping: bool = True) -> Engine:
+def make_engine(
+    database_url: str,
+    *,
+    pool: int = 10,
+    pool_seconds: float = 30.0,
+    statement_ms: int = _STATEMENT_MS,
+    ping: bool = True,
+) -> Engine:
     """Connections to a `postgresql://` address, made when first used; with `ping` a stale one is replaced unseen, for
-    one round trip each time.
+    one round trip each time. Whoever finds all of the `pool` in use waits for `pool_seconds` at most.
 
     Raises:
         SettingsInvalid: the address is none of PostgreSQL.
@@ -48,7 +55,7 @@ def make_engine(database_url: str, *, pool: int = 10, statement_ms: int = _STATE
         max_overflow=0,
         hide_parameters=True,  # in errors, hence in logs: addresses with signatures are among them
         pool_pre_ping=ping,
-        pool_timeout=30,
+        pool_timeout=pool_seconds,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
             "application_name": "car",

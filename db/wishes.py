@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 import structlog
@@ -41,11 +42,13 @@ class Wish:
 Address = Callable[[str], str]
 
 
-def wishes_of(plan: ProjectPlan, tasks: Sequence[object], *, instance: str, objects: ObjectStore) -> list[Wish | None]:
+def wishes_of(
+    plan: ProjectPlan, tasks: Sequence[object], *, instance: str, objects: ObjectStore | None
+) -> list[Wish | None]:
     """One for each task, in their order. None for what has no id, for one that came before, and for one whose picture
-    could not be put into the bucket now: Label Studio asks again.
+    could not be put into the bucket now: Label Studio asks again. Without `objects` this is every picture that is
+    written into its task, and S3 is not asked.
     """
-    address = partial(address_of, instance=instance, objects=objects)
     seen: set[int] = set()
     wanted: list[Mapping[str, Any] | None] = []
     for task in tasks:
@@ -54,16 +57,29 @@ def wishes_of(plan: ProjectPlan, tasks: Sequence[object], *, instance: str, obje
         seen |= {number} if number is not None else set()
     # Pictures within the tasks go to S3, which takes its time for each; all else is a matter of microseconds.
     slow = {place: task for place, task in enumerate(wanted) if task is not None and _is_inline(plan, task)}
+    address = partial(address_of, instance=instance, objects=objects)
     found = [
         wish_of(plan, task, address) if task is not None and place not in slow else None
         for place, task in enumerate(wanted)
     ]
-    if slow:
+    if slow and objects is not None:
+        away = Event()
+
+        def stored(task: Mapping[str, Any]) -> Wish | None:
+            wish = None if away.is_set() else wish_of(plan, task, address)
+            if wish is None:  # the others would wait for the same server, one after the other
+                away.set()
+            return wish
+
         with ThreadPoolExecutor(_STORED_AT_ONCE, "inline") as threads:
-            made = threads.map(lambda task: wish_of(plan, task, address), slow.values())
-            for place, wish in zip(slow, made, strict=True):
+            for place, wish in zip(slow, threads.map(stored, slow.values()), strict=True):
                 found[place] = wish
     return found
+
+
+def has_inline_pictures(plan: ProjectPlan, tasks: Sequence[object]) -> bool:
+    """Whether `wishes_of` would ask S3."""
+    return any(isinstance(task, Mapping) and _is_inline(plan, task) for task in tasks)
 
 
 def wish_of(plan: ProjectPlan, task: Mapping[str, Any], address: Address) -> Wish | None:

@@ -214,8 +214,14 @@ def segmentation(masks, dropped, size):
 
 
 @pytest.fixture
-def served(engine_environment):
+def served(served_process):
     """The real process: its address and what it printed."""
+    return served_process
+
+
+@pytest.fixture
+def served_process(engine_environment):
+    """See `served`, which a test may give another environment first."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -46,8 +46,9 @@ VISIBILITY_SECONDS = 3600
 """Redis hands a message out again after this; far above any task's time limit, so that none runs twice at once."""
 
 
-def celery_app(broker_url: str, *, reap_seconds: float = 10.0) -> Celery:
-    """An app without a connection; the first message or the worker opens one.
+def celery_app(broker_url: str, *, reap_seconds: float = 10.0, socket_timeout: float | None = None) -> Celery:
+    """An app without a connection; the first message or the worker opens one. `socket_timeout` is how long a Redis that
+    is connected may take to answer; workers, which wait for messages, have none.
 
     The settings answer to what Celery and Redis do when processes die (docs/reliability.md).
     """
@@ -79,6 +80,7 @@ def celery_app(broker_url: str, *, reap_seconds: float = 10.0) -> Celery:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             "socket_connect_timeout": 2.0,
+            "socket_timeout": socket_timeout,
             "health_check_interval": 10,
         },
         beat_schedule={"reap": {"task": str(Task.REAP), "schedule": reap_seconds}},

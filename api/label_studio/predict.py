@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from api.errors import BodyInvalid
 from api.label_studio import body as bodies
@@ -20,7 +22,7 @@ from api.label_studio.access import Speaker
 from api.label_studio.aside import WORTH_IT, Answered
 from api.label_studio.face import Face, FaceDep
 from api.label_studio.long_answer import InPieces
-from api.label_studio.project import note, reason
+from api.label_studio.project import Noted, note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
 from db import tasks
@@ -28,7 +30,7 @@ from db.models import ItemState, Lane
 from db.projects import Way
 from db.session import transaction
 from db.tasks import Answer
-from db.wishes import asked_of, wishes_of
+from db.wishes import Wish, asked_of, has_inline_pictures, wishes_of
 from worker.queue import Task
 
 router = APIRouter()
@@ -49,35 +51,57 @@ async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Sp
     """Queues what is not known and answers at once: as many results as tasks, `[]` for each that is queued or failed.
     Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
     """
-    given = await request.body()
-    answered = await face.aside.predict(given) if len(given) >= WORTH_IT else None
+    given, answered = await request.body(), None
+    if len(given) >= WORTH_IT:
+        async with face.beside(request.receive) as aside:
+            answered = await aside.predict(given)
     if answered is None:
-        answered = await _here(face, given)
+        answered = await _here(face, given, request.receive)
     face.count(answered.counts)
     if answered.bells:
-        after.add_task(face.ring, answered.bells)
+        after.add_task(face.notifier.notify, answered.bells)
     return InPieces(answered.parts)
 
 
 def bulk(face: Face, given: bytes) -> Answered | None:
-    """What the process for large bodies answers; None: what waits for somebody, or is refused, is its owner's."""
+    """What the process for large bodies answers. None: its owner does, where a worker or S3 is waited for, or a body is
+    refused.
+    """
     try:
         document = bodies.read(given)
         wanted = _tasks_of(document)
     except BodyInvalid:
         return None
-    return _asked(face, document, wanted) if _context(document) is None else None
-
-
-async def _here(face: Face, given: bytes) -> Answered:
-    document = await face.work(partial(bodies.read, given), size=len(given))
-    wanted = _tasks_of(document)
-    if (context := _context(document)) is None:
-        return await face.work(partial(_asked, face, document, wanted), size=len(given))
+    if _context(document) is not None:
+        return None
     try:
-        text = await prompts.answer(face, document, wanted, context)
+        answered = _ask(face, document, wanted)
     except Exception as error:  # noqa: BLE001 - it is logged
         return _nothing(error, wanted)
+    return answered if isinstance(answered, Answered) else None
+
+
+async def _here(face: Face, given: bytes, receive: Receive) -> Answered:
+    document = await face.work(partial(bodies.read, given), receive, size=len(given))
+    wanted = _tasks_of(document)
+    try:
+        if (context := _context(document)) is not None:
+            return await _prompted(face, document, wanted, context, receive)
+        answered = await face.work(partial(_ask, face, document, wanted), receive, size=len(given))
+        if isinstance(answered, Answered):
+            return answered
+        wishes = await face.with_pictures_stored(answered.known, wanted, receive)
+        return await face.work(partial(_submit, face, answered, wishes), receive, size=len(given))
+    except ClientDisconnect:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is logged
+        return _nothing(error, wanted)
+
+
+async def _prompted(
+    face: Face, document: Mapping[str, Any], wanted: Sequence[Any], context: Mapping[str, Any], receive: Receive
+) -> Answered:
+    text = await prompts.answer(face, document, wanted, context, receive)
     rest = [NOTHING] * (len(wanted) - 1)
     if text is None:
         return Answered(_parts([NOTHING, *rest]), Counter({"queued": 1}), {Task.SEGMENT})
@@ -89,13 +113,6 @@ def _tasks_of(document: Mapping[str, Any]) -> list[Any]:
     if not isinstance(wanted, list):
         raise BodyInvalid('"tasks" must be a list')
     return wanted
-
-
-def _asked(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered:
-    try:
-        return _ask(face, document, wanted)
-    except Exception as error:  # noqa: BLE001 - it is logged
-        return _nothing(error, wanted)
 
 
 def _nothing(error: Exception, wanted: Sequence[Any]) -> Answered:
@@ -123,22 +140,28 @@ def _context(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return context if isinstance(context, Mapping) else None
 
 
-def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered:
+def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered | Noted:
+    """The project alone where pictures are written into tasks: they go to S3 before anything is asked for."""
     if not wanted:
         return Answered(_parts([]))
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
     noted = note(face, stamp, config, way=Way.PREDICT)
     known = noted.known
+    if has_inline_pictures(known.plan, wanted):
+        return noted
+    return _submit(face, noted, wishes_of(known.plan, wanted, instance=known.row.instance, objects=None))
+
+
+def _submit(face: Face, noted: Noted, wishes: Sequence[Wish | None]) -> Answered:
     # Another transaction: neither the project's row nor a connection is held while pictures go to S3.
-    wishes = wishes_of(known.plan, wanted, instance=known.row.instance, objects=face.objects)
     with transaction(face.database) as session:
         answers = tasks.ask(
             session,
-            known,
+            noted.known,
             asked_of(session, (wish for wish in wishes if wish is not None)),
             weights=noted.weights,
             # A lone task is one that a person has just opened.
-            lane=Lane.INTERACTIVE if len(wanted) == 1 else Lane.BULK,
+            lane=Lane.INTERACTIVE if len(wishes) == 1 else Lane.BULK,
             answering=face.settings.predict_max_answer,
             missing=True,  # it leaves out tasks that have a prediction of our version
         )

@@ -10,29 +10,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import structlog
 from anyio import create_task_group, sleep
+from starlette.types import Receive
 
 from api import pictures
 from api.label_studio import body as bodies
 from api.label_studio.face import Face
-from api.label_studio.project import note
-from car.errors import CarError
+from api.label_studio.project import Noted, note
 from car.project_plan import Prompt, PromptInvalid
 from db import result_details, tasks, workers
-from db.models import ItemState
+from db.models import ItemState, Result
 from db.pictures import address_of
 from db.projects import Known, Way
 from db.session import transaction
 from db.tasks import Answer
-from db.wishes import Wish, asked_of, number_of, wish_of
+from db.wishes import Wish, asked_of, has_inline_pictures, number_of, wish_of
 from worker.queue import Queue, Task
 
 _LOOK_SECONDS = 0.1
 _OPEN = (ItemState.QUEUED, ItemState.RUNNING)
 
 log = structlog.get_logger("api.label_studio")
+
+
+@dataclass(frozen=True)
+class _Prompted:
+    """What is asked, before it is known whether the task's picture can be."""
+
+    noted: Noted
+    prompt: Prompt
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,10 @@ class _Question:
 
 
 async def answer(
-    face: Face, document: Mapping[str, Any], wanted: Sequence[Any], context: Mapping[str, Any]
+    face: Face, document: Mapping[str, Any], wanted: Sequence[Any], context: Mapping[str, Any], receive: Receive
 ) -> str | None:
-    """The prediction as JSON text; None where there is none in time.
+    """The prediction as JSON text; None where there is none in time. S3 is asked for the picture within a task and for
+    masks, each time on a thread for that alone.
 
     Raises:
         PromptInvalid, SourceError, CarError: it cannot be asked, or has failed.
@@ -58,7 +68,13 @@ async def answer(
     task = wanted[0] if wanted else None
     if not isinstance(task, Mapping) or number_of(task.get("id")) is None:
         raise PromptInvalid("the prompt is of no task; send one with an id and its data")
-    question = await face.work(partial(_asked, face, document, task, context))
+    prompted = await face.work(partial(_noted, face, document, task, context), receive)
+    if has_inline_pictures(prompted.noted.known.plan, [task]):
+        [wish] = await face.with_pictures_stored(prompted.noted.known, [task], receive)
+    else:
+        known = prompted.noted.known
+        wish = wish_of(known.plan, task, partial(address_of, instance=known.row.instance, objects=None))
+    question = await face.work(partial(_asked, face, prompted, wish), receive)
     standing = question.standing
     if standing.state in _OPEN and question.somebody:
         standing = await _waited(face, question)
@@ -67,16 +83,21 @@ async def answer(
     if standing.result_id is None:
         log.warning("prompt failed", task=standing.task, item=question.item, code=standing.error_code)
         return None
-    return await face.work(partial(_rendered, face, question, standing))
+    row = await face.glance(partial(_result, face, standing.result_id), receive)
+    masks = await face.from_store(partial(pictures.own, face.objects, row.masks_key), receive)
+    return await face.work(partial(_rendered, question, row, masks), receive)
 
 
-def _asked(face: Face, document: Mapping[str, Any], task: Mapping[str, Any], context: Mapping[str, Any]) -> _Question:
+def _noted(face: Face, document: Mapping[str, Any], task: Mapping[str, Any], context: Mapping[str, Any]) -> _Prompted:
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
     noted = note(face, stamp, config, way=Way.PREDICT)
-    known = noted.known
     data = task.get("data")
-    prompt = known.plan.prompt_of(context, data if isinstance(data, Mapping) else {})
-    wish = wish_of(known.plan, task, partial(address_of, instance=known.row.instance, objects=face.objects))
+    return _Prompted(noted, noted.known.plan.prompt_of(context, data if isinstance(data, Mapping) else {}))
+
+
+def _asked(face: Face, prompted: _Prompted, wish: Wish | None) -> _Question:
+    noted, prompt = prompted.noted, prompted.prompt
+    known = noted.known
     if wish is None or wish.refused is not None:
         raise PromptInvalid(
             wish.refused[1] if wish is not None and wish.refused else "the picture cannot be stored now"
@@ -92,7 +113,7 @@ async def _waited(face: Face, question: _Question) -> Answer:
     until = time.monotonic() + face.settings.predict_wait_seconds
     standing = question.standing
     async with create_task_group() as group:
-        group.start_soon(face.ring, {Task.SEGMENT})  # beside the waiting, for Redis may be away
+        group.start_soon(face.notifier.notify, {Task.SEGMENT})  # beside the waiting, for Redis may be away
         while standing.state in _OPEN and time.monotonic() < until:
             await sleep(_LOOK_SECONDS)
             standing = await face.glance(partial(_standing, face, question.item))
@@ -105,18 +126,19 @@ def _standing(face: Face, item: int) -> Answer:
         return tasks.standing(session, item)
 
 
-def _rendered(face: Face, question: _Question, standing: Answer) -> str:
+def _result(face: Face, result_id: UUID) -> Result:
+    with transaction(face.database, durable=False) as session:
+        return result_details.stored(session, result_id).row
+
+
+def _rendered(question: _Question, row: Result, masks: bytes) -> str:
     # With scipy and the SDK: seconds, which the process need not take to start.
     from car.prediction_document import Found, prediction_document  # noqa: PLC0415
 
-    if standing.result_id is None:
-        raise CarError("a result is needed")
-    with transaction(face.database, durable=False) as session:
-        row = result_details.stored(session, standing.result_id).row
     made = prediction_document(
         question.known.row.label_config,
         question.known.plan,
-        Found.of_document(json.loads(pictures.own(face.objects, row.masks_key))),
+        Found.of_document(json.loads(masks)),
         run_key=row.run_key,
         model_version=question.version,
         only=question.prompt.only,

@@ -27,7 +27,8 @@ async def setup(request: Request, face: FaceDep, _: Speaker) -> SetUp:
     """The version changes with the models, the recipe, the labels and the way masks become regions. Asked before every
     prediction, so it is answered in milliseconds, with all workers dead.
     """
-    return await face.glance(partial(_set_up, face, await request.body()))
+    given = await request.body()
+    return await face.glance(partial(_set_up, face, given), request.receive)
 
 
 def _set_up(face: Face, body: bytes) -> SetUp:

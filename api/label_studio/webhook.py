@@ -4,7 +4,8 @@ Label Studio waits a second and never tells again, so the event is looked at onc
 (a database that is away, a process that ends) `sync` finds in Label Studio itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,11 @@ from car.errors import CarError
 from db import deletions, feedback, projects, tasks
 from db.projects import Way
 from db.session import transaction
-from db.wishes import asked_of, number_of, wishes_of
+from db.wishes import Wish, asked_of, has_inline_pictures, number_of, wishes_of
 from worker.queue import Task
+
+_WAIT_SECONDS = 60.0
+"""For a thread: nobody waits for the answer."""
 
 router = APIRouter()
 log = structlog.get_logger("api.label_studio")
@@ -38,7 +42,7 @@ log = structlog.get_logger("api.label_studio")
 async def webhook(request: Request, response: Response, face: FaceDep, after: BackgroundTasks, _: Teller) -> Told:
     """Tasks that were created are labelled; what people draw is compared with our masks. Nothing is trained."""
     given = await request.body()
-    document = await face.work(partial(bodies.read, given), size=len(given))
+    document = await face.work(partial(bodies.read, given), request.receive, size=len(given))
     action = bodies.text_of(document, "action")
     if action == "START_TRAINING":
         return Told(status="ok", detail="nothing to train: the labels and their prompts are all it learns from")
@@ -51,19 +55,29 @@ async def webhook(request: Request, response: Response, face: FaceDep, after: Ba
     return Told(status="ok")
 
 
-Event = Callable[[Face, Mapping[str, Any]], set[Task]]
-"""Returns whom to ring for."""
+Event = Callable[[Face, Mapping[str, Any]], "set[Task] | _Created"]
+"""Returns whom to notify, or tasks whose pictures go to S3 first."""
+
+
+@dataclass(frozen=True)
+class _Created:
+    noted: Noted
+    tasks: list[Any]
 
 
 async def _look(face: Face, event: Event, document: Mapping[str, Any], size: int) -> None:
+    work = partial(face.work, size=size, wait_seconds=_WAIT_SECONDS)
     try:
-        bells = await face.work(partial(event, face, document), size=size)
+        bells = await work(partial(event, face, document))
+        if isinstance(bells, _Created):
+            wishes = await face.with_pictures_stored(bells.noted.known, bells.tasks)
+            bells = await work(partial(_submitted, face, bells.noted, wishes))
     except CarError as error:
         log.warning("event lost", action=document["action"], code=error.code, reason=reason(error))
     except Exception:
         log.exception("unexpected error", path="/webhook", action=document["action"])
     else:
-        await face.ring(bells)
+        await face.notifier.notify(bells)
 
 
 def _noted(face: Face, document: Mapping[str, Any]) -> Noted:
@@ -79,22 +93,24 @@ def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
     return set()
 
 
-def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task]:
-    noted = _noted(face, document)
+def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task] | _Created:
+    noted, created = _noted(face, document), _list(document, "tasks")
+    known = noted.known
+    if has_inline_pictures(known.plan, created):
+        return _Created(noted, created)
+    return _submitted(face, noted, wishes_of(known.plan, created, instance=known.row.instance, objects=None))
+
+
+def _submitted(face: Face, noted: Noted, wishes: Sequence[Wish | None]) -> set[Task]:
+    known = noted.known
     try:
-        return _ask(face, noted, _list(document, "tasks"))
+        with transaction(face.database) as session:
+            asked = asked_of(session, (wish for wish in wishes if wish is not None))
+            answers = tasks.ask(session, known, asked, weights=noted.weights)
     except CarError:
         with transaction(face.database) as session:
-            projects.want_sync(session, noted.known.row)
+            projects.want_sync(session, known.row)
         raise
-
-
-def _ask(face: Face, noted: Noted, created: list[Any]) -> set[Task]:
-    known = noted.known
-    wishes = wishes_of(known.plan, created, instance=known.row.instance, objects=face.objects)
-    with transaction(face.database) as session:
-        asked = asked_of(session, (wish for wish in wishes if wish is not None))
-        answers = tasks.ask(session, known, asked, weights=noted.weights)
     return {bell for answer in answers for bell in bells_of(answer)}
 
 

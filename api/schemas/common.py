@@ -1,10 +1,31 @@
 """Shapes that every part of the API shares."""
 
-from typing import Generic, Literal, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 Entry = TypeVar("Entry")
+
+
+def to_future_utc(moment: datetime) -> datetime:
+    """Return the moment in UTC.
+
+    Raises:
+        ValueError: in UTC it is in the past, or beyond the year 9999, which neither Python nor a reader can hold.
+
+    """
+    try:
+        converted = moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise ValueError("in UTC it is outside of the years 1 to 9999") from None
+    if converted <= datetime.now(UTC):
+        raise ValueError("it is in the past")
+    return converted
+
+
+FutureUtc = Annotated[AwareDatetime, AfterValidator(to_future_utc)]
+"""A time to come, with its offset from UTC; stored and shown in UTC."""
 
 
 class RequestModel(BaseModel):

@@ -4,17 +4,17 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, FutureDatetime
+from pydantic import Field
 
 from api.dependencies import Text
-from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.common import FutureUtc, RequestModel, ResponseModel
 from db.api_keys import Scope
 
 
 class KeyRequest(RequestModel):
     name: Annotated[Text, Field(min_length=1, max_length=200)] = Field(examples=["nightly export"])
     scopes: list[Scope] = Field(min_length=1, description="each holds those before it: read, write, admin")
-    expires_at: Annotated[AwareDatetime, FutureDatetime()] | None = None
+    expires_at: FutureUtc | None = None
 
 
 class KeyView(ResponseModel):
