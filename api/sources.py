@@ -29,7 +29,7 @@ def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
     after, until = "", time.monotonic() + _SECONDS
     for _ in range(_PAGES):
         listed = objects.page(source.bucket, source.prefix, after=after)
-        if any(one.size and source.takes(one.key) for one in listed):
+        if any(source.matches([one.key for one in listed if one.size])):
             return
         if not listed:
             what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like a picture (.jpg, …)"

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from car.errors import SourceError
+from car.key_glob import KeyGlob
 
 MAX_URI = 2_048
 """Bytes. An S3 key has 1,024 at most, and an index of the database not many more than these."""
@@ -62,7 +63,7 @@ class BulkSource:
                 raise SourceError("pictures on the web are given one by one: as a list of addresses, or in a manifest")
             bucket, key = split_s3(source.strip(), needs_key=False)
             if _WILD.search(key):
-                glob_pattern(key)
+                KeyGlob.parse(key)
                 return cls(SourceKind.GLOB, bucket, key)
             kind = SourceKind.MANIFEST if key.lower().endswith(_MANIFESTS) else SourceKind.PREFIX
             return cls(kind, bucket, key)
@@ -94,16 +95,23 @@ class BulkSource:
         """What every key begins with: all that a server can look for by itself."""
         return _WILD.split(self.key, maxsplit=1)[0] if self.kind is SourceKind.GLOB else self.key
 
-    def takes(self, key: str) -> bool:
-        """Whether a listed key is one of the source's. A glob takes what it names; a prefix takes pictures alone."""
-        if self.kind is SourceKind.GLOB:
-            pictures = key.lower().endswith(SUFFIXES) or not self._names_everything
-            return pictures and self._pattern.fullmatch(key) is not None
-        return key.lower().endswith(SUFFIXES)
+    def matches(self, keys: Sequence[str]) -> list[bool]:
+        """Whether each listed key is one of the source's. A glob names them; a prefix names images alone.
+
+        Raises:
+            SourceError: a stored glob that today's bounds refuse.
+
+        """
+        if self.kind is not SourceKind.GLOB:
+            return [key.lower().endswith(SUFFIXES) for key in keys]
+        named = self._glob.matches(keys)
+        if self._names_everything:
+            return [is_named and key.lower().endswith(SUFFIXES) for is_named, key in zip(named, keys, strict=True)]
+        return named
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return glob_pattern(self.key)
+    def _glob(self) -> KeyGlob:
+        return KeyGlob.parse(self.key)
 
     @cached_property
     def _names_everything(self) -> bool:
@@ -129,61 +137,6 @@ def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
     if needs_key and (not key or key.endswith("/")):
         raise SourceError(f"{shown} names no object; it looks like s3://bucket/folder/picture.jpg")
     return bucket, key
-
-
-def glob_pattern(glob: str) -> re.Pattern[str]:
-    """The keys a glob names. `**/` is any number of folders, none too.
-
-    Raises:
-        SourceError: a bracket or brace that is not closed.
-
-    """
-    parts: list[str] = []
-    at, braces = 0, 0
-    while at < len(glob):
-        if glob.startswith("**/", at):
-            while glob.startswith("**/", at):  # twice is as often as once, and slow to look for
-                at += 3
-            parts.append("(?:.*/)?")
-        elif glob.startswith("**", at):
-            parts.append(".*")
-            at += 2
-        elif glob[at] == "[":
-            end = glob.find("]", at + 2)
-            if end < 0:
-                raise SourceError(f"the glob {_shown(glob)} opens a [ that it does not close")
-            parts.append(_one_of(glob[at + 1 : end]))
-            at = end + 1
-        else:
-            letter = glob[at]
-            parts.append(_plain(letter, inside_braces=braces > 0 or letter == "{"))
-            braces += (letter == "{") - (letter == "}" and braces > 0)
-            at += 1
-    if braces:
-        raise SourceError(f"the glob {_shown(glob)} opens a {{ that it does not close")
-    try:
-        return re.compile("".join(parts), re.DOTALL)
-    except re.error as error:
-        raise SourceError(f"the glob {_shown(glob)} cannot be read: {error}") from None
-
-
-def _one_of(letters: str) -> str:
-    """[abc], [a-z], [!abc]: one letter, which is no folder's end."""
-    negated = letters[0] in "!^"
-    ranges = re.sub(
-        r"(.)-(.)|(.)",
-        lambda found: re.escape(found[3]) if found[3] else f"{re.escape(found[1])}-{re.escape(found[2])}",
-        letters[negated:],
-        flags=re.DOTALL,
-    )
-    return f"[^/{ranges}]" if negated else f"(?!/)[{ranges}]"
-
-
-def _plain(letter: str, *, inside_braces: bool) -> str:
-    special = {"*": "[^/]*", "?": "[^/]"}
-    if inside_braces:
-        special |= {"{": "(?:", "}": ")", ",": "|"}
-    return special.get(letter) or re.escape(letter)
 
 
 def manifest_line(line: str) -> str | None:

@@ -136,8 +136,9 @@ def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iter
     read = 0
     while True:
         listed = objects.page(source.bucket, source.prefix, after=after)
-        # Folders that a console made are keys of no bytes.
-        some += [_found(source.bucket, one) for one in listed if one.size and source.takes(one.key)]
+        candidates = [one for one in listed if one.size]  # folders that a console made are keys of no bytes
+        matches = source.matches([one.key for one in candidates])
+        some += [_found(source.bucket, one) for one, is_match in zip(candidates, matches, strict=True) if is_match]
         read += 1
         if listed:
             after = listed[-1].key

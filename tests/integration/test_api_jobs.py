@@ -94,12 +94,16 @@ def test_one_idempotency_key_is_one_job(client, bucket, keys):
 def test_a_source_that_cannot_work_is_refused_at_once(client, bucket):
     bucket.put("in/notes.md", b"x")
     bucket.put("in/empty.png", b"")
+    bucket.put("a-key-with-many-letters-" + "x" * 200, b"x")
     bucket.put("empty.txt", b"# nothing\n\n")
     bucket.put("bad.txt", b"ftp://a/b.png\nnonsense\n")
     for source, code, says in (
         ("pictures", "source_invalid", "s3://bucket"),
         ("s3://", "source_invalid", "bucket"),
         ("s3://bucket/[a", "source_invalid", "glob"),
+        ("s3://bucket/" + "{" * 300, "source_invalid", "deep"),
+        ("s3://bucket/" + "*" * 2_000, "source_invalid", "manifest"),
+        (f"s3://{bucket.name}/{{,{'**?' * 20}.jpx}}", "source_empty", "matches"),
         (f"s3://{bucket.name}/in/", "source_empty", "no picture"),
         (f"s3://{bucket.name}/nowhere/", "source_empty", "no picture"),
         (f"s3://{bucket.name}/**/*.jpg", "source_empty", "matches"),

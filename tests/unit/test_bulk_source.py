@@ -1,13 +1,12 @@
 """Sources are read as people write them, and refused with what they should look like."""
 
 import re
-import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car.bulk_source import MAX_GIVEN, MAX_URI, BulkSource, SourceKind, cut, glob_pattern, manifest_line, split_s3
+from car.bulk_source import MAX_GIVEN, MAX_URI, BulkSource, SourceKind, cut, manifest_line, split_s3
 from car.errors import SourceError
 
 
@@ -63,6 +62,9 @@ def test_addresses_given_one_by_one_are_kept_in_order():
         "s3://bucket/[a",
         "s3://bucket/{a,b",
         "s3://bucket/[z-a]",
+        "s3://bucket/" + "{" * 900,
+        "s3://bucket/" + "{" * 9 + "a" + "}" * 9,
+        "s3://bucket/" + "*a" * 300,
         [],
         ["s3://bucket/a.jpg", 7],
         ["s3://bucket/nul\0"],
@@ -82,69 +84,21 @@ def test_anything_else_is_refused_in_a_short_sentence(source):
     assert len(str(refused.value)) < 250
 
 
-@pytest.mark.parametrize(
-    ("glob", "taken", "left"),
-    [
-        ("*.jpg", ["a.jpg", ".jpg", "a b.jpg", "line\n.jpg"], ["a/b.jpg", "a.jpgx", "a.JPG"]),
-        ("**/*.jpg", ["a.jpg", "x/a.jpg", "x/y/a.jpg"], ["a.png"]),
-        ("**/**/**/a", ["a", "x/a", "x/y/a"], ["xa"]),
-        ("x/**", ["x/a", "x/y/a"], ["x", "y/a"]),
-        ("x**y", ["xy", "x/y", "xaay"], ["xyz"]),
-        ("a?c", ["abc", "a\nc"], ["ac", "a/c", "abbc"]),
-        ("a[bc]d", ["abd", "acd"], ["aad", "abcd"]),
-        ("a[b-d]", ["ab", "ad"], ["aa", "a-"]),
-        ("a[!b]c", ["aac"], ["abc", "a/c"]),
-        ("a[^b]c", ["aac", "a^c"], ["abc"]),
-        ("[]]", ["]"], ["[", ""]),
-        ("[[]a]", ["[a]"], ["a"]),
-        ("a[/]b", [], ["a/b", "a[/]b"]),
-        ("[a--]", [], []),
-        ("[&&~|b]", ["&", "~", "|", "b"], ["a"]),
-        ("[\\d]", ["\\", "d"], ["1"]),
-        ("{a,b}.jpg", ["a.jpg", "b.jpg"], ["c.jpg", "{a,b}.jpg"]),
-        ("{a,{b,c}d}", ["a", "bd", "cd"], ["b", "d"]),
-        ("{x/**,y}/*.jpg", ["x/a/b.jpg", "y/a.jpg"], ["z/a.jpg"]),
-        ("{,a}b*", ["b", "ab", "abc"], ["aab"]),
-        ("a}b,c*", ["a}b,c", "a}b,cd"], ["ab"]),
-        ("a.b+(c)$*", ["a.b+(c)$"], ["aXb+(c)$"]),
-        ("100%*", ["100%", "100%25"], ["100"]),
-    ],
-)
-def test_a_glob_names_what_a_shell_would(glob, taken, left):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            pattern = glob_pattern(glob)
-        except SourceError:
-            assert taken == left == []
-            return
-    assert [key for key in taken if not pattern.fullmatch(key)] == []
-    assert [key for key in left if pattern.fullmatch(key)] == []
-
-
-def test_a_prefix_and_a_glob_for_everything_take_pictures_alone():
+def test_a_prefix_and_a_glob_for_everything_match_pictures_alone():
     for source in ("s3://bucket/in/", "s3://bucket/**", "s3://bucket/in/*"):
-        found = BulkSource.parse(source)
-        assert found.takes("in/a.JPEG")
-        assert not found.takes("in/a.txt")
-    assert BulkSource.parse("s3://bucket/*.raw").takes("a.raw")
+        assert BulkSource.parse(source).matches(["in/a.JPEG", "in/a.txt"]) == [True, False]
+    assert BulkSource.parse("s3://bucket/*.raw").matches(["a.raw"]) == [True]
 
 
 @given(st.text(st.sampled_from("ab/*?[]{},!^-\\.é "), max_size=14), st.text(st.sampled_from("ab/-."), max_size=8))
-def test_every_glob_is_read_or_refused_and_its_prefix_begins_what_it_takes(glob, key):
+def test_every_glob_is_read_or_refused_and_its_prefix_begins_what_it_matches(glob, key):
     try:
         source = BulkSource.parse(f"s3://bucket/{glob}*")
     except SourceError:
         return
     assert source.kind is SourceKind.GLOB
-    if source.takes(key):
+    if source.matches([key]) == [True]:
         assert key.startswith(source.prefix)
-
-
-@given(st.text(st.characters(exclude_characters="\0*?[]{}", exclude_categories=["Cs"]), max_size=20))
-def test_a_glob_without_wild_letters_names_exactly_itself(key):
-    assert glob_pattern(key).fullmatch(key)
-    assert not glob_pattern(key).fullmatch(key + "x")
 
 
 @pytest.mark.parametrize(
