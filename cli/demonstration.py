@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from cli.background import Background, car_up
+from cli.background import USUAL_PORT, Background, car_up
 from cli.documents import Job, ResultDetail
+from cli.embedded.ports import free_port
 from cli.history_table import HistoryTable
 from cli.job_tables import new_table
 from cli.model_choice import demo_folder
@@ -136,9 +137,14 @@ class Show:
 
     def where(self, data_dir: Path) -> None:
         option = "" if data_dir == Path(".car") else f" --data-dir {data_dir}"
+        port = free_port(USUAL_PORT)
+        at_port = "" if port == USUAL_PORT else f" --port {port}"
         self.console.print(Text("\nLook again", "bold"))
         for command, says in (
-            (f"{_car()} up{option}", "starts it with all of this in it; API docs: http://127.0.0.1:9090/docs"),
+            (
+                f"{_car()} up{option}{at_port}",
+                f"starts it with all of this in it; API docs: http://127.0.0.1:{port}/docs",
+            ),
             (f'eval "$({_car()} env{option})"', "in another shell: addresses and keys"),
             (f"{_car()} results list", "what is stored; results history ID says why"),
             (f"{self.out / 'overlays'}/", "the pictures with their masks"),

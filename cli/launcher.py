@@ -12,9 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
-_CAP_DAC_READ_SEARCH = 2
-_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_PDEATHSIG = 1
 
 
 def launched(program: Sequence[str], *, deadly: signal.Signals, user: str | None = None) -> list[str]:
@@ -33,22 +31,11 @@ def end_with_parent(parent: int, deadly: int) -> None:
 
 
 def become(name: str) -> None:
-    """Drop root for the user. Where the system lets us, keep what walks through folders that are closed to the user:
-    the data and the programs may lie under root's own home.
-    """
+    """Drop root, with all that it may, for the user."""
     entry = pwd.getpwnam(name)
-    system = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
-    if system:
-        system.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-    if system:
-        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-        kept = 1 << _CAP_DAC_READ_SEARCH
-        sets = (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)  # effective, permitted, inheritable; low, then high
-        if system.capset(header, sets) == 0:
-            system.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0)
 
 
 def main(arguments: list[str]) -> None:

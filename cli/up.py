@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cli.embedded import Engines, start_engines
 from cli.embedded.data_dir import DataDir
-from cli.embedded.ports import obstacle
+from cli.embedded.ports import free_port, obstacle, port_holder
 from cli.env import DataDirOption
 from cli.errors import ProcessFailed, WrongUse
 from cli.model_choice import DEMO, ModelChoice
@@ -47,8 +47,10 @@ def up(
     console = Console(stderr=True, soft_wrap=True)
     with _ended_by_signals(), ExitStack() as stack:
         if reason := obstacle(port, host):
+            holder = port_holder(port)
             raise WrongUse(
-                f"the API cannot listen on port {port} of {host} ({reason}); give another with --port or --host"
+                f"the API cannot listen on port {port} of {host} ({reason}{f': {holder}' if holder else ''}); choose "
+                f"another port, such as --port {free_port()}, or another address with --host"
             )
         outside = uses_outside_engines(os.environ)
         engines = None

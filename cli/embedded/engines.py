@@ -70,7 +70,11 @@ def start_engines(data_dir: Path, *, durable: bool = True, which: Collection[str
     """
     held = DataDir(data_dir)
     for attempt in range(1, _ATTEMPTS + 1):
-        engines = Engines(held, _made(held, durable=durable, which=which))
+        try:
+            engines = Engines(held, _made(held, durable=durable, which=which))
+        except BaseException:
+            held.close()
+            raise
         try:
             _start(engines._engines)  # noqa: SLF001 - its maker
             made = {engine.server.name: engine.notes for engine in engines._engines}  # noqa: SLF001

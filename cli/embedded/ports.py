@@ -3,7 +3,11 @@
 import random
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
+_LISTENING = "0A"
+"""A socket's state in /proc/net/tcp."""
 _LOWEST, _HIGHEST = 18_000, 32_000
 """Below the ports that systems give to outgoing connections, one of which could take a port before a server has it."""
 
@@ -17,6 +21,25 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str | None:
             probe.bind((host, port))
         except OSError as error:
             return error.strerror or str(error)
+    return None
+
+
+def port_holder(port: int) -> str | None:
+    """Return the process that listens on a port, as "python3, process 123"; None where the system does not tell us.
+
+    Linux alone tells it, and root alone sees the processes of other users.
+    """
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            rows = [line.split() for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]]
+            # local address:port in hexadecimal, state, and the socket's inode
+            inodes |= {row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port}
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    for process in Path("/proc").glob("[0-9]*") if sockets else ():
+        with suppress(OSError):  # it ended, or is another user's
+            if any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text(encoding='utf-8').strip()}, process {process.name}"
     return None
 
 

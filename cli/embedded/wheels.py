@@ -9,11 +9,11 @@ from cli.errors import EngineMissing
 _INSTALL = 'pip install "car-labeler[embedded]"'
 
 
-def program(wheel: str, pattern: str) -> Path:
-    """The file of the wheel whose path in it matches; of several, the one with the highest number in its path.
+def files_of(wheel: str) -> dict[str, Path]:
+    """The files of an installed wheel, by their path in it.
 
     Raises:
-        EngineMissing: no such wheel here, or it holds no such file.
+        EngineMissing: no such wheel here.
 
     """
     try:
@@ -23,9 +23,17 @@ def program(wheel: str, pattern: str) -> Path:
             f"the wheel {wheel} is not installed; {_INSTALL}, or set DATABASE_URL, CELERY_BROKER_URL and S3_BUCKET "
             "to use servers of your own"
         ) from None
-    matches = {
-        _number(str(file)): Path(str(file.locate())).resolve() for file in files if re.search(pattern, str(file))
-    }
+    return {str(file): Path(str(file.locate())).resolve() for file in files}
+
+
+def program(wheel: str, pattern: str) -> Path:
+    """The file of the wheel whose path in it matches; of several, the one with the highest number in its path.
+
+    Raises:
+        EngineMissing: no such wheel here, or it holds no such file.
+
+    """
+    matches = {_number(name): path for name, path in files_of(wheel).items() if re.search(pattern, name)}
     found = [matches[number] for number in sorted(matches, reverse=True) if matches[number].is_file()]
     if not found:
         raise EngineMissing(f"the wheel {wheel} does not hold {pattern} here; reinstall it: {_INSTALL}")
