@@ -48,11 +48,10 @@ class ConfigLabel:
     value: str
     """What regions carry: `alias` where there is one."""
     shown: str
-    """What annotators read."""
+    """What annotators read: `value`, or the alias where there is no value."""
     predicted: tuple[str, ...] = ()
     """Of `predicted_values="car, sedan"`."""
     alias: str = ""
-    hint: str = ""
 
 
 @dataclass(frozen=True)

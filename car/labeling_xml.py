@@ -171,10 +171,11 @@ class _Reading:
             self.tell("choice_nested", f"Choice {value!r} of {where} stands inside another and is left to people")
             return ""
         predicted = tuple(word.strip() for word in attribute(element, "predicted_values").split(",") if word.strip())
-        new = ConfigLabel(value, shown.strip() or value.strip(), predicted, alias.strip(), attribute(element, "hint"))
+        # `hint` is for annotators alone: it is not read.
+        new = ConfigLabel(value, shown.strip() or value.strip(), predicted, alias.strip())
         old = self.labels.get(value, new)
         merged = tuple(dict.fromkeys(old.predicted + predicted))
-        self.labels[value] = replace(old, predicted=merged, hint=old.hint or new.hint)
+        self.labels[value] = replace(old, predicted=merged)
         return value
 
     def _tell_unused(self, holder: "Element", image: ImageTag, controls: Mapping[str, Control], used: set[str]) -> None:

@@ -94,7 +94,7 @@ class ProjectPlan:
         if prompt.vocabulary is None and self.vocabulary is None and prompt.only:
             # A click names labels, where tasks bring words of their own: these labels are asked for as they are.
             known = {label.name: label for label in self.base.labels}
-            labels = [known.get(name, Label(name)) for name in prompt.only]
+            labels = [known.get(name) or Label(name, self.places.by_name[name].prompts) for name in prompt.only]
             return replace(prompt, vocabulary=with_labels(self.base, labels))
         if prompt.vocabulary is None and self.vocabulary is None:
             return replace(prompt, vocabulary=self.vocabulary_of(data))
@@ -126,7 +126,7 @@ def _planned(label_config: str, extra_params: str, preset: str) -> ProjectPlan:
     problems = [*config.problems, *params.problems]
     places = places_of(config, params, problems)
     recipe = _recipe(config, params, preset)
-    labels = labels_of(places, config, params, problems)
+    labels = labels_of(places, problems)
     base = _vocabulary(labels, params, recipe.mode, problems)
     referring = _referring(config, params)
     return ProjectPlan(

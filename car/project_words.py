@@ -1,8 +1,8 @@
 """Labels of a configuration as words to ask for, and where masks of them go."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 from car.errors import VocabularyError
@@ -14,17 +14,28 @@ NO_WORDS: Final = frozenset(
     "yes no true false ok good bad other others unknown unsure none n/a na skip accept reject empty".split()
 )
 """Choices that name nothing one could see."""
-_READABLE: Final = re.compile(r"[^\W\d_]+(?:[ ',-]+[^\W\d_]+)*")
-_LEAST_LETTERS: Final = 3
-_MOST_HINT_WORDS: Final = 4
+
+
+class PromptSource(StrEnum):
+    """Where the prompts of a label are written."""
+
+    VALUE = "value"
+    PREDICTED_VALUES = "predicted_values"
+    ALIAS = "alias"
+    PARAMETER = "parameter prompts"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a label's masks are shown."""
+    """What a label is asked as, and where its masks are shown."""
 
     label: str
     """What the regions carry."""
+    visible: str
+    """What annotators read."""
+    prompts: tuple[str, ...]
+    """What CLIP is asked."""
+    prompt_source: PromptSource
     controls: tuple[Control, ...]
     """For masks; the first is used, the others where it cannot hold a mask."""
     choices: tuple[Control, ...]
@@ -74,12 +85,13 @@ def places_of(config: LabelingConfig, params: ProjectParams, problems: list[Prob
     wanted = _wanted(params, spellings, problems)
     by_name: dict[str, Place] = {}
     also: dict[str, str] = {}
+    names: dict[str, str] = {}
     for one in config.labels:
         if wanted is not None and one.value not in wanted:
             continue
         place = _place(one, config, params, problems)
         name = one.value.strip()
-        if place is None or not _distinct(name, also, by_name, problems):
+        if place is None or not _distinct(name, names, problems):
             continue
         by_name[name] = place
         for spelling in (name, one.alias, one.shown):
@@ -90,21 +102,20 @@ def places_of(config: LabelingConfig, params: ProjectParams, problems: list[Prob
             + ("; ".join(one.detail for one in problems[:3]) or "give it labels that can be seen in a picture")
         )
     _tell_outputs(by_name.values(), params, problems)
+    for name, words in _given_prompts(Places(by_name, also), params, problems).items():
+        by_name[name] = replace(by_name[name], prompts=words, prompt_source=PromptSource.PARAMETER)
     return Places(by_name, also)
 
 
-def labels_of(places: Places, config: LabelingConfig, params: ProjectParams, problems: list[Problem]) -> list[Label]:
+def labels_of(places: Places, problems: list[Problem]) -> list[Label]:
     """The vocabulary's labels with their prompts, in the order of the configuration. A prompt that two labels share is
     the first one's.
     """
-    given = _given_prompts(places, params, problems)
-    described = {one.value: one for one in config.labels}
     taken: dict[str, str] = {}
     labels: list[Label] = []
     for name, place in places.by_name.items():
-        prompts = given.get(name) or _prompts(described[place.label])
-        shared = [word for word in prompts if word.casefold() in taken]
-        free = [word for word in dict.fromkeys(prompts) if word not in shared]
+        shared = [word for word in place.prompts if word.casefold() in taken]
+        free = [word for word in dict.fromkeys(place.prompts) if word not in shared]
         if shared:
             owner, rest = taken[shared[0].casefold()], "it is left out" if free else "the label is not asked for"
             detail = f"prompt {shared[0]!r} of {name!r} is {owner!r}'s already, so {rest}: give each words of its own"
@@ -163,12 +174,15 @@ def _place(label: ConfigLabel, config: LabelingConfig, params: ProjectParams, pr
         masks = []
     elif params.output is not None:
         masks.sort(key=lambda one: one.kind is not params.output)
-    return Place(label.value, tuple(masks), choices)
+    prompts, source = _prompts(label)
+    return Place(label.value, label.shown, prompts, source, tuple(masks), choices)
 
 
-def _distinct(name: str, also: Mapping[str, str], by_name: Mapping[str, Place], problems: list[Problem]) -> bool:
-    other = name if name in by_name else also.get(name.casefold())
-    if other is None or other not in by_name:
+def _distinct(name: str, names: dict[str, str], problems: list[Problem]) -> bool:
+    """Whether no name before it is the same but for case; `names` are those, by their form without case."""
+    other = names.get(name.casefold())
+    if other is None:
+        names[name.casefold()] = name
         return True
     detail = (
         f"label {name!r} cannot be told from {other!r}, since CLIP does not see case: it is not asked for; rename it"
@@ -197,21 +211,24 @@ def _given_prompts(places: Places, params: ProjectParams, problems: list[Problem
         if name is None:
             detail = f"prompts of {label!r} are not used: it is no label that is asked for"
             problems.append(Problem("prompts_unknown", detail))
-        else:
+        elif words:
             given[name] = words
     return given
 
 
-def _prompts(label: ConfigLabel) -> tuple[str, ...]:
-    """`predicted_values`; else an alias or a hint that can be read as words; else the value that people see."""
+def _prompts(label: ConfigLabel) -> tuple[tuple[str, ...], PromptSource]:
+    """`predicted_values`; else what annotators read, which means what they mean; else, where that has no letters, the
+    alias.
+    """
     if label.predicted:
-        return label.predicted
-    if len(label.alias) >= _LEAST_LETTERS and _READABLE.fullmatch(label.alias):
-        return (label.alias,)
-    # A longer hint tells annotators what to do.
-    if label.hint and len(label.hint.split()) <= _MOST_HINT_WORDS and _READABLE.fullmatch(label.hint):
-        return (label.hint,)
-    return (label.shown,)
+        return label.predicted, PromptSource.PREDICTED_VALUES
+    if _has_letters(label.alias) and not _has_letters(label.shown):
+        return (label.alias,), PromptSource.ALIAS
+    return (label.shown,), PromptSource.VALUE
+
+
+def _has_letters(text: str) -> bool:
+    return any(character.isalpha() for character in text)
 
 
 def _listed(words: Sequence[str], most: int = 5) -> str:

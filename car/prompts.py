@@ -5,6 +5,7 @@ labels alone. Other words are for the label that a project has, if it has one al
 or a stroke of a smart tool asks for its label at that place.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -134,6 +135,7 @@ def without(background: Sequence[str], labels: Iterable[Label]) -> tuple[str, ..
 
 def _read(context: Mapping[str, Any]) -> _Asked:
     asked = _Asked()
+    located: set[str] = set()
     regions = context.get("result")
     for region in regions if isinstance(regions, list) else ():
         value = region.get("value") if isinstance(region, Mapping) else None
@@ -144,35 +146,69 @@ def _read(context: Mapping[str, Any]) -> _Asked:
             texts = value.get("text")
             asked.texts += [one for one in (texts if isinstance(texts, list) else [texts]) if isinstance(one, str)]
             continue
-        asked.labels |= dict.fromkeys(one for one in value.get(kind) or () if isinstance(one, str))
-        _place(region, kind, value, asked)
+        labels = value.get(kind) if kind.endswith("labels") else None
+        asked.labels |= dict.fromkeys(one for one in labels if isinstance(one, str)) if isinstance(labels, list) else {}
+        # Drawn with a separate Labels control, a shape comes twice under one id: by itself, and once more as `labels`.
+        region_id = region.get("id")
+        if isinstance(region_id, str):
+            if region_id in located:
+                continue
+            located.add(region_id)
+        _locate(region, kind, value, asked)
     asked.texts = [line.strip() for text in asked.texts for line in text.splitlines() if line.strip()]
     return asked
 
 
-def _place(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _Asked) -> None:
+def _locate(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _Asked) -> None:
+    """Add where a region is. Its fields say which shape it has, for a region of type `labels` has any."""
     meant = region.get("is_positive", value.get("is_positive", True)) in (True, None, 1)
     try:
         if "rle" in value:
             (asked.points if meant else asked.others).extend(_stroke(region, value["rle"]))
-            return
-        if "points" in value:
-            across_all, down_all = zip(*value["points"], strict=True)
-            left, top = float(min(across_all)), float(min(down_all))
-            asked.boxes.append((left, top, float(max(across_all)) - left, float(max(down_all)) - top))
-            return
-        x, y = float(value["x"]), float(value["y"])
-        if kind.startswith("rectangle"):
-            asked.boxes.append((x, y, float(value["width"]), float(value["height"])))
-        elif kind.startswith("ellipse"):
-            across, down = float(value["radiusX"]), float(value["radiusY"])
-            asked.boxes.append((x - across, y - down, 2 * across, 2 * down))
+        elif "points" in value:
+            asked.boxes.append(_bounding_box((_number(x), _number(y)) for x, y in value["points"]))
+        elif "radiusX" in value:
+            across, down = _number(value["radiusX"]), _number(value["radiusY"])
+            asked.boxes.append((_number(value["x"]) - across, _number(value["y"]) - down, 2 * across, 2 * down))
+        elif "height" in value:
+            asked.boxes.append(_rectangle(region, value))
         else:
-            (asked.points if meant else asked.others).append((x, y))
+            (asked.points if meant else asked.others).append((_number(value["x"]), _number(value["y"])))
     except (KeyError, TypeError, ValueError, RleError):
         raise PromptInvalid(
             f"a {kind or 'region'} does not say where it is: point with a keypoint, a rectangle or a brush"
         ) from None
+
+
+def _rectangle(region: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """A rectangle; of a rotated one, which the tool of three points draws, the box around it."""
+    x, y, across, down = (_number(value[name]) for name in ("x", "y", "width", "height"))
+    angle = math.radians(_number(value.get("rotation") or 0))
+    if not angle:
+        return x, y, across, down
+    # Turned about its upper left corner, clockwise, in pixels.
+    width, height = _number(region["original_width"]), _number(region["original_height"])
+    if width <= 0 or height <= 0:
+        raise ValueError(width, height)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    corners = [(0.0, 0.0), (across, 0.0), (0.0, down), (across, down)]
+    return _bounding_box(
+        (x + dx * cosine - dy * sine * height / width, y + dx * sine * width / height + dy * cosine)
+        for dx, dy in corners
+    )
+
+
+def _bounding_box(points: Iterable[tuple[float, float]]) -> tuple[float, float, float, float]:
+    across_all, down_all = zip(*points, strict=True)
+    left, top = min(across_all), min(down_all)
+    return left, top, max(across_all) - left, max(down_all) - top
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - whatever the request holds
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return number
 
 
 def _stroke(region: Mapping[str, Any], rle: Sequence[int]) -> list[tuple[float, float]]:
@@ -200,7 +236,7 @@ def _questions(text: str, places: Places, vocabulary: Vocabulary) -> list[Label]
     if not colon and words and all(places.named(word) for word in words):
         known = {label.name: label for label in vocabulary.labels}
         names = dict.fromkeys(places.named(word) or word for word in words)
-        return [known.get(one, Label(one)) for one in names]
+        return [known.get(one) or Label(one, places.by_name[one].prompts) for one in names]
     owner = places.only()
     if owner is None or not words or colon:
         raise PromptInvalid(

@@ -16,6 +16,21 @@ from tests.label_studio_rows import WEIGHTS, ProjectRows
 from tests.rows import LEASE, Rows
 
 FOLDER = Path(__file__).parent / "contract" / "recorded"
+SMART_REQUESTS = tuple(
+    f"{tool}_{labels}"
+    for tool, each in {
+        "keypoint": ("own", "labels"),
+        "keypoint_twice": ("labels",),
+        "rectangle": ("own", "labels", "alias"),
+        "rectangle_twice": ("labels",),
+        "rectangle_three_points": ("labels",),
+        "brush": ("own", "labels"),
+        "ellipse": ("own", "labels"),
+        "polygon": ("own", "labels"),
+    }.items()
+    for labels in each
+)
+"""What the editor sends of smart tools (recorded/smart): with own labels, a `Labels` control's, or its aliases."""
 USER, PASSWORD, TOKEN = "car", "pässword", "the webhook's secret"
 BASIC = (USER.encode(), PASSWORD.encode("latin-1"))
 """As Python's requests sends it, which Label Studio uses."""

@@ -60,6 +60,7 @@ def connect(
     Exit code 0: it is connected; 2: it is not, and the message says why.
     """
     from cli.label_studio.connecting import connect_backend, connect_webhook, others
+    from cli.label_studio.tables import labels_json
 
     wish = _wish(project, url, title, _extra_params(preset, settings, background), data_dir)
     with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
@@ -69,8 +70,9 @@ def connect(
         before = others(studio, wish, backend)
     if as_json:
         problems = [one.to_json() for one in plan.problems]
-        told = {"project": project, "url": wish.url, "backend": backend.to_json(), "problems": problems}
-        typer.echo(json.dumps(told | {"webhook": webhook.to_json() if webhook else None}))
+        told = {"project": project, "url": wish.url, "labels": labels_json(plan), "problems": problems}
+        made = {"backend": backend.to_json(), "webhook": webhook.to_json() if webhook else None}
+        typer.echo(json.dumps(told | made))
     _tell(wish, backend, webhook)
     if before:
         names = ", ".join(repr(one.get("title") or one.get("url")) for one in before)

@@ -1,7 +1,7 @@
 """Projects, their labels, tasks and feedback on the terminal."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -13,24 +13,50 @@ from cli.watching import STATE_STYLES
 if TYPE_CHECKING:
     from car.labeling_config import Control
     from car.project_plan import ProjectPlan
+    from car.project_words import Place
 
 _PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
 
 
 def labels_table(plan: "ProjectPlan") -> Table:
     """What CLIP is asked for each label, and what its masks become."""
-    table = new_table("label", "asked as", "shown by")
     if plan.vocabulary is None:
+        table = new_table("label", "asked as", "shown by")
         shown = dict.fromkeys(_control(one) for one in plan.config.controls)
         table.add_row("each task's own", "words of its data", Text(", ".join(shown)))
         return table
-    for label in plan.vocabulary.labels:
-        place = plan.places.of(label.name)
+    asked = [(plan.places.by_name[label.name], label.prompts) for label in plan.vocabulary.labels]
+    aliased = any(place.label.strip() != place.visible for place, _ in asked)
+    table = new_table("label", *(["regions carry"] if aliased else []), "asked as", "shown by")
+    for place, prompts in asked:
         # Of several controls for masks the first is used; choices say beside it that the label was found.
-        controls = [*place.controls[:1], *place.choices] if place else []
-        prompts = ", ".join(label.prompts) if label.prompts != (label.name,) else ""
-        table.add_row(Text(label.name), Text(prompts), Text(", ".join(map(_control, controls)) or "nothing", "cyan"))
+        controls = ", ".join(_control(one) for one in [*place.controls[:1], *place.choices])
+        carried = [Text(place.label.strip())] if aliased else []
+        table.add_row(Text(place.visible), *carried, _asked(place, prompts), Text(controls or "nothing", "cyan"))
     return table
+
+
+def labels_json(plan: "ProjectPlan") -> list[dict[str, Any]] | None:
+    """The same for a script; None where each task has words of its own."""
+    if plan.vocabulary is None:
+        return None
+    return [
+        {
+            "label": (place := plan.places.by_name[label.name]).visible,
+            "region_label": place.label,
+            "prompts": list(label.prompts),
+            "prompt_source": str(place.prompt_source),
+        }
+        for label in plan.vocabulary.labels
+    ]
+
+
+def _asked(place: "Place", prompts: tuple[str, ...]) -> Text:
+    """The words that CLIP reads; marked, and with where they are written, where they are not what annotators read."""
+    words = Text(", ".join(prompts))
+    if prompts == (place.visible,):
+        return words
+    return words.append(f" ({place.prompt_source})", "yellow")
 
 
 def _control(control: "Control") -> str:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from car.model_version import CODE_VERSION, model_version
+from car.rle import decode_brush
 from db import items, results, vocabularies
 from db import workers as presences
 from db.items import Ended, Failed
@@ -20,7 +21,7 @@ from db.objects import ObjectStore
 from db.results import NewResult
 from tests.api_client import segmentation
 from tests.label_studio_rows import WEIGHTS
-from tests.recorded import BASIC, recorded
+from tests.recorded import BASIC, SMART_REQUESTS, recorded
 from tests.rows import LEASE
 from worker.images import Picture
 from worker.pipeline.objects import store_objects
@@ -146,6 +147,52 @@ def test_a_click_gets_its_label_as_soon_as_a_worker_has_it(editor, gpu):
     slot, seconds = ask(editor, point("dog", x=90))  # the picture is known by now
     assert labels(slot) == [["dog"]]
     assert seconds < 2
+
+
+WHERE_DRAWN = {
+    "keypoint": [(0, 0, 100, 100)],
+    "keypoint_twice": [],  # the second click says "not this one"
+    "rectangle": [(30, 20, 80, 70)],
+    "rectangle_twice": [(60, 20, 75, 40), (60, 50, 75, 70)],
+    "rectangle_three_points": [(30, 20, 83, 75)],
+    "brush": [(0, 0, 100, 100)],
+    "ellipse": [(0, 20, 80, 70)],
+    "polygon": [(30, 20, 80, 70)],
+}
+"""By tool the boxes, in percent, to which the mask of the dog is cut, which fills the right half of the picture."""
+
+
+@pytest.fixture
+def hasty(face_settings, workers):
+    """A backend that waits for nobody."""
+    assert workers
+    with TestClient(create_app(face_settings.model_copy(update={"predict_wait_seconds": 0.0}))) as client:
+        client.auth = BASIC
+        yield client
+
+
+@pytest.mark.parametrize("name", SMART_REQUESTS)
+def test_what_the_editor_sends_of_a_smart_tool_gets_the_mask_that_was_drawn_around(hasty, gpu, name):
+    body = recorded(f"smart/{name}")
+    tool, _, kind = name.rpartition("_")
+    hasty.post("/setup", json=recorded("setup", schema=body["label_config"]))
+    hasty.post("/predict", json=body)
+    asked = gpu.work()
+    [slot] = hasty.post("/predict", json=body).json()["results"]
+    expected = np.zeros((SIZE[1], SIZE[0]), bool)
+    for left, top, right, bottom in WHERE_DRAWN[tool]:
+        expected[
+            top * SIZE[1] // 100 : -(-bottom * SIZE[1] // 100), left * SIZE[0] // 100 : -(-right * SIZE[0] // 100)
+        ] = 1
+    expected[:, : SIZE[0] // 2] = expected[:, -1:] = False
+    regions = [one for one in slot["result"] if one["type"].startswith("brush")]
+    masks = [decode_brush(one["value"]["rle"], SIZE[1], SIZE[0]) for one in regions]
+    shown = np.logical_or.reduce(masks) if masks else np.zeros_like(expected)
+    assert (shown ^ expected).mean() < 0.02  # the hand is no more exact
+    assert shown.any() == expected.any()
+    labels = [one["value"][one["type"]] for one in slot["result"] if one["type"].endswith("labels")]
+    assert labels == [["1_dog" if kind == "alias" else "dog"]] * len(regions)
+    assert asked == [["0_cat", "1_dog"] if kind == "alias" else ["cat", "dog"]]
 
 
 def test_a_click_beside_its_label_finds_nothing(editor, gpu):

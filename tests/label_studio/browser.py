@@ -4,7 +4,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 
+from PIL import Image, ImageOps
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
 from tests.label_studio.server import Server
@@ -12,6 +15,8 @@ from tests.label_studio.server import Server
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb")
 _SIZE = (1340, 650)
 _PATIENCE_MS = 60_000
+_CLICK_MS = 300
+"""Between clicks that are not to count as a double click."""
 _DRAWN_MS = 2_500
 """What the editor takes to draw its regions, once the picture is there; it tells nobody."""
 
@@ -72,3 +77,61 @@ def open_data_manager(page: Page, server: Server, project: int) -> None:
     page.wait_for_selector("text=Submitted annotations", state="visible")
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(_DRAWN_MS)
+
+
+def auto_annotate(page: Page) -> None:
+    """Switch smart tools on in the open task. Label Studio keeps the switch in the browser."""
+    if not page.get_by_text("Auto-Accept Suggestions").count():
+        page.get_by_text("Auto-Annotation").click()
+    page.wait_for_selector("text=Auto-Accept Suggestions", state="visible")
+
+
+def choose_smart_tool(page: Page, place: int = 0) -> None:
+    """The button of smart tools chooses the first of them, and with each more click the next."""
+    button = page.locator("button.lsf-tool_smart").first
+    for _ in range(place + 1):
+        button.click()
+
+
+def choose_tool(page: Page, name: str) -> None:
+    page.locator(f'button[aria-label="{name}"]:not(.lsf-tool_smart)').click()
+
+
+def choose_label(page: Page, key: str) -> None:
+    """By its key, after the tool is chosen."""
+    page.keyboard.press(key)
+    page.wait_for_selector(".lsf-label_selected", state="attached")
+
+
+def click_picture(page: Page, *points: tuple[float, float], alt: bool = False) -> None:
+    """Places in percent of the picture's sides."""
+    for point in points:
+        x, y = _on_page(page, point)
+        page.mouse.move(x, y)
+        if alt:
+            page.keyboard.down("Alt")
+        page.mouse.click(x, y)
+        if alt:
+            page.keyboard.up("Alt")
+        page.wait_for_timeout(_CLICK_MS)
+
+
+def drag_on_picture(page: Page, *points: tuple[float, float]) -> None:
+    """From the first to the last with the button down."""
+    first, *others = (_on_page(page, point) for point in points)
+    page.mouse.move(*first)
+    page.mouse.down()
+    for x, y in others:
+        page.mouse.move(x, y, steps=5)
+    page.mouse.up()
+
+
+def save_screenshot(page: Page, path: Path) -> None:
+    """What the page shows, small: the last bits of noise are left out."""
+    seen = ImageOps.posterize(Image.open(BytesIO(page.screenshot())).convert("RGB"), 6)
+    seen.save(path, optimize=True)
+
+
+def _on_page(page: Page, point: tuple[float, float]) -> tuple[float, float]:
+    box = picture_box(page)
+    return box["x"] + box["width"] * point[0] / 100, box["y"] + box["height"] * point[1] / 100

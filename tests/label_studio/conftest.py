@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 
 def pytest_addoption(parser):
     parser.addoption("--write-images", action="store_true", help="write the screenshots of docs/images anew")
+    parser.addoption("--write-requests", action="store_true", help="write tests/contract/recorded/smart anew")
 
 
 def pytest_collection_modifyitems(items):

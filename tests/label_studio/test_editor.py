@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.label_studio.browser import open_data_manager, open_task, picture_box
+from tests.label_studio.browser import open_data_manager, open_task, picture_box, save_screenshot
 from tests.label_studio.labels import config
 from tests.label_studio.scenes import drawn, iou
 from tests.label_studio.user import eventually, read_files
@@ -46,12 +46,6 @@ def covered(page, name):
     return np.abs(back - np.asarray(plain, np.int16)).max(axis=2) > TOLD_APART
 
 
-def write(page, name):
-    """What the page shows as a picture of the docs; small, for the last bits of noise are left out."""
-    seen = ImageOps.posterize(Image.open(BytesIO(page.screenshot())).convert("RGB"), 6)
-    seen.save(DOCS / name, optimize=True)
-
-
 @pytest.mark.parametrize("name", ["several.png", UPRIGHT])
 def test_the_editor_shows_our_masks_where_the_objects_are(page, server, shown, name, request):
     project, by_name = shown
@@ -61,7 +55,7 @@ def test_the_editor_shows_our_masks_where_the_objects_are(page, server, shown, n
     painted = covered(page, name)[:, : int(expected.shape[1] * 0.9)]  # the toolbar lies over the right edge
     assert iou(painted, expected[:, : painted.shape[1]]) > 0.85
     if request.config.getoption("--write-images", default=False):
-        write(page, "label-studio-exif.png" if name == UPRIGHT else "label-studio.png")
+        save_screenshot(page, DOCS / ("label-studio-exif.png" if name == UPRIGHT else "label-studio.png"))
 
 
 def test_the_data_manager_counts_one_prediction_for_each_task(page, server, shown):

@@ -33,15 +33,20 @@ def test_output_forces_a_kind_and_says_where_it_cannot():
     ("label", "name", "asked"),
     [
         ('<Label value="Car" predicted_values="car, sedan,,"/>', "Car", ("car", "sedan")),
-        ('<Label value="Hund" alias="dog"/>', "dog", ("dog",)),
-        ('<Label value="Brand" alias="B"/>', "B", ("Brand",)),
+        ('<Label value="yellow square" hint="brush" alias="1_brush"/>', "1_brush", ("yellow square",)),
+        ('<Label value="Hund" alias="dog"/>', "dog", ("Hund",)),
+        ('<Label value="Hund" alias="dog" predicted_values="dog"/>', "dog", ("dog",)),
         ('<Label value="crack" alias="cls_07"/>', "cls_07", ("crack",)),
-        ('<Label value="C1" hint="rusty bolt"/>', "C1", ("rusty bolt",)),
-        ('<Label value="cat" hint="Outline the whole animal, please, with its tail."/>', "cat", ("cat",)),
+        ('<Label value="07" alias="rusty bolt"/>', "rusty bolt", ("rusty bolt",)),
+        ('<Label value="07" alias="7" hint="rusty bolt"/>', "7", ("07",)),
+        ('<Label value="猫" alias="cat"/>', "cat", ("猫",)),
+        ('<Label value="C1" hint="rusty bolt"/>', "C1", ("C1",)),
         ('<Label value=" cat "/>', "cat", ("cat",)),
     ],
 )
-def test_prompts_come_from_predicted_values_then_words_of_alias_and_hint_then_the_value(label, name, asked):
+def test_predicted_values_are_asked_else_the_visible_value_and_an_alias_only_where_that_has_no_letters(
+    label, name, asked
+):
     assert prompts(plan(brush(label))) == {name: asked}
 
 
