@@ -41,9 +41,9 @@ test-slow: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-## make bench      every benchmark of the models into out/bench, for docs/performance.md; DEVICE=cuda on a GPU
+## make bench      every benchmark of docs/performance.md into out/bench; DEVICE=cuda: those of the models on a GPU
 bench: $(INSTALLED)
-	$(BIN)/car bench all --device $(DEVICE) --json out/bench
+	$(BIN)/python -m benchmarks all --device $(DEVICE) --json out/bench
 
 ## make test-label-studio  beside a real Label Studio (in .venv-label-studio), seen with Chromium where there is one
 test-label-studio: $(INSTALLED) $(LABEL_STUDIO)/.installed chromium

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from car.errors import CarError
 from cli import evaluate, jobs, keys, label_studio, models, recipes, results
-from cli.bench import bench
+from cli.commands.bench import bench
 from cli.demo import demo
 from cli.doctor.command import doctor
 from cli.env import env
@@ -21,7 +21,7 @@ from cli.up import up
 from cli.worker import beat, migrate, worker
 
 
-class _Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """Says a CarError in words and ends with 2. Any other exception is a bug and shows its traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the type of its contexts to itself
@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     name="car",
-    cls=_Commands,
+    cls=CommandGroup,
     help="Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.",
     epilog="Try `car segment demo/images --overlay out/`, then `car segment --help`.",
     no_args_is_help=True,

@@ -116,7 +116,7 @@ def plan_for_pages(session: Session) -> None:
 
 
 def statement(wanted: ResultFilter, *, after: UUID | int | None, limit: int) -> tuple[str, dict[str, Any]]:
-    """The query of a page and its values: what `page` runs and `car bench results` explains."""
+    """The query of a page and its values: what `page` runs and benchmarks.results explains."""
     tables, key, order = _tables(wanted)
     where = _conditions(wanted, key)
     values = {name: value for name, value in asdict(wanted).items() if value is not None} | {"limit": limit}

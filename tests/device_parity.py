@@ -15,7 +15,7 @@ from demo.scenes import WORDS, Scene
 from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from evaluation.parity import Parity, compare
-from evaluation.segmenter_speed import picture
+from evaluation.synthetic_images import tiled_image
 from tests.sams import random_sam
 from worker.segmenter import crf, visual_prompts
 from worker.segmenter.classifier import Crops
@@ -69,7 +69,7 @@ def untimed(one: Segmentation) -> Segmentation:
 
 def crf_agreement(device: torch.device, height: int, width: int, words: int) -> float:
     """The share of pixels to which the lattices on the device and pydensecrf give one label."""
-    image, cams = picture(height, width), blobs(words, height // 16, width // 16)
+    image, cams = tiled_image(height, width), blobs(words, height // 16, width // 16)
     [theirs] = crf.label(image, [Competition(cams, 1.0)], preset("voc"), by=CrfBy.PYDENSECRF)
     [ours] = crf.label(image, [Competition(cams, 1.0)], preset("voc"), arrays=DeviceArrays(device))
     return float((ours == theirs).mean())
@@ -78,7 +78,7 @@ def crf_agreement(device: torch.device, height: int, width: int, words: int) -> 
 def prompted(device: torch.device, prompts: str, height: int, width: int) -> tuple[Crops, Crops]:
     """Crops drawn on the device, and those of the host."""
     recipe = preset("voc").with_settings({"visual_prompts": prompts})
-    image = picture(height, width)
+    image = tiled_image(height, width)
     behind = visual_prompts.backdrop(image, recipe.visual_prompts, recipe)
     masks = [np.packbits(enlarge(cam, height, width) > recipe.eta) for cam in blobs(5, 6, 8)]
     ours = DevicePrompts(behind, 56, device).crops([None, *masks])

@@ -98,7 +98,7 @@ def test_a_thousand_tasks_are_answered_in_a_moment_and_hold_nobody_up(served, wo
         for thread in threads:
             thread.join()
     assert workers.sql("SELECT count(*) FROM item WHERE state = 'queued'") == [(1000,)]
-    # Generous, for other tests run at the same time; `car bench predict` measures.
+    # Generous, for other tests run at the same time; `python -m benchmarks predict` measures.
     assert min(times) < 3
     assert sorted(beside["/health"])[len(beside["/health"]) // 2] < 0.1
     assert sorted(beside["/setup"])[len(beside["/setup"]) // 2] < 0.5

@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks.__main__ import app as benchmarks
 from car.precision import Precision
-from cli.main import app
 from demo.scenes import held_out_scenes
 from tests import device_parity
 from tests.conftest import paint
@@ -65,7 +65,7 @@ def test_sam_finds_the_masks_that_it_finds_on_a_cpu(cuda, size):
 
 def test_every_benchmark_fills_its_figures(tmp_path):
     done = CliRunner().invoke(
-        app, ["bench", "all", "--device", "cuda", "--models", "tiny", "--json", str(tmp_path / "all")]
+        benchmarks, ["all", "--device", "cuda", "--models", "tiny", "--json", str(tmp_path / "all")]
     )
     assert done.exit_code == 0, done.output
     (case,) = json.loads((tmp_path / "all" / "segmenter.json").read_text())["cases"].values()

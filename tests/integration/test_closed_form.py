@@ -10,10 +10,10 @@ import torch
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from car.words import BACKGROUNDS, CAM_TEMPLATE, VOC_QUERIES
-from evaluation import autograd_cams
-from evaluation.official_scheme import OfficialScheme, Unit, counts
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, encoder
-from evaluation.segmenter_speed import picture
+from evaluation.reference import autograd_cams
+from evaluation.reference.official_scheme import OfficialScheme, Unit, counts
+from evaluation.synthetic_images import tiled_image
 from worker.segmenter import proposals
 from worker.segmenter.segmenter import Segmenter
 
@@ -36,7 +36,7 @@ def _one_thread():
 def both_sides(f, image):
     """The reference's side, and ours, from the same tokens."""
     scheme = OfficialScheme(f, f, image, Vocabulary.of(QUERIES), preset("voc"))
-    block, _, grid = scheme.encode_picture()
+    block, _, grid = scheme.encode_image()
     return block, proposals.encode_tokens(f, block.tokens, None, grid)
 
 
@@ -71,7 +71,7 @@ def gradients(f, encoded, queries, background):
 )
 def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, tolerance):
     f = encoder(shape, seed=4, gain=gain, scale=scale)
-    block, encoded = both_sides(f, picture(*size))
+    block, encoded = both_sides(f, tiled_image(*size))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double())
     assert block.passes == len(queries), "no CAM is zero everywhere, so the fallback plays no part"
@@ -87,7 +87,7 @@ def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, t
 
 def test_closed_form_in_double_precision_is_equal_to_rounding_of_the_embedding():
     f = encoder(TINY_F, seed=4, gain=4.0, scale=SOFT, dtype=torch.float64)
-    block, encoded = both_sides(f, picture(96, 128))
+    block, encoded = both_sides(f, tiled_image(96, 128))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double()).float()
     torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=5e-6, rtol=0)
@@ -95,7 +95,7 @@ def test_closed_form_in_double_precision_is_equal_to_rounding_of_the_embedding()
 
 def test_a_cam_that_the_background_drowns_is_taken_without_it():
     f = encoder(TINY_F, seed=5, gain=4.0)
-    block, encoded = both_sides(f, picture(32, 48))
+    block, encoded = both_sides(f, tiled_image(32, 48))
     # M is linear in the text, so some direction lowers it everywhere; what goes along z changes logits alone.
     ramp = 1 + torch.arange(6.0)[:, None]
     downhill = torch.linalg.lstsq(encoded.maps(torch.eye(f.width)).T, -ramp).solution[:, 0]
@@ -113,7 +113,7 @@ def test_a_cam_that_the_background_drowns_is_taken_without_it():
 
 def test_beyond_as_many_texts_as_dimensions_the_jacobian_gives_the_same_maps():
     f = encoder(TINY_F, seed=6, gain=4.0)
-    block, encoded = both_sides(f, picture(96, 128))
+    block, encoded = both_sides(f, tiled_image(96, 128))
     many = f.texts([f"thing number {n}" for n in range(f.width + 12)])
     expected = torch.cat([encoded.maps(row[None]) for row in many])
     products = encoded.products
@@ -127,7 +127,7 @@ def test_beyond_as_many_texts_as_dimensions_the_jacobian_gives_the_same_maps():
 
 def test_one_query_without_background_has_no_cam():
     f = encoder(TINY_F, seed=7, gain=4.0)
-    block, encoded = both_sides(f, picture(96, 128))
+    block, encoded = both_sides(f, tiled_image(96, 128))
     query, none = f.texts(["cat"]), torch.zeros(0, f.width)
     assert not autograd_cams.cams(block, query, none).any()
     assert not closed_form(f, encoded, query, none).any()
@@ -136,7 +136,7 @@ def test_one_query_without_background_has_no_cam():
 @cache
 def run_both(seed, theta, vocabulary):
     f, g = encoder(TINY_F, seed=seed, scale=30, gain=4), encoder(TINY_G, seed=seed + 100, scale=30, gain=4)
-    image, looks = picture(90, 130, seed), []
+    image, looks = tiled_image(90, 130, seed), []
     recipe = replace(preset("voc"), theta=theta)
     ours = Segmenter(f, g).segment([image], vocabulary, recipe, observe=lambda _, look: looks.append(look))[0]
     scheme = OfficialScheme(f, g, image, vocabulary, recipe)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.batching import measure_batching
 from car.errors import VocabularyError
 from car.presets import preset
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from evaluation import random_models
-from evaluation.flow_cost import measure_flow
 from worker.segmenter.asking import Ask
 from worker.segmenter.finishing import Unfinished
 from worker.segmenter.flow import Flow
@@ -175,8 +175,8 @@ def test_work_is_counted_by_picture_whatever_was_shared(alone) -> None:
 
 def test_pictures_that_come_and_go_need_fewer_batches_than_groups(car) -> None:
     images = [picture(4 * k) for k in range(12)]
-    cost = measure_flow(car, images, VOCABULARIES[0], RECIPE, batches=Batches(images=3, crops=8))
-    assert cost.same_words == cost.pictures == 12
-    assert cost.flow.g_batches < cost.groups.g_batches
-    assert cost.flow.g_filled > 0.9
+    cost = measure_batching(car, images, VOCABULARIES[0], RECIPE, batches=Batches(images=3, crops=8))
+    assert cost.same_words == cost.images == 12
+    assert cost.continuous.g_batches < cost.static.g_batches
+    assert cost.continuous.g_filled > 0.9
     assert cost.to_json()["ratio_g_batches"] > 1

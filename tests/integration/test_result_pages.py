@@ -5,8 +5,8 @@ import random
 import pytest
 from sqlalchemy import text
 
-from cli.bench.results import Timing, explain, kinds
-from cli.bench.rows import fill
+from benchmarks.results import Timing, explain, filter_combinations
+from benchmarks.seed_rows import fill
 from cli.errors import WrongUse
 from db import result_pages
 from db.session import transaction
@@ -66,7 +66,7 @@ def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes
         pass
     rng = random.Random(7)
     with transaction(database) as session:
-        asked = kinds(session, rng)
+        asked = filter_combinations(session, rng)
         found = 0
         for name, draw in asked.items():
             for _ in range(4):
@@ -81,5 +81,5 @@ def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes
             explain(database, draw(), timing)
         assert timing.scans == set(), name
         assert max(timing.blocks) < 5_000, name
-    with pytest.raises(WrongUse, match="holds results"):
+    with pytest.raises(WrongUse, match="already holds results"):
         next(fill(database, 1_000))

@@ -11,7 +11,7 @@ from shapely import Polygon, contains_xy, get_coordinates, union_all
 from car.outlines import GUARD, fill, iou, is_one_ring, outline, rings_of
 from car.pieces import pointed_at, without_noise
 from car.prompts import Within
-from evaluation.rle_speed import blobs
+from evaluation.synthetic_images import blobs
 
 SMALL = arrays.arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 
 from car.errors import CarError, RleError
 from car.rle import area, bbox, decode_brush, decode_coco, encode_brush, encode_coco
-from evaluation.rle_speed import BLURS, blobs, compare
+from evaluation.synthetic_images import blobs
 
 
 def checkerboard(height, width):
@@ -214,12 +214,3 @@ def test_only_boolean_masks_are_coded(mask):
     for write in (encode_coco, encode_brush):
         with pytest.raises(RleError, match="bool"):
             write(mask)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-@pytest.mark.parametrize("name", BLURS)
-def test_brushes_are_coded_many_times_faster_than_by_the_sdk(name):
-    rows = {row.operation: row for row in compare(name, blobs(1024, BLURS[name]), turns=3)}
-    # Measured near 30x and 45x; the bounds leave room for a busy machine.
-    assert rows["brush encode"].ratio >= 8
-    assert rows["brush decode"].ratio >= 10

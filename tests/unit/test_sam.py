@@ -6,8 +6,8 @@ from segment_anything.utils.amg import build_point_grid
 
 from car.presets import preset
 from evaluation.metrics import mask_iou
-from evaluation.sam_cost import TINY, random_network
-from evaluation.segmenter_speed import picture
+from evaluation.speed.sam import TINY, random_network
+from evaluation.synthetic_images import tiled_image
 from tests.conftest import paint
 from tests.sams import official, random_sam
 from worker.segmenter.sam import AutomaticMasks, grid, resize
@@ -108,7 +108,7 @@ def test_pictures_of_any_sizes_share_a_pass_that_is_always_filled(network):
 
 def test_half_precision_finds_the_same_masks():
     """What CUDA computes in, here on the CPU: patches are half, and all that is compared with a threshold is not."""
-    image, wanted = picture(96, 128), recipe(points_per_side=8, pred_iou=0.55, stability=0.05, box_nms=1)
+    image, wanted = tiled_image(96, 128), recipe(points_per_side=8, pred_iou=0.55, stability=0.05, box_nms=1)
     halves, wholes = (
         AutomaticMasks.suited_to(random_network(TINY), precision=precision)(image, wanted)
         for precision in (torch.float16, torch.float32)
@@ -130,7 +130,7 @@ def test_numbers_that_outgrow_half_precision_are_computed_in_float32():
         network.image_encoder.patch_embed.proj.weight *= 1e5
         network.image_encoder.patch_embed.proj.weight.clamp_(-6e4, 6e4)
     half, whole = (
-        AutomaticMasks.suited_to(network, precision=precision).embed([picture(96, 128)])[0]
+        AutomaticMasks.suited_to(network, precision=precision).embed([tiled_image(96, 128)])[0]
         for network, precision in zip(networks, (torch.float16, torch.float32), strict=True)
     )
     assert half.dtype is torch.float16

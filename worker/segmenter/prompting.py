@@ -10,7 +10,7 @@ Prompter = HostPrompts | DevicePrompts
 
 
 def prompter(behind: Backdrop, size: int, device: torch.device) -> Prompter:
-    """The faster of two ways to the same bits (evaluation.prompts_cost measures them): on a CPU that is Pillow, which
+    """The faster of two ways to the same bits (benchmarks.prompts measures them): on a CPU that is Pillow, which
     skips what a mask leaves as it is; elsewhere the pictures need not come back to be resized.
     """
     return HostPrompts(behind, size) if device.type == "cpu" else DevicePrompts(behind, size, device)

@@ -1,0 +1,16 @@
+"""`car bench`: measure the service on this machine, before buying another one."""
+
+import typer
+
+from cli.commands.bench.crf import crf
+from cli.commands.bench.engine import engine
+from cli.commands.bench.sam import sam
+from cli.commands.bench.segmenter import segmenter
+
+COMMANDS = (segmenter, crf, sam, engine)
+
+bench = typer.Typer(help="Measure the speed of the models and of the service on this machine.", no_args_is_help=True)
+for command in COMMANDS:
+    bench.command()(command)
+
+__all__ = ["COMMANDS", "bench"]

@@ -1,0 +1,174 @@
+"""The cost of each step of the engine, and of all steps together around a fake segmenter."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from statistics import median
+from typing import Any
+
+from car.bulk_source import BulkSource
+from car.model_version import CODE_VERSION
+from cli.commands.bench.cpu_time import CpuTime
+from cli.commands.bench.environment import BenchEnvironment
+from cli.commands.bench.fake_model import LABELS, FakePostprocess, FakeSegmenter, fake_segmentation
+from db import items, listings, results, workers
+from db.items import Claimed, Ended
+from db.listings import Found
+from db.results import NewResult
+from db.session import transaction
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.work import Limits, Objects
+
+LEASE = timedelta(seconds=30)
+CLAIM_SIZES = (1, 8, 32, 64)
+_TURNS = 24
+_NAME = "bench"
+
+
+def run_pipeline(
+    environment: BenchEnvironment, objects: Objects, uris: Sequence[str], *, batch: int, name: str
+) -> dict[str, Any]:
+    """Run the real pipeline over one more job with these addresses, from the first claim to the last commit.
+
+    Raises:
+        AssertionError: an item did not end as done.
+
+    """
+    environment.queue_images(uris, LABELS)
+    pipeline = Pipeline(environment.engine, objects, FakeSegmenter(batch), FakePostprocess(), name, limits=Limits())
+    with CpuTime() as cpu:
+        drained = pipeline.drain()
+    if drained.done != len(uris):
+        raise AssertionError(f"not every item was done: {drained}")
+
+    def per_item(seconds: dict[str, float]) -> dict[str, float]:
+        return {name: round(used / len(uris) * 1000, 4) for name, used in seconds.items() if used > 0}
+
+    return {
+        "items_per_second": drained.done / drained.seconds,
+        "cpu_ms_per_item": per_item(cpu.threads),
+        "engines_cpu_ms_per_item": per_item(cpu.programs),
+    }
+
+
+def claims(environment: BenchEnvironment, batch: int) -> float:
+    """Milliseconds an item of claiming `batch` items."""
+    held: list[Claimed] = []
+
+    def claim() -> None:
+        with transaction(environment.engine, durable=False) as session:
+            held[:] = items.claim(session, _NAME, limit=batch, lease=LEASE)
+
+    return _median_ms(claim, lambda: _release(environment, held)) / batch
+
+
+def lookups(environment: BenchEnvironment, batch: int) -> float:
+    """Milliseconds an item of looking up results and reserving runs for those that are missing."""
+    keys = [hashlib.sha256(os.urandom(16)).hexdigest() for _ in range(batch)]
+
+    def look_up() -> None:
+        with transaction(environment.engine, durable=False) as session:
+            known = results.known(session, keys)
+            results.previews(session, keys)
+            results.reserve(session, _NAME, set(keys) - set(known), LEASE)
+
+    def release() -> None:
+        with transaction(environment.engine, durable=False) as session:
+            results.release_all(session, _NAME)
+
+    return _median_ms(look_up, release) / batch
+
+
+def finishes(environment: BenchEnvironment, batch: int) -> float:
+    """Milliseconds an item of storing results and completing items in one durable transaction."""
+    with transaction(environment.engine) as session:
+        held = items.claim(session, _NAME, limit=batch * (_TURNS + 1), lease=LEASE)
+    groups = iter([held[start : start + batch] for start in range(0, len(held), batch)])
+
+    def finish() -> None:
+        batch_items = next(groups)
+        new = [_new_result(item) for item in batch_items]
+        with transaction(environment.engine) as session:
+            ours = items.fence(session, _NAME, batch_items)
+            ids = results.store(session, _NAME, new)
+            ended = [Ended(item, ids[one.run_key], reused=False) for item, one in zip(batch_items, new, strict=True)]
+            if items.finish(session, _NAME, ended) != ours:
+                raise AssertionError("this worker lost an item")
+
+    return _median_ms(finish, lambda: None, turns=len(held) // batch - 1) / batch
+
+
+def heartbeats(environment: BenchEnvironment, held: int) -> float:
+    """Milliseconds of a heartbeat of a worker that owns `held` items."""
+    presence = workers.Presence(_NAME, "gpu", "none", dict(FakeSegmenter.weights), CODE_VERSION)
+    with transaction(environment.engine, durable=False) as session:
+        mine = items.claim(session, _NAME, limit=held, lease=LEASE)
+
+    def beat() -> None:
+        with transaction(environment.engine, durable=False) as session:
+            items.extend(session, _NAME, mine, LEASE)
+            results.extend(session, _NAME, LEASE)
+            workers.seen(session, presence)
+
+    spent = _median_ms(beat, lambda: None)
+    _release(environment, mine)
+    return spent
+
+
+def listing_rate(environment: BenchEnvironment, rows: int) -> float:
+    """Rows a second of listing: pages of 4,000 addresses, each a durable transaction. The rows are deleted again."""
+    job = environment.create_job(BulkSource.parse("s3://bench/listed/").to_json(), LABELS)
+    listing = environment.claim_listing(job, _NAME)
+    begun = time.perf_counter()
+    for page in _pages(rows):
+        with transaction(environment.engine) as session:
+            listings.add(session, _NAME, listing, page, cursor={}, lease=LEASE)
+    spent = time.perf_counter() - begun
+    environment.delete_job(job)
+    return rows / spent
+
+
+def _pages(rows: int) -> Iterator[list[Found]]:
+    for start in range(0, rows, 4_000):
+        yield [
+            Found(f"s3://bench/listed/{number:09d}.jpg", f"{number:032x}")
+            for number in range(start, min(rows, start + 4_000))
+        ]
+
+
+def _release(environment: BenchEnvironment, held: Sequence[Claimed]) -> None:
+    with transaction(environment.engine, durable=False) as session:
+        items.hand_back(session, _NAME, held)
+
+
+def _new_result(item: Claimed) -> NewResult:
+    sha256 = hashlib.sha256(item.uri.encode()).hexdigest()
+    return NewResult(
+        run_key=hashlib.sha256(f"run {sha256}".encode()).hexdigest(),
+        sha256=sha256,
+        format="PNG",
+        notes=(),
+        segmentation=fake_segmentation(),
+        vocabulary_id=item.vocabulary_id,
+        recipe_id=item.recipe_id,
+        model_version="bench",
+        weights=dict(FakeSegmenter.weights),
+        code_version=CODE_VERSION,
+        device="none",
+        masks_key=f"results/{sha256}/masks.json",
+        labelmap_key=f"results/{sha256}/labelmap.png",
+        preview_key=f"images/{sha256}.jpg",
+    )
+
+
+def _median_ms(act: Callable[[], None], undo: Callable[[], None], *, turns: int = _TURNS) -> float:
+    """The median time of some turns without `undo`. The first turn warms up."""
+    spent = []
+    for _ in range(turns + 1):
+        begun = time.perf_counter()
+        act()
+        spent.append((time.perf_counter() - begun) * 1000)
+        undo()
+    return median(spent[1:])

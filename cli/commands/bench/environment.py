@@ -1,0 +1,94 @@
+"""Embedded engines of one benchmark, in a temporary folder that is deleted afterwards."""
+
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, delete
+
+from car.bulk_source import BulkSource
+from car.presets import preset
+from car.vocabulary import Vocabulary
+from cli.embedded import ALL, start_engines
+from db import jobs, listings, vocabularies
+from db.listings import Found, Listing
+from db.models import Job, JobKind, Lane
+from db.schema import migrate
+from db.session import make_engine, transaction
+from db.settings import EngineSettings
+
+_LEASE = timedelta(seconds=60)
+_ROWS_PER_COMMIT = 4_000
+
+
+@dataclass(frozen=True)
+class BenchEnvironment:
+    """Running engines with an empty database."""
+
+    variables: dict[str, str]
+    """The engines' addresses, for other processes."""
+    settings: EngineSettings
+    engine: Engine
+
+    def create_job(self, source: dict[str, Any], labels: Sequence[str], recipe: str = "demo") -> UUID:
+        """Create a bulk job whose source is not listed yet."""
+        with transaction(self.engine) as session:
+            new = jobs.NewJob(
+                kind=JobKind.BULK,
+                lane=Lane.BULK,
+                source=source,
+                vocabulary_id=vocabularies.keep(session, Vocabulary.of(labels)),
+                recipe_id=vocabularies.keep_recipe(session, preset(recipe)),
+            )
+            return jobs.create(session, new)[0].id
+
+    def queue_images(self, uris: Sequence[str], labels: Sequence[str], recipe: str = "demo") -> UUID:
+        """Create a bulk job with these items, completely listed."""
+        job = self.create_job(BulkSource.parse("s3://bench/in/").to_json(), labels, recipe)
+        listing = self.claim_listing(job, "bench")
+        with transaction(self.engine) as session:
+            for start in range(0, len(uris), _ROWS_PER_COMMIT):
+                page = [Found(uri) for uri in uris[start : start + _ROWS_PER_COMMIT]]
+                listings.add(session, "bench", listing, page, cursor={}, lease=_LEASE)
+            listings.finish(session, "bench", listing)
+        return job
+
+    def claim_listing(self, job: UUID, worker: str) -> Listing:
+        """Claim the listing of a new job for a minute."""
+        with transaction(self.engine) as session:
+            listing = listings.claim(session, worker, _LEASE)
+        if listing is None or listing.job_id != job:
+            raise AssertionError("another job is waiting to be listed")
+        return listing
+
+    def delete_job(self, job: UUID) -> None:
+        """Delete the job and its items."""
+        with transaction(self.engine) as session:
+            session.execute(delete(Job).where(Job.id == job))
+
+
+@contextmanager
+def bench_environment(*, durable: bool, which: Collection[str] = ALL) -> Iterator[BenchEnvironment]:
+    """Start the engines. `durable`: PostgreSQL waits for the disk at each commit that asks for it, as in production.
+
+    Raises:
+        EngineError: an engine cannot be started.
+
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="car-bench-") as folder,
+        start_engines(Path(folder) / "engines", durable=durable, which=which) as engines,
+    ):
+        variables = {"CELERY_BROKER_URL": "redis://none", "S3_BUCKET": "bench", **engines.environment}
+        settings = EngineSettings.model_validate(variables)
+        engine = make_engine(settings.database_url.get_secret_value(), pool=20)
+        try:
+            migrate(engine)
+            yield BenchEnvironment(variables, settings, engine)
+        finally:
+            engine.dispose()
