@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.label_studio.aside import WORTH_IT
-from tests.recorded import BASIC, recorded, tasks_of
+from tests.support.recorded import BASIC, recorded, tasks_of
 
 MANY = 300
 

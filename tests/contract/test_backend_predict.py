@@ -12,9 +12,9 @@ import db.tasks
 from api.app import create_app
 from db import items
 from db.items import Failed
-from tests.label_studio_rows import config
-from tests.recorded import BASIC, STAMP, recorded, tasks_of
-from tests.rows import LEASE
+from tests.support.label_studio_rows import config
+from tests.support.recorded import BASIC, STAMP, recorded, tasks_of
+from tests.support.rows import LEASE
 
 URIS = ["s3://bucket/k/a b.jpg", "s3://bucket/k/c.jpg"]
 

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.recorded import BASIC, PASSWORD, TOKEN, USER, recorded, tasks_of
+from tests.support.recorded import BASIC, PASSWORD, TOKEN, USER, recorded, tasks_of
 
 HEADERS = {"X-Car-Token": TOKEN}
 

@@ -19,10 +19,10 @@ from db import workers as presences
 from db.items import Ended, Failed
 from db.objects import ObjectStore
 from db.results import NewResult
-from tests.api_client import segmentation
-from tests.label_studio_rows import WEIGHTS
-from tests.recorded import BASIC, SMART_REQUESTS, recorded
-from tests.rows import LEASE
+from tests.support.api_client import segmentation
+from tests.support.label_studio_rows import WEIGHTS
+from tests.support.recorded import BASIC, SMART_REQUESTS, recorded
+from tests.support.rows import LEASE
 from worker.images import Picture
 from worker.pipeline.objects import store_objects
 from worker.pipeline.work import Fetched, Wish

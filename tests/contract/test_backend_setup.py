@@ -14,8 +14,8 @@ from api.app import create_app
 from car.model_version import label_studio_version
 from car.project_plan import plan_project
 from db import offers
-from tests.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
-from tests.recorded import BASIC, INSTANCE, STAMP, recorded
+from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
+from tests.support.recorded import BASIC, INSTANCE, STAMP, recorded
 
 
 def setup(face, **changes):

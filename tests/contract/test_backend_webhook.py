@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 import db.tasks
 from api.app import create_app
-from tests.label_studio_rows import config
-from tests.recorded import BASIC, STAMP, TOKEN, recorded, tasks_of
+from tests.support.label_studio_rows import config
+from tests.support.recorded import BASIC, STAMP, TOKEN, recorded, tasks_of
 
 
 def tell(client, name, **changes):

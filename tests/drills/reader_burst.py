@@ -166,7 +166,7 @@ def served_alone():
     from db.objects import ObjectStore  # noqa: PLC0415
     from db.schema import migrate  # noqa: PLC0415
     from db.session import make_engine, transaction  # noqa: PLC0415
-    from tests.api_client import Rows  # noqa: PLC0415
+    from tests.support.api_client import Rows  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder, start_engines(Path(folder) / "data", durable=False) as engines:
         environment = {**os.environ, **engines.environment, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -22,14 +22,14 @@ def start(outbox, environment, *command, **pipes):
 
 def publisher(outbox, environment):
     """A process that publishes once, and ends."""
-    return start(outbox, environment, "-c", "from tests.killed_publisher import publish; publish(0, 1)")
+    return start(outbox, environment, "-c", "from tests.support.killed_publisher import publish; publish(0, 1)")
 
 
 @contextmanager
 def killers(outbox, environment):
     """`kill(n)`: another process publishes, and is killed at its n-th step; what it says of that."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = start(outbox, environment, "-m", "tests.killed_publisher", **pipes)
+    process = start(outbox, environment, "-m", "tests.support.killed_publisher", **pipes)
 
     def kill(step):
         process.stdin.write(f"{step}\n")

@@ -1,4 +1,4 @@
-"""On a CUDA device: `make test-gpu`. tests/integration/test_device_parity.py asks the same of the CPU."""
+"""On a CUDA device: `make test-gpu`. tests/models/worker/segmenter/test_device_parity.py asks the same of the CPU."""
 
 import json
 
@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app as benchmarks
 from car.precision import Precision
 from demo.scenes import held_out_scenes
-from tests import device_parity
-from tests.conftest import paint
+from tests.support import device_parity
+from tests.support.images import paint
 from worker.segmenter.segmenter import Batches
 
 pytestmark = [

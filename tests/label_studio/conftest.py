@@ -12,8 +12,8 @@ from tests.label_studio.browser import chromium, logged_in
 from tests.label_studio.server import Server, label_studio, program
 from tests.label_studio.service import Service, last_words, service
 from tests.label_studio.user import User
-from tests.picture_server import PictureServer
-from tests.services import Bucket, client_of
+from tests.support.picture_server import PictureServer
+from tests.support.services import Bucket, client_of
 
 HERE = Path(__file__).parent
 

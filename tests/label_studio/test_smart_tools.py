@@ -30,7 +30,7 @@ from tests.label_studio.recorder import recorder
 from tests.label_studio.scenes import drawn, iou, scenes
 from tests.label_studio.test_requests import fields
 from tests.label_studio.user import eventually
-from tests.recorded import FOLDER, SMART_REQUESTS, STAMP, recorded
+from tests.support.recorded import FOLDER, SMART_REQUESTS, STAMP, recorded
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -1,0 +1,17 @@
+"""Fixtures of what needs PostgreSQL, Redis or S3."""
+
+FIXTURES = (  # a module comes after those that it imports
+    "clips",
+    "services",
+    "api_client",
+    "rows",
+    "label_studio_rows",
+    "outbox",
+    "painter",
+    "recorded",
+)
+
+
+def pytest_configure(config):
+    for name in FIXTURES:
+        config.pluginmanager.import_plugin(f"tests.support.{name}")

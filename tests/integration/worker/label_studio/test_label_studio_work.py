@@ -1,0 +1,82 @@
+"""What workers do for Label Studio's rows besides segmenting: they tell their weights, and notice what waits."""
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+from car.recipe import Recipe
+from db import offers, predictions, projects
+from tests.support.label_studio_rows import INSTANCE, OTHER_WEIGHTS, WEIGHTS
+from tests.support.rows import LEASE
+from worker import start
+from worker.model import load_model
+from worker.places import Places
+from worker.reaping import reap
+
+
+def test_a_worker_tells_the_weights_of_each_pair_it_loads_once(rows, tiny_clips):
+    places = Places(tiny_clips / "proposal", tiny_clips / "classifier")
+    model = load_model(places, device="cpu", loaded=partial(start._tell, rows.engine))
+    assert rows.do(offers.offered, Recipe(proposal_model="any/model")) == dict(model.weights)
+    before = rows.sql("SELECT * FROM offer")
+    model.load(Recipe())
+    assert rows.sql("SELECT * FROM offer") == before
+
+
+def test_a_pair_of_one_recipe_is_offered_under_its_names(tiny_clips):
+    recipe = Recipe(proposal_model=str(tiny_clips / "proposal"), classifier_model=str(tiny_clips / "classifier"))
+    told = []
+    model = load_model(
+        Places(recipe.proposal_model, recipe.classifier_model), device="cpu", loaded=lambda *it: told.append(it)
+    )
+    model.models = None
+    model._pairs.clear()
+    model.load(recipe)
+    assert [names for names, _ in told] == [None, (recipe.proposal_model, recipe.classifier_model, "")]
+
+
+def test_a_worker_that_cannot_tell_its_weights_works_all_the_same(rows, tiny_clips):
+    rows.sql("DROP TABLE offer")
+    places = Places(tiny_clips / "proposal", tiny_clips / "classifier")
+    assert load_model(places, device="cpu", loaded=partial(start._tell, rows.engine)).weights
+
+
+def test_the_reaper_sees_what_waits_for_label_studio(project):
+    quiet = reap(project.engine, instance=INSTANCE)
+    assert (quiet.predictions_wait, quiet.syncs_wait) == (False, False)
+    project.ask(1)
+    project.finish()
+    assert reap(project.engine).predictions_wait
+    [one] = project.do(predictions.claim, "io", limit=1, lease=LEASE, instance=None)
+    project.do(predictions.rendered, "io", [(one, "{}", 0.5)], keep=False)
+    assert reap(project.engine, instance=INSTANCE).predictions_wait
+    assert not reap(project.engine).predictions_wait
+    assert not reap(project.engine, instance="http://elsewhere:8080").predictions_wait
+
+
+def test_the_reaper_wants_a_look_at_all_tasks_every_so_often(project):
+    project.sql("UPDATE project SET created_at = now() - interval '10 min'")
+    assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(0)).syncs_wait
+    assert not reap(project.engine, instance=None, sync_every=timedelta(minutes=5)).syncs_wait
+    assert reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
+    look = project.do(projects.claim_sync, "io", LEASE, instance=INSTANCE)
+    assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
+    project.do(projects.finish_sync, "io", look)
+    assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
+
+
+def test_the_newest_offer_that_fits_a_recipe_counts(project):
+    recipe = project.known.plan.recipe
+    assert project.do(offers.offered, recipe) is None
+    project.do(offers.offer, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
+    assert project.do(offers.offered, recipe) is None
+    project.do(offers.offer, "*", "*", WEIGHTS)
+    assert project.do(offers.offered, recipe) == WEIGHTS
+    assert project.do(offers.offered, replace(recipe, sam=True)) is None
+    project.do(offers.offer, "*", "*", WEIGHTS | {"sam": "5" * 64}, sam="*")
+    assert project.do(offers.offered, replace(recipe, sam=True)) == WEIGHTS | {"sam": "5" * 64}
+    assert project.do(offers.offered, recipe) == WEIGHTS
+    project.do(offers.offer, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
+    assert project.do(offers.offered, recipe) == OTHER_WEIGHTS
+    project.do(offers.offer, "*", "*", WEIGHTS)
+    assert project.do(offers.offered, recipe) == WEIGHTS

@@ -1,0 +1,78 @@
+"""How much memory a picture's finishing takes when very many words survive."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from car.crf_by import CrfBy
+from tests.support.paths import ROOT
+
+# In a process of its own, as a finisher is: its peak is what the picture cost.
+FINISH = """
+import sys
+import numpy as np
+from car.crf_by import CrfBy
+from car.presets import preset
+from car.segmentation import StopReason, Work
+from dataclasses import replace
+from worker.segmenter.finishing import Rest, Unfinished
+
+def most():
+    # getrusage would tell the parent's peak, which a child has until it is greater itself.
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+height, width, words, iterations = map(int, sys.argv[1:5])
+rng = np.random.default_rng(0)
+y, x = np.mgrid[:height, :width]
+image = (128 + 90 * np.stack([np.sin(x / 37), np.cos(y / 53), np.sin((x + y) / 77)], -1)).astype(np.uint8)
+cams = np.zeros((words, height // 16, width // 16), np.float32)
+cams[np.arange(words), rng.integers(0, height // 16, words), rng.integers(0, width // 16, words)] = 1
+names = tuple(f"word {k}" for k in range(words))
+rest = Rest(names, (0.9,) * words, cams, 1.0, (), StopReason.UNCHANGED, Work())
+recipe = replace(preset("voc"), crf_iterations=iterations)
+before = most()
+masks = Unfinished(
+    size=(height, width), image=image, recipe=recipe, rests=(rest,), order=names, timings={}, work=Work(),
+    crf_by=CrfBy(sys.argv[5]),
+).finish().masks
+peak = most()
+print(len(masks), before, peak, "torch" in sys.modules)
+"""
+
+
+def finish(height: int, width: int, words: int, iterations: int, by: CrfBy = CrfBy.LATTICE) -> tuple[int, int, int]:
+    """Masks found, bytes taken beyond those of the interpreter, and the whole peak."""
+    numbers = [str(number) for number in (height, width, words, iterations)]
+    output = subprocess.run(
+        [sys.executable, "-c", FINISH, *numbers, by],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    masks, before, peak = map(int, output[:3])
+    assert output[3] == "False"
+    return masks, peak - before, peak
+
+
+def test_memory_grows_by_one_float_a_word_and_pixel() -> None:
+    pytest.importorskip("pydensecrf")
+    height, width, words = 128, 160, 600
+    table = 4 * height * width * words
+    few, many = finish(height, width, 200, 1), finish(height, width, words, 1)
+    assert many[0] > 50
+    grown = many[1] - few[1]
+    assert grown < 1.5 * table * (words - 200) / words
+    reference = finish(height, width, words, 1, CrfBy.PYDENSECRF)
+    assert reference[1] > 2 * many[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_thousand_words_on_a_large_picture_stay_within_8_gib() -> None:
+    masks, _, peak = finish(768, 1024, 1000, 10)
+    assert masks > 300
+    assert peak <= 8 * 2**30

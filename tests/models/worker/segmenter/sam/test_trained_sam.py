@@ -1,0 +1,66 @@
+"""The tiny SAM of demo/weights: its masks are those of the official generator, and they gain boundary quality."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from car.presets import preset
+from demo.scenes import held_out_scenes
+from demo.towers import WEIGHTS
+from evaluation.metrics import mask_iou
+from evaluation.shapes import evaluate
+from tests.support.sams import official
+from worker.segmenter.segmenter import Segmenter
+from worker.weights import load_pair, load_sam
+
+CPU = torch.device("cpu")
+RECIPE = replace(preset("demo"), sam=True)
+MANY = replace(RECIPE, sam_pred_iou=0.75, sam_stability=0.85)
+"""The preset takes only the surest masks, here and there none."""
+
+
+@pytest.fixture(scope="module")
+def sam():
+    return load_sam(WEIGHTS / "sam", device=CPU)
+
+
+@pytest.mark.parametrize("size", [(160, 160), (240, 150)])
+def test_its_masks_are_those_of_the_official_generator(sam, size):
+    """Duplicates removed: one to one, in the same order."""
+    counted = agreeing = 0
+    for scene in held_out_scenes(3, seed=6, size=size):
+        ours, theirs = sam(scene.image, MANY), official(sam.network, scene.image, MANY)
+        assert len(ours) == len(theirs)
+        pairs = zip(ours, theirs, strict=True)
+        agreeing += sum(mask_iou(a.whole(scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
+        counted += len(theirs)
+    assert counted >= 3
+    assert agreeing >= 0.98 * counted
+
+
+def test_it_finds_the_objects_of_a_scene(sam):
+    for scene in held_out_scenes(3, seed=7):
+        found = [region.whole(scene.labels.shape) for region in sam(scene.image, MANY)]
+        for k in np.unique(scene.labels[scene.labels > 0]):
+            assert max(mask_iou(scene.labels == k, mask) for mask in found) > 0.8
+
+
+def test_it_gains_boundary_quality():
+    pair = load_pair(WEIGHTS / "proposal", WEIGHTS / "classifier", device=CPU)
+    segmenter = Segmenter(pair.proposal, pair.classifier, sam=load_sam(WEIGHTS / "sam", device=CPU))
+    result = evaluate(segmenter, held_out_scenes(20, seed=1), RECIPE, one_step=False)
+    plain = result.without_sam
+    assert result.sam_share > 0.3
+    assert result.miou > plain.miou
+    assert result.boundary_iou > plain.boundary_iou + 0.05
+    assert result.boundary_f_fine > plain.boundary_f_fine
+    assert result.boundary_f >= plain.boundary_f  # within two pixels masks of the CRF are nearly faultless
+
+
+def test_it_is_small_and_finite():
+    folder = WEIGHTS / "sam"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())

@@ -1,0 +1,17 @@
+"""What the dense CRF computes with: numpy, torch and the compiled kernels in turn."""
+
+import pytest
+import torch
+
+from worker.segmenter.arrays import HostArrays
+from worker.segmenter.device_arrays import DeviceArrays
+
+
+@pytest.fixture(params=["host", "device", "compiled"])
+def arrays(request):
+    match request.param:
+        case "host":
+            return HostArrays()
+        case "device":
+            return DeviceArrays(torch.device("cpu"))
+    return request.getfixturevalue("compiled")

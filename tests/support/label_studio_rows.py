@@ -1,0 +1,91 @@
+"""What tests of Label Studio's rows begin with: a project, its tasks, results of them."""
+
+import hashlib
+from datetime import timedelta
+
+import pytest
+
+from car.model_version import CODE_VERSION, _models
+from car.presets import preset
+from car.vocabulary import Vocabulary
+from db import items, projects, tasks, vocabularies
+from db.items import Ended
+from db.models import Lane
+from db.projects import Seen, Way
+from db.tasks import Asked
+from tests.support.rows import LEASE, Rows
+
+INSTANCE = "http://label-studio:8080"
+WEIGHTS = {"proposal": "f" * 64, "classifier": "a" * 64}
+OTHER_WEIGHTS = {"proposal": "0" * 64, "classifier": "a" * 64}
+
+
+def config(labels=("cat", "dog"), control="BrushLabels"):
+    shown = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f'<View><Image name="image" value="$image"/><{control} name="tag" toName="image">{shown}</{control}></View>'
+
+
+class ProjectRows(Rows):
+    """A database with a project of Label Studio in it, by the functions of db/: each call is a transaction."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.known = self.note()
+
+    def note(self, labels=("cat", "dog"), *, control="BrushLabels", preset="demo", **changed):
+        seen = {"instance": INSTANCE, "number": 7, "label_config": config(labels, control), "way": Way.SETUP}
+        return self.do(projects.note, Seen(**seen | changed), preset=preset)
+
+    def ask(self, *numbers, known=None, weights=WEIGHTS, **more):
+        asked = [one if isinstance(one, Asked) else Asked(task=one, uri=f"s3://bucket/{one}.jpg") for one in numbers]
+        return self.do(tasks.ask, known or self.known, asked, weights=weights, **more)
+
+    def finish(self, *, weights=WEIGHTS, worker="gpu", limit=10_000):
+        """Everything that is queued comes to an end; the items that did."""
+        claimed = self.do(items.claim, worker, limit=limit, lease=LEASE)
+        for one in claimed:
+            self.do(items.finish, worker, [Ended(one, self.result_of(one, weights), reused=False)])
+        return claimed
+
+    def result_of(self, item, weights=WEIGHTS):
+        """The result that a worker with these weights makes of an item: one for a picture, words and weights."""
+        words = self.do(vocabularies.get, item.vocabulary_id).digest
+        recipe = self.do(vocabularies.recipe, item.recipe_id).digest
+        version = f"car-{CODE_VERSION}+{_models(weights)[:8]}.{recipe[:8]}.{words[:8]}"
+        name = f"{item.uri} {version}"
+        known = self.sql(
+            "SELECT id FROM result WHERE run_key = :key", key=hashlib.sha256(f"run {name}".encode()).hexdigest()
+        )
+        made = known[0].id if known else self.result(name)
+        self.sql(
+            "UPDATE result SET model_version = :version, weights = CAST(:weights AS jsonb) WHERE id = :id",
+            version=version,
+            weights=str(weights).replace("'", '"'),
+            id=made,
+        )
+        return made
+
+    def predictions(self):
+        return self.sql("SELECT * FROM prediction ORDER BY instance, project, task, id")
+
+    def later(self, span=timedelta(seconds=121)):
+        """So much time passes for predictions."""
+        self.sql(
+            "UPDATE prediction SET sent_at = sent_at - :span, attempted_at = attempted_at - :span, "
+            "leased_until = leased_until - :span, not_before = not_before - :span, look_at = look_at - :span",
+            span=span,
+        )
+
+    def items_by_task(self):
+        query = (
+            "SELECT task.task, item.* FROM task JOIN item ON item.id = task.item_id WHERE task.job_id = :job ORDER BY 1"
+        )
+        return self.sql(query, job=self.known.row.job_id)
+
+
+@pytest.fixture
+def project(rows):
+    return ProjectRows(rows.engine)
+
+
+__all__ = ["INSTANCE", "OTHER_WEIGHTS", "WEIGHTS", "Lane", "ProjectRows", "Vocabulary", "config", "preset", "project"]

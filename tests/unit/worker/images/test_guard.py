@@ -1,0 +1,289 @@
+"""The guard of addresses: hostile ones reach nobody, which is watched at the level of sockets."""
+
+import socket
+import threading
+
+import httpcore
+import pytest
+
+from db.errors import SettingsInvalid
+from tests.support.hostile_addresses import HOSTILE
+from tests.support.network import connects_watched
+from tests.support.picture_server import PictureServer, redirect
+from worker.errors import FetchError, SourceForbidden, SourceUnreachable
+from worker.images.addresses import Address
+from worker.images.fetch import Sources
+from worker.images.guard import Allowed, Guard
+
+PUBLIC = "93.184.215.14"
+
+
+class Names:
+    """A name server: each name's answers, one after the other; the last one stays."""
+
+    def __init__(self, **answers):
+        self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
+        self.asked = []
+
+    def __call__(self, host, port):
+        self.asked.append(host)
+        given = self.answers.get(host)
+        if given is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return given.pop(0) if len(given) > 1 else given[0]
+
+
+class Wire(httpcore.NetworkBackend):
+    """A network on which nothing answers; it remembers who was called."""
+
+    def __init__(self, leads_to=None):
+        self.called, self.leads_to = [], leads_to
+
+    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        self.called.append((host, port))
+        if self.leads_to is None:
+            raise httpcore.ConnectError("refused")
+        return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.leads_to, timeout)
+
+
+class Canary:
+    """A server within: it must see nobody."""
+
+    def __init__(self):
+        self.seen = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._farewell = None
+
+    @property
+    def port(self):
+        return self._socket.getsockname()[1]
+
+    def _accept(self):
+        while True:
+            caller, name = self._socket.accept()
+            caller.close()
+            if name == self._farewell:
+                return
+            self.seen.append(name)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        with socket.socket() as last:  # whoever came before it was accepted before it
+            last.bind(("127.0.0.1", 0))
+            self._farewell = last.getsockname()
+            last.connect(("127.0.0.1", self.port))
+            self._thread.join()
+        self._socket.close()
+
+
+class NoObjects:
+    def read(self, bucket, key, *, max_bytes=None):
+        raise AssertionError((bucket, key))
+
+
+WITHIN = {
+    "localhost": [["127.0.0.1", "::1"]],
+    "inner.example": [["127.0.0.1"]],
+    "half-inner.example": [[PUBLIC, "127.0.0.1"]],
+    "metadata.google.internal": [["169.254.169.254"]],
+    "public.example": [[PUBLIC]],
+}
+
+
+def names_within():
+    names = Names()
+    names.answers = {name: list(given) for name, given in WITHIN.items()}
+    return names
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    """Sources that may ask nobody within."""
+    sources = Sources(NoObjects(), resolve=names_within())
+    yield sources
+    sources.close()
+
+
+@pytest.fixture(scope="module")
+def redirecting():
+    """A server that is allowed, and Sources that may ask it and nobody else within."""
+    with PictureServer() as server:
+        sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": server.place}, resolve=names_within())
+        yield server, sources
+        sources.close()
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_hostile_address_reaches_nobody(text, guarded):
+    with Canary() as canary:
+        with connects_watched() as connects, pytest.raises(SourceForbidden) as refused:
+            guarded.read(text.replace("{port}", str(canary.port)))
+        assert connects == []
+    assert canary.seen == []
+    assert str(refused.value).isprintable()
+
+
+def test_there_are_enough_of_them():
+    assert len(set(HOSTILE)) == len(HOSTILE) >= 60
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_hostile_redirect_reaches_nobody_behind_it(text, redirecting):
+    site, sources = redirecting
+    with Canary() as canary:
+        location = text.replace("{port}", str(canary.port)).replace("\r", "").replace("\n", "")
+        site.pages = {"/a": redirect("/b"), "/b": redirect(location.encode().decode("latin-1"), 307)}
+        with connects_watched() as connects, pytest.raises(FetchError):
+            sources.read(f"{site.url}/a")
+        # A path alone, and no path at all, stay with the server that redirects, which is allowed.
+        assert {one[:2] for one in connects} <= {("127.0.0.1", site.port)}
+    assert canary.seen == []
+
+
+def test_a_chain_of_redirects_into_this_machine_ends_before_it(site):
+    with Canary() as canary:
+        site.pages |= {"/1": redirect("/2", 301), "/2": redirect("/3", 303)}
+        site.pages["/3"] = redirect(f"http://127.0.0.1:{canary.port}/", 308)
+        sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+        with pytest.raises(SourceForbidden, match=rf"CAR_ALLOWED_HOSTS=127.0.0.1:{canary.port}"):
+            sources.read(f"{site.url}/1")
+        sources.close()
+    assert site.paths == ["/1", "/2", "/3"]
+    assert canary.seen == []
+
+
+def test_more_than_three_redirects_are_not_followed(site):
+    site.pages |= {f"/{n}": redirect(f"/{n + 1}") for n in range(9)}
+    sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+    with pytest.raises(SourceForbidden, match="more than 3"):
+        sources.read(f"{site.url}/0")
+    sources.close()
+    assert site.paths == ["/0", "/1", "/2", "/3"]
+
+
+def test_the_connection_goes_to_the_address_that_was_checked_whatever_the_name_says_next():
+    names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire()
+    guard = Guard(Allowed({}), resolve=names, network=wire)
+    with pytest.raises(httpcore.ConnectError):
+        guard.connect_tcp("rebinding.example", 80)
+    assert wire.called == [(PUBLIC, 80)]
+    assert names.asked == ["rebinding.example"]
+    with connects_watched() as connects, pytest.raises(SourceForbidden):
+        guard.connect_tcp("rebinding.example", 80)
+    assert wire.called == [(PUBLIC, 80)]
+    assert connects == []
+
+
+def test_a_name_that_rebinds_between_a_redirect_and_its_target_is_checked_again():
+    """The first connection goes out, closes, and the second one of the same name would go within."""
+    with PictureServer() as server, Canary() as canary:
+        server.pages["/a"] = (
+            302,
+            {"Location": f"http://rebinding.example:{canary.port}/b", "Connection": "close"},
+            b"",
+        )
+        names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire(leads_to=server.port)
+        sources = Sources(NoObjects())
+        sources._web._pool._network_backend = Guard(Allowed({}), resolve=names, network=wire)
+        with pytest.raises(SourceForbidden):
+            sources.read("http://rebinding.example/a")
+        sources.close()
+    assert wire.called == [(PUBLIC, 80)]
+    assert canary.seen == []
+    [(path, headers)] = server.requests
+    assert (path, headers["host"]) == ("/a", "rebinding.example")
+
+
+def test_every_address_of_a_name_is_tried_and_none_when_one_is_private():
+    wire = Wire()
+    names = Names(two_example=[[PUBLIC, "2606:2800:21f:cb07::1"]], mixed_example=[[PUBLIC, "10.0.0.1"]])
+    guard = Guard(Allowed({}), resolve=names, network=wire)
+    with pytest.raises(httpcore.ConnectError):
+        guard.connect_tcp("two.example", 443)
+    assert wire.called == [(PUBLIC, 443), ("2606:2800:21f:cb07::1", 443)]
+    with pytest.raises(SourceForbidden):
+        guard.connect_tcp("mixed.example", 443)
+    assert len(wire.called) == 2
+
+
+def test_public_addresses_pass_those_behind_nat64_too():
+    guard = Guard(Allowed({}), network=Wire())
+    for host in (PUBLIC, "1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"):
+        assert guard.addresses_of(host, 443) == [host]
+    assert guard.addresses_of(PUBLIC, 8080) == [PUBLIC]
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "free"),
+    [
+        ("10.0.0.7", ("10.0.0.7", 9000), True),
+        ("10.0.0.7:9000", ("10.0.0.7", 9000), True),
+        ("10.0.0.7:9000", ("10.0.0.7", 9001), False),
+        ("nas.lan , minio:9000", ("minio", 9000), True),
+        ("nas.lan,minio:9000", ("nas.lan", 80), True),
+        ("MinIO:9000", ("minio", 9000), True),
+        ("label_studio:8080", ("label_studio", 8080), True),
+        ("http://minio:9000/", ("minio", 9000), True),
+        ("https://s3.lan", ("s3.lan", 443), True),
+        ("https://s3.lan", ("s3.lan", 80), False),
+        ("::1", ("::1", 80), True),
+        ("[::1]:8080", ("::1", 8080), True),
+        ("[::1]:8080", ("::1", 80), False),
+        ("", ("", 80), False),
+        (" , ", ("", 80), False),
+    ],
+)
+def test_allowed_hosts_are_those_that_are_named(value, place, free):
+    assert (place in Allowed({"CAR_ALLOWED_HOSTS": value})) is free
+
+
+@pytest.mark.parametrize("value", ["user@host", "host:port", "host:99999", "10.0.0.0/8", "*.lan", "0x7f.1", "a b"])
+def test_an_entry_that_names_no_host_stops_a_worker_at_its_start(value):
+    with pytest.raises(SettingsInvalid, match="CAR_ALLOWED_HOSTS"):
+        Allowed({"CAR_ALLOWED_HOSTS": value})
+
+
+def test_a_name_server_that_does_not_answer_is_left_behind():
+    asleep = threading.Event()
+    guard = Guard(Allowed({}), resolve=lambda *_: asleep.wait(20) and [])
+    with guard.within(0.1), pytest.raises(SourceUnreachable, match="name"):
+        guard.connect_tcp("slow.example", 80)
+    asleep.set()
+    guard = Guard(Allowed({}), resolve=Names())
+    with pytest.raises(SourceUnreachable, match="not known"):
+        guard.connect_tcp("typo.example", 80)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "target"),
+    [
+        ("https://Host.Example/a b.jpg", "host.example", 443, "/a%20b.jpg"),
+        ("http://host.example", "host.example", 80, "/"),
+        ("http://host.example:8080?x=1", "host.example", 8080, "/?x=1"),
+        ("https://host.example/50%/a%20b.jpg#part", "host.example", 443, "/50%25/a%20b.jpg"),
+        ("https://host.example/猫.jpg?name=猫", "host.example", 443, "/%E7%8C%AB.jpg?name=%E7%8C%AB"),
+        ("https://bücher.example/", "xn--bcher-kva.example", 443, "/"),
+        ("https://straße.example/", "xn--strae-oqa.example", 443, "/"),
+        ("https://host.example./a", "host.example", 443, "/a"),
+        ("https://[2606:4700:0:0::1111]/a", "2606:4700::1111", 443, "/a"),
+        (
+            "https://b.s3.amazonaws.com/k?X-Amz-Signature=a%2Fb&c=d+e",
+            "b.s3.amazonaws.com",
+            443,
+            "/k?X-Amz-Signature=a%2Fb&c=d+e",
+        ),
+        (" https://host.example/a ", "host.example", 443, "/a"),
+        ("https://label_studio:8080/a", "label_studio", 8080, "/a"),
+    ],
+)
+def test_an_address_goes_out_as_a_browser_would_send_it(text, host, port, target):
+    found = Address.parse(text)
+    assert (found.host, found.port, found.target) == (host, port, target)
+
+
+def test_an_address_is_told_without_what_may_be_a_signature():
+    assert str(Address.parse("https://h.example:8443/a.jpg?X-Amz-Signature=secret")) == "https://h.example:8443/a.jpg"
