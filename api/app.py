@@ -43,7 +43,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """An app whose engines are connected to when they are first used.
 
     Raises:
-        SettingsInvalid: the environment is not complete.
+        SettingsInvalidError: the environment is not complete.
 
     """
     engines = Engines.of(settings or ApiSettings.from_environment())

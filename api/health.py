@@ -12,7 +12,7 @@ from api.dependencies import Engines
 from api.schemas import Alive, Ready
 from car.errors import CarError
 from db import schema
-from db.errors import DatabaseBusy
+from db.errors import DatabaseBusyError
 
 _FRESH_SECONDS = 0.5
 _LAST_OUTCOME_SECONDS = 5.0
@@ -110,7 +110,7 @@ async def readyz(request: Request) -> Ready:
         probes.database.outcome(), probes.broker.state(), probes.objects.state()
     )
     if database is None:
-        raise DatabaseBusy(f"PostgreSQL does not answer within {_DATABASE_SECONDS:g} s")
+        raise DatabaseBusyError(f"PostgreSQL does not answer within {_DATABASE_SECONDS:g} s")
     if isinstance(database, CarError):
         raise database
     return Ready(status="ready", checks={"database": "ok", "schema": "ok", "broker": broker, "objects": objects})

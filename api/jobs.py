@@ -21,10 +21,11 @@ from car.bulk_source import BulkSource
 from car.presets import preset
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
-from db import jobs, vocabularies
-from db.jobs import ItemView, NewJob
+from db import vocabularies
 from db.models import ItemState, Job, JobKind
-from db.progress import Progress, progress_of
+from db.queue import jobs
+from db.queue.jobs import ItemView, NewJob
+from db.queue.progress import Progress, progress_of
 from worker.queue import Task
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -58,7 +59,11 @@ async def create(
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
     def draft(session: Session) -> JobView | _Draft:
-        before = jobs.made_before(session, key.id, idempotency_key, digest) if idempotency_key is not None else None
+        before = (
+            jobs.find_by_idempotency_key(session, key.id, idempotency_key, digest)
+            if idempotency_key is not None
+            else None
+        )
         return one_view(session, before) if before is not None else _draft(session, engines, request)
 
     def store(draft: _Draft, session: Session) -> tuple[JobView, bool]:
@@ -155,10 +160,10 @@ def _new_job(session: Session, request: JobRequest, draft: _Draft) -> NewJob:
     words = draft.vocabulary
     return NewJob(
         kind=JobKind.BULK,
-        lane=request.lane,
+        priority=request.priority,
         source=draft.source.to_json(),
-        vocabulary_id=words if isinstance(words, UUID) else vocabularies.keep(session, words),
-        recipe_id=vocabularies.keep_recipe(session, draft.recipe),
+        vocabulary_id=words if isinstance(words, UUID) else vocabularies.get_or_create(session, words),
+        recipe_id=vocabularies.get_or_create_recipe(session, draft.recipe),
         name=request.name,
     )
 
@@ -197,7 +202,7 @@ def views(session: Session, found: list[Progress]) -> list[JobView]:
             JobView(
                 id=job.id,
                 kind=JobKind(job.kind),
-                lane=job.lane,
+                priority=job.priority,
                 name=job.name,
                 status=one.status,
                 source=job.source,

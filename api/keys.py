@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from api.dependencies import SessionDep
 from api.schemas import KeyCreated, KeyRequest, KeyView, Page, WorkerView
 from api.security import Admin, Reader
-from db import api_keys, workers
+from db import api_keys
+from db.queue import workers
 
 router = APIRouter()
 
@@ -32,4 +33,4 @@ def revoke(key_id: UUID, session: SessionDep, _: Admin) -> None:
 
 @router.get("/workers", tags=["workers"], summary="Workers heard of in the last minute")
 def living(session: SessionDep, _: Reader) -> Page[WorkerView]:
-    return Page(items=[WorkerView.model_validate(one) for one in workers.living(session)], next=None)
+    return Page(items=[WorkerView.model_validate(one) for one in workers.list_alive(session)], next=None)

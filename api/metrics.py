@@ -16,7 +16,7 @@ from starlette.types import Receive
 
 from api.concurrency import ThreadLimiter
 from car.errors import CarError
-from db import overview, workers
+from db.queue import queue_metrics, workers
 from db.session import transaction
 
 _FRESH_SECONDS = 5.0
@@ -45,7 +45,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    depths: list[overview.Depth]
+    depths: list[queue_metrics.Depth]
     oldest: float
     workers: list[tuple[str, str, int]]
     """Name, queue and items finished, of each living worker."""
@@ -67,9 +67,9 @@ class QueueMetrics(Collector):
         yield up
         if now is None:
             return
-        depth = GaugeMetricFamily("car_items", "Items that wait or are in hand", labels=("state", "lane"))
+        depth = GaugeMetricFamily("car_items", "Items that wait or are in hand", labels=("state", "priority"))
         for one in now.depths:
-            depth.add_metric([one.state, str(one.lane)], one.items)
+            depth.add_metric([one.state, str(one.priority)], one.items)
         yield depth
         oldest = GaugeMetricFamily("car_oldest_item_wait_seconds", "Wait of the item that is next; 0 where none waits")
         oldest.add_metric([], now.oldest)
@@ -98,8 +98,8 @@ class QueueMetrics(Collector):
     def _ask(self) -> _Snapshot | None:
         try:
             with transaction(self._engine) as session:
-                living = [(one.name, one.queue, one.finished) for one in workers.living(session)]
-                return _Snapshot(overview.depths(session), overview.oldest_wait(session), living)
+                living = [(one.name, one.queue, one.finished) for one in workers.list_alive(session)]
+                return _Snapshot(queue_metrics.depths(session), queue_metrics.oldest_wait(session), living)
         except CarError as error:
             log.warning("no figures from the database", code=error.code)
             return None

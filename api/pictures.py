@@ -15,9 +15,9 @@ from car.history_strip import history_strip
 from car.overlay import overlay
 from car.rle import CocoRle, bbox, decode_coco, encode_coco
 from car.segmentation import Mask, Segmentation, Source, Step, StopReason
-from db.errors import AccessDenied, BucketMissing, NotFound, ObjectMissing
+from db.errors import AccessDeniedError, BucketMissingError, NotFoundError, ObjectMissingError
 from db.objects import ObjectStore
-from db.result_details import Stored
+from db.results.details import Stored
 
 _BLANK = (128, 128, 128)
 _BLANK_SIDE = 1024
@@ -45,18 +45,18 @@ def own(objects: ObjectStore, key: str) -> bytes:
     """One of the service's own objects.
 
     Raises:
-        NotFound: its row is there and it is not: somebody deleted it.
+        NotFoundError: its row is there and it is not: somebody deleted it.
         ObjectsUnavailable: the bucket cannot be used.
-        StoreUnreachable: no answer.
+        StoreUnreachableError: no answer.
 
     """
     try:
         return objects.get(key)
-    except ObjectMissing as error:
-        raise NotFound(
+    except ObjectMissingError as error:
+        raise NotFoundError(
             f"{key} of this result is not in the bucket any more; retry its picture to make it again"
         ) from error
-    except (BucketMissing, AccessDenied) as error:
+    except (BucketMissingError, AccessDeniedError) as error:
         raise ObjectsUnavailable("the bucket of the results cannot be used now; /readyz says more") from error
 
 
@@ -67,11 +67,11 @@ def masks(objects: ObjectStore, stored: Stored) -> list[dict[str, Any]]:
 
 
 def mask_named(objects: ObjectStore, stored: Stored, label: str) -> CocoRle:
-    """Raises: NotFound."""
+    """Raises: NotFoundError."""
     found = {mask["label"]: mask["rle"] for mask in masks(objects, stored)}
     if label not in found:
         known = ", ".join(map(repr, found)) or "none at all"
-        raise NotFound(f"result {stored.row.id} has no mask of {label!r}; it has {known}")
+        raise NotFoundError(f"result {stored.row.id} has no mask of {label!r}; it has {known}")
     return found[label]  # type: ignore[no-any-return] # see masks
 
 

@@ -21,10 +21,12 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
-from db import feedback as annotators
-from db import jobs, predictions, projects
+from db.label_studio import feedback as annotators
+from db.label_studio import outbox, project_queries, project_sync, projects
+from db.label_studio.project_queries import TaskView
+from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
 from db.models import ItemState, Project
-from db.projects import Known, Seen, TaskView, Way
+from db.queue import jobs
 from worker.queue import Task
 
 router = APIRouter(prefix="/label-studio/projects", tags=["Label Studio"])
@@ -32,7 +34,7 @@ router = APIRouter(prefix="/label-studio/projects", tags=["Label Studio"])
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Label Studio's id of the project")]
 Instance = Annotated[
     Text | None,
-    Query(max_length=2000, description="Label Studio's address, where projects of several have this number"),
+    Query(max_length=2000, description="Label Studio's address, where projects of several have this ls_project_id"),
 ]
 
 
@@ -42,14 +44,14 @@ def page(session: SessionDep, _: Reader, cursor: CursorParam = None, limit: Limi
     return Page(items=[ProjectEntry.model_validate(_entry(row)) for row in found], next=after)
 
 
-@router.get("/{number}", summary="One project, and what became of its tasks")
-def get(number: Number, session: SessionDep, _: Reader, face: FaceDep, instance: Instance = None) -> ProjectView:
-    return view(session, face, projects.find(session, number, instance))
+@router.get("/{ls_project_id}", summary="One project, and what became of its tasks")
+def get(ls_project_id: Number, session: SessionDep, _: Reader, face: FaceDep, instance: Instance = None) -> ProjectView:
+    return view(session, face, projects.find(session, ls_project_id, instance))
 
 
-@router.put("/{number}", summary="Tell of a project, as Label Studio has it")
+@router.put("/{ls_project_id}", summary="Tell of a project, as Label Studio has it")
 def note(
-    number: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep, face: FaceDep
+    ls_project_id: Number, request: ProjectRequest, session: SessionDep, _: Writer, engines: EnginesDep, face: FaceDep
 ) -> ProjectView:
     """Does what /setup does: words and parameters become a job. Nothing changes where they are known."""
     instance = engines.settings.label_studio_url or (request.instance or "").rstrip("/")
@@ -57,21 +59,21 @@ def note(
         raise InstanceUnknown(
             "LABEL_STUDIO_URL is not set; give `instance`, the address of this project's Label Studio"
         )
-    seen = Seen(
+    seen = ProjectPayload(
         instance=instance,
-        number=number,
+        ls_project_id=ls_project_id,
         label_config=request.label_config,
-        stamp=request.stamp,
+        ls_project_key=request.ls_project_key,
         title=request.title,
         extra_params=request.extra_params,
-        way=Way.SYNC,
+        kind=RequestKind.SYNC,
     )
-    return view(session, face, projects.note(session, seen, preset=engines.settings.preset))
+    return view(session, face, projects.upsert(session, seen, preset=engines.settings.preset))
 
 
-@router.get("/{number}/tasks", summary="Tasks of a project, and why those failed that did")
+@router.get("/{ls_project_id}/tasks", summary="Tasks of a project, and why those failed that did")
 def tasks(
-    number: Number,
+    ls_project_id: Number,
     session: SessionDep,
     _: Reader,
     state: ItemState | None = None,
@@ -79,38 +81,38 @@ def tasks(
     limit: Limit = 50,
     instance: Instance = None,
 ) -> Page[TaskEntry]:
-    known = projects.find(session, number, instance)
-    found, after = projects.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
+    known = projects.find(session, ls_project_id, instance)
+    found, after = project_queries.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
     return Page(items=[_task(one) for one in found], next=after)
 
 
-@router.get("/{number}/feedback", summary="What annotators made of the predictions, by label and prompts")
-def feedback(number: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
-    known = projects.find(session, number, instance)
+@router.get("/{ls_project_id}/feedback", summary="What annotators made of the predictions, by label and prompts")
+def feedback(ls_project_id: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
+    known = projects.find(session, ls_project_id, instance)
     found = annotators.report(session, known.row)
     return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
 
 
-@router.post("/{number}/sync", status_code=202, summary="Look at all tasks of a project")
+@router.post("/{ls_project_id}/sync", status_code=202, summary="Look at all tasks of a project")
 def sync(
-    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
+    ls_project_id: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
 ) -> ProjectView:
     """A worker asks Label Studio for its tasks; those that are new are queued."""
-    known = projects.find(session, number, instance)
-    projects.want_sync(session, known.row)
+    known = projects.find(session, ls_project_id, instance)
+    project_sync.request(session, known.row)
     ring(Task.SYNC)
     session.flush()
     return view(session, face, known)
 
 
-@router.post("/{number}/retry", status_code=202, summary="Try what failed once more")
+@router.post("/{ls_project_id}/retry", status_code=202, summary="Try what failed once more")
 def retry(
-    number: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
+    ls_project_id: Number, session: SessionDep, _: Writer, ring: DoorbellDep, face: FaceDep, instance: Instance = None
 ) -> ProjectRetried:
     """Failed and dead pictures, and predictions that Label Studio refused."""
-    known = projects.find(session, number, instance)
+    known = projects.find(session, ls_project_id, instance)
     pictures = jobs.retry(session, known.row.job_id) if known.row.job_id is not None else 0
-    sent = predictions.retry(session, known.row)
+    sent = outbox.retry(session, known.row)
     if pictures:
         ring(Task.SEGMENT)
     if sent:
@@ -119,15 +121,15 @@ def retry(
     return ProjectRetried(pictures=pictures, predictions=sent, project=view(session, face, known))
 
 
-def view(session: Session, face: Face, known: Known) -> ProjectView:
+def view(session: Session, face: Face, known: ResolvedProject) -> ProjectView:
     """All about a project, counted now."""
     row, plan = known.row, known.plan
-    found = projects.progress(session, row, weights=weights_of(session, face, plan.recipe))
+    found = project_queries.progress(session, row, weights=weights_of(session, face, plan.recipe))
     words = plan.vocabulary.labels if plan.vocabulary is not None else None
     return ProjectView.model_validate(
         {
             **_entry(row),
-            "stamp": row.stamp,
+            "ls_project_key": row.ls_project_key,
             "job": row.job_id,
             "model_version": found.model_version,
             "preset": plan.recipe.preset,
@@ -149,17 +151,17 @@ def _entry(row: Project) -> dict[str, Any]:
         wanted_at=row.sync_wanted_at,
         seen=row.sync_seen,
         total=row.sync_total,
-        failures=row.sync_failures,
+        failure_count=row.failure_count,
         error=row.sync_error,
         synced_at=row.synced_at,
     )
-    names = ("number", "instance", "title", "problems", "setup_at", "predict_at", "webhook_at", "created_at")
+    names = ("ls_project_id", "instance", "title", "problems", "setup_at", "predict_at", "webhook_at", "created_at")
     return {name: getattr(row, name) for name in names} | {"sync": sync}
 
 
 def _task(found: TaskView) -> TaskEntry:
     return TaskEntry(
-        task=found.task,
+        ls_task_id=found.ls_task_id,
         uri=found.uri,
         state=found.state,
         error=_error(found.error_code, found.error_detail),
@@ -168,7 +170,7 @@ def _task(found: TaskView) -> TaskEntry:
         finished_at=found.finished_at,
         model_version=found.model_version,
         prediction=found.prediction_state,
-        prediction_id=found.prediction_id,
+        ls_prediction_id=found.ls_prediction_id,
         prediction_error=_error(found.prediction_error_code, found.prediction_error_detail),
         sent_at=found.sent_at,
     )

@@ -9,7 +9,7 @@ from api.schemas import Page, PresetView, RecipeView
 from api.security import Reader
 from car.presets import PRESETS
 from db import vocabularies
-from db.vocabularies import KeptRecipe
+from db.vocabularies import StoredRecipe
 
 router = APIRouter(tags=["recipes"])
 
@@ -31,7 +31,7 @@ def presets(_: Reader) -> Page[PresetView]:
     return Page(items=shown, next=None)
 
 
-def _view(kept: KeptRecipe) -> RecipeView:
+def _view(kept: StoredRecipe) -> RecipeView:
     document = kept.recipe.to_json()
     return RecipeView(
         id=kept.id, digest=kept.digest, preset=kept.recipe.preset, recipe=document, created_at=kept.created_at

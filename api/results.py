@@ -15,12 +15,13 @@ from api.schemas import HistoryView, Page, ResultDetailView, ResultSummary, RleV
 from api.schemas.results import ImageView, Links, MaskEntry, PlaceView, ResultQuery, StepView
 from api.security import Given, Reader, authorize
 from car.segmentation import Step
-from db import result_details, result_pages
 from db.api_keys import Scope
 from db.models import Image
 from db.objects import ObjectStore
-from db.result_details import Detail, Stored
-from db.result_pages import ResultFilter, ResultView
+from db.results import details as result_details
+from db.results import queries as result_queries
+from db.results.details import Detail, Stored
+from db.results.queries import ResultFilter, ResultView
 
 router = APIRouter(prefix="/results", tags=["results"])
 
@@ -40,7 +41,7 @@ def page(session: SessionDep, _: Reader, query: Annotated[ResultQuery, Query()])
     filters = query.model_dump(exclude={"cursor", "limit", "vocabulary"})
     words = vocabularies.find(session, query.vocabulary).id if query.vocabulary is not None else None
     wanted = ResultFilter(**filters, vocabulary=words)
-    found, after = result_pages.page(session, wanted, cursor=query.cursor, limit=query.limit)
+    found, after = result_queries.page(session, wanted, cursor=query.cursor, limit=query.limit)
     return Page(items=[_summary(one) for one in found], next=after)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api.dependencies import EnginesDep, SessionDep
 from api.errors import KeyMissing, ScopeMissing
 from db import api_keys
-from db.api_keys import KeyRefused, Scope
+from db.api_keys import KeyRefusedError, Scope
 from db.models import ApiKey
 
 _LONGEST_KEY = 200
@@ -42,12 +42,12 @@ class NeedsAlone:
 
 
 def authorize(session: Session, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> ApiKey:
-    """Raises: KeyMissing, KeyRefused, ScopeMissing."""
+    """Raises: KeyMissing, KeyRefusedError, ScopeMissing."""
     if given is None or not given.credentials:
         raise KeyMissing("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
     secret = given.credentials
     if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
-        raise KeyRefused("this API key is not known; make one with `car keys create`")
+        raise KeyRefusedError("this API key is not known; make one with `car keys create`")
     # Every good key may read: so that an unknown key (401) differs from a good one of too small a scope (403).
     key = api_keys.check(session, secret, Scope.READ)
     request.state.key = key.prefix

@@ -16,7 +16,7 @@ _SECONDS = 4.0
 
 
 def look(objects: ObjectStore, source: BulkSource) -> None:
-    """Raises: SourceError, SourceEmpty, BucketMissing, AccessDenied, ObjectMissing, StoreUnreachable."""
+    """Raises: SourceError, SourceEmpty, or what `ObjectStore.check_bucket` and `head` raise."""
     if source.kind is SourceKind.GIVEN:
         _look_at_addresses(objects, source)
     elif source.kind is SourceKind.MANIFEST:
@@ -72,4 +72,4 @@ def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
     bucket = buckets.pop()
     # Of several places, and of those on the web, each picture's own failure says which are missing.
     if bucket is not None and not buckets:
-        objects.look(bucket)
+        objects.check_bucket(bucket)

@@ -13,8 +13,8 @@ from api.security import Reader, Writer
 from car.recipe import Mode
 from car.vocabulary import Label, Vocabulary
 from db import vocabularies
-from db.errors import NotFound
-from db.vocabularies import Kept
+from db.errors import NotFoundError
+from db.vocabularies import StoredVocabulary
 
 router = APIRouter(prefix="/vocabularies", tags=["vocabularies"])
 _DIGITS = 9
@@ -31,7 +31,7 @@ def page(session: SessionDep, _: Reader, cursor: CursorParam = None, limit: Limi
 def create(request: VocabularyRequest, session: SessionDep, _: Writer, response: Response) -> VocabularyView:
     """Equal vocabularies are one. With a name, it becomes the name's next version, unless it is the last."""
     words = vocabulary_of(request.labels, request.background, request.mode)
-    kept = vocabularies.keep(session, words)
+    kept = vocabularies.get_or_create(session, words)
     found = vocabularies.get(session, kept)
     if request.name is not None:
         found = vocabularies.find(session, request.name, vocabularies.name(session, kept, request.name))
@@ -44,11 +44,11 @@ def get(reference: Annotated[Text, Path(max_length=200)], session: SessionDep, _
     return view(find(session, reference))
 
 
-def find(session: Session, reference: str) -> Kept:
+def find(session: Session, reference: str) -> StoredVocabulary:
     """By id, by name (its newest version) or by name@version.
 
     Raises:
-        NotFound: no such vocabulary.
+        NotFoundError: no such vocabulary.
 
     """
     try:
@@ -58,7 +58,7 @@ def find(session: Session, reference: str) -> Kept:
     if not at:
         return vocabularies.find(session, reference)
     if not version.isascii() or not version.isdecimal() or len(version) > _DIGITS:
-        raise NotFound(f"there is no vocabulary {reference!r}; a version is a number, such as {name}@1")
+        raise NotFoundError(f"there is no vocabulary {reference!r}; a version is a number, such as {name}@1")
     return vocabularies.find(session, name, int(version))
 
 
@@ -68,7 +68,7 @@ def vocabulary_of(labels: list[str | LabelRequest], background: str | list[str],
     return Vocabulary.of(words, background=background, mode=mode)
 
 
-def view(kept: Kept) -> VocabularyView:
+def view(kept: StoredVocabulary) -> VocabularyView:
     words = kept.vocabulary
     return VocabularyView(
         id=kept.id,

@@ -46,7 +46,7 @@ class SyntheticKeys:
         self.seconds += spent.seconds
         return listed
 
-    def stat(self, bucket: str, key: str) -> Listed:
+    def head(self, bucket: str, key: str) -> Listed:
         """A manifest of all keys, with one byte a line."""
         del bucket
         return Listed(key, f"{self.count:032x}", self.count)

@@ -20,8 +20,11 @@ from cli.commands.bench.environment import BenchEnvironment
 from cli.commands.bench.fake_model import fake_segmentation
 from cli.embedded.ports import free_port
 from cli.errors import ProcessFailed
-from db import offers, outbox, results, vocabularies
-from db.results import NewResult
+from db import vocabularies
+from db.label_studio import outbox
+from db.queue import model_registry
+from db.results import store as result_store
+from db.results.store import NewResult
 from db.session import transaction
 
 _CONFIG = (
@@ -45,7 +48,7 @@ def measure(
     during /predict.
     """
     with transaction(environment.engine) as session:
-        offers.offer(session, offers.ANY, offers.ANY, _WEIGHTS)
+        model_registry.register(session, model_registry.ANY, model_registry.ANY, _WEIGHTS)
     spans: dict[str, list[Span]] = {phase: [] for phase in _PHASES}
     sizes: list[int] = []
     posted = {"/health": "", "/setup": json.dumps(_setup(1_000_000))}
@@ -188,7 +191,9 @@ def _make_known(environment: BenchEnvironment, project: int, version: str, regio
     region = {"value": {"format": "rle", "rle": [7] * (region_bytes // 3), "brushlabels": ["cat"]}}
     document = json.dumps({"model_version": version, "score": 0.5, "result": [region]})
     with transaction(environment.engine) as session:
-        job = session.scalars(text("SELECT job_id FROM project WHERE number = :number"), {"number": project}).one()
+        job = session.scalars(
+            text("SELECT job_id FROM project WHERE ls_project_id = :number"), {"number": project}
+        ).one()
         row = session.execute(text("SELECT vocabulary_id, recipe_id FROM job WHERE id = :job"), {"job": job}).one()
         words = vocabularies.get(session, row.vocabulary_id).vocabulary
         recipe = vocabularies.recipe(session, row.recipe_id).recipe
@@ -208,12 +213,12 @@ def _make_known(environment: BenchEnvironment, project: int, version: str, regio
             labelmap_key="none",
             preview_key=None,
         )
-        result = results.store(session, "bench", [new])[new.run_key]
+        result = result_store.store(session, "bench", [new])[new.run_key]
         done = (
             "UPDATE item SET state = 'done', result_id = :result, finished_at = now() WHERE job_id = :job RETURNING id"
         )
-        outbox.owe(session, session.scalars(text(done), {"result": result, "job": job}).all())
-        rendered = "UPDATE prediction SET document = :document, score = 0.5 WHERE project = :project"
+        outbox.enqueue(session, session.scalars(text(done), {"result": result, "job": job}).all())
+        rendered = "UPDATE prediction SET document = :document, score = 0.5 WHERE ls_project_id = :project"
         session.execute(text(rendered), {"document": document, "project": project})
 
 

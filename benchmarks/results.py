@@ -19,8 +19,8 @@ from cli.commands.bench.display import number_table, progress_bar, timed
 from cli.commands.bench.environment import bench_environment
 from cli.commands.bench.options import JsonOption
 from cli.commands.bench.report import Report
-from db import result_pages
-from db.result_pages import ResultFilter
+from db.results import queries as result_queries
+from db.results.queries import ResultFilter
 from db.schema import migrate
 from db.session import make_engine, transaction
 
@@ -129,7 +129,7 @@ def _query(engine: Engine, timing: Timing, result_filter: ResultFilter, *, depth
     for _ in range(depth):
         with transaction(engine) as session:
             begun = time.perf_counter()
-            _, cursor = result_pages.page(session, result_filter, cursor=cursor, limit=_PAGE)
+            _, cursor = result_queries.page(session, result_filter, cursor=cursor, limit=_PAGE)
             took = 1000 * (time.perf_counter() - begun)
         if took >= max(timing.milliseconds, default=0.0):
             timing.worst = result_filter
@@ -141,9 +141,9 @@ def _query(engine: Engine, timing: Timing, result_filter: ResultFilter, *, depth
 
 def explain(engine: Engine, result_filter: ResultFilter, timing: Timing) -> None:
     """Add PostgreSQL's own time, pages and plan of the first page to `timing`."""
-    sql, values = result_pages.statement(result_filter, after=None, limit=_PAGE + 1)
+    sql, values = result_queries.statement(result_filter, after=None, limit=_PAGE + 1)
     with transaction(engine) as session:
-        result_pages.plan_for_pages(session)
+        result_queries.plan_for_pages(session)
         explained = session.scalar(text(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {sql}"), values)[0]
     timing.server_milliseconds.append(explained["Planning Time"] + explained["Execution Time"])
     timing.blocks.append(explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"])

@@ -69,7 +69,7 @@ _STEPS = (
     (
         "history",
         """
-        INSERT INTO query_step (result_id, within, step, position, label, query, score, kept, area, iou_previous)
+        INSERT INTO query_step (result_id, pass_kind, step, position, label, query, score, kept, area, iou_previous)
         SELECT id, 'things', turn.step, position, label, 'a photo of ' || label, score, kept, 12000, 0.9
         FROM bench_drawn CROSS JOIN LATERAL (VALUES
             (1, 1, l1, s1, true), (1, 2, l2, s2, true), (1, 3, l3, s3, true), (1, 4, d1, 0.1, false),
@@ -82,7 +82,7 @@ _STEPS = (
         "items",
         # The first job has half of all results and the others share the rest; a sixth of the results has two items.
         f"""
-        INSERT INTO item (job_id, lane, uri, etag, state, result_id, reused, finished_at)
+        INSERT INTO item (job_id, priority, uri, etag, state, result_id, reused, finished_at)
         SELECT job.id, 1, 's3://bench/' || drawn.n || '.jpg', '', 'done', drawn.id, again, now()
         FROM (
             SELECT n, id, false AS again, CASE WHEN n <= :results / 2 THEN 1
@@ -144,7 +144,7 @@ def _insert_jobs(session: Session) -> None:
     )
     session.execute(
         text(f"""
-            INSERT INTO job (id, kind, lane, source, vocabulary_id, recipe_id, listing_attempt, listed_at, finished_at)
+            INSERT INTO job (id, kind, priority, source, vocabulary_id, recipe_id, attempt, listed_at, finished_at)
             SELECT gen_random_uuid(), 'bulk', 'bulk', '{{"kind": "prefix", "bucket": "bench", "key": ""}}',
                 vocabulary.id, recipe.id, 1, now(), now()
             FROM generate_series(1, {JOBS}), (SELECT id FROM vocabulary LIMIT 1) AS vocabulary,

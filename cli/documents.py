@@ -23,7 +23,7 @@ class Parameters(TypedDict):
 class Job(TypedDict):
     id: str
     kind: str
-    lane: str
+    priority: str
     name: str | None
     status: str
     source_text: str
@@ -96,13 +96,13 @@ class Sync(TypedDict):
     wanted_at: str | None
     seen: int
     total: int | None
-    failures: int
+    failure_count: int
     error: str | None
     synced_at: str | None
 
 
 class ProjectEntry(TypedDict):
-    number: int
+    ls_project_id: int
     instance: str
     title: str | None
     problems: list[Fault]
@@ -121,7 +121,7 @@ class Reason(TypedDict):
     code: str
     count: int
     example: str
-    task: int
+    ls_task_id: int
 
 
 class Project(ProjectEntry):
@@ -136,7 +136,7 @@ class Project(ProjectEntry):
 
 
 class ProjectTask(TypedDict):
-    task: int
+    ls_task_id: int
     uri: str
     state: str
     error: Fault | None

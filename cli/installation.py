@@ -56,7 +56,7 @@ def make_ready(settings: EngineSettings, known: Mapping[str, str]) -> dict[str, 
     Studio says to it: the `known` ones where they are still good, else new ones.
 
     Raises:
-        DatabaseUnreachable, MigrationBlocked, BrokerUnreachable, ObjectStoreError: what is wrong, and what to do.
+        DatabaseUnreachableError, MigrationBlockedError, BrokerUnreachable, ObjectStoreError: with what to do.
 
     """
     check_broker(settings.celery_broker_url.get_secret_value())
@@ -80,7 +80,7 @@ def _admin_key(session: Session, known: str) -> str:
     if known:
         try:
             api_keys.check(session, known, api_keys.Scope.ADMIN)
-        except api_keys.KeyRefused:
+        except api_keys.KeyRefusedError:
             pass  # the folder's key is of another database, or was revoked
         else:
             return known

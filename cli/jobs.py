@@ -68,7 +68,7 @@ Background = Annotated[
         rich_help_panel=_WORDS,
     ),
 ]
-Lane = Annotated[str | None, typer.Option(help="bulk, or interactive, which goes first.", rich_help_panel=_JOB)]
+Priority = Annotated[str | None, typer.Option(help="bulk, or interactive, which goes first.", rich_help_panel=_JOB)]
 Name = Annotated[str | None, typer.Option(help="To know it by; also names the uploads' folder.", rich_help_panel=_JOB)]
 IdempotencyKey = Annotated[
     str | None,
@@ -90,7 +90,7 @@ def create(
     background: Background = None,
     preset: Preset = None,
     settings: Settings = None,
-    lane: Lane = None,
+    priority: Priority = None,
     name: Name = None,
     idempotency_key: IdempotencyKey = None,
     watch: Watching = False,
@@ -104,7 +104,7 @@ def create(
     if sum(one is not None for one in (source, manifest, upload)) != 1:
         raise WrongUse("give one of --source s3://bucket/prefix/, --manifest FILE and --upload DIR")
     wish = words_wish(labels, labels_file, vocabulary, background)
-    optional = {"preset": preset, "set": parse_settings(settings) or None, "lane": lane, "name": name}
+    optional = {"preset": preset, "set": parse_settings(settings) or None, "priority": priority, "name": name}
     wish |= {key: value for key, value in optional.items() if value is not None}
     with _service(data_dir) as service:
         wish["source"] = _source(source, manifest, upload, name, data_dir)

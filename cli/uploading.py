@@ -62,7 +62,7 @@ def _send(store: ObjectStore, key: str, path: Path, etag: str | None) -> bool:
     # S3 says the MD5 of what was put in one piece. Where it says something else, the picture is sent again.
     if etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
         return False
-    store.write(store.bucket, key, data, mimetypes.guess_type(path.name)[0] or "application/octet-stream")
+    store.put_object(store.bucket, key, data, mimetypes.guess_type(path.name)[0] or "application/octet-stream")
     return True
 
 

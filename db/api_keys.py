@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from car.errors import CarError
-from db.errors import NotFound
+from db.errors import NotFoundError
 from db.models import ApiKey
 
 _PREFIX = "car_"
@@ -31,7 +31,7 @@ class Scope(StrEnum):
     """Keys."""
 
 
-class KeyRefused(CarError):  # noqa: N818 - the name is the sentence
+class KeyRefusedError(CarError):
     """Unknown, revoked, expired, or not of the scope that is needed."""
 
     code = "key_refused"
@@ -58,23 +58,23 @@ def check(session: Session, secret: str, needed: Scope) -> ApiKey:
     """The key's row, if it is good for `needed`.
 
     Raises:
-        KeyRefused: says which of its reasons holds only where the key itself is right.
+        KeyRefusedError: says which of its reasons holds only where the key itself is right.
 
     """
     if not (secret.isascii() and secret.isprintable()):  # the database could not be asked for it
-        raise KeyRefused(_UNKNOWN)
+        raise KeyRefusedError(_UNKNOWN)
     key = session.scalars(select(ApiKey).where(ApiKey.prefix == secret[:_SHOWN])).one_or_none()
     # The comparison takes equally long for an unknown key, so that prefixes cannot be found out by time.
     right = hmac.compare_digest(key.sha256 if key else _digest(""), _digest(secret))
     if key is None or not right:
-        raise KeyRefused(_UNKNOWN)
+        raise KeyRefusedError(_UNKNOWN)
     now = session.scalars(select(func.now())).one()
     if key.revoked_at is not None:
-        raise KeyRefused(f"API key {key.prefix}… was revoked; make another with `car keys create`")
+        raise KeyRefusedError(f"API key {key.prefix}… was revoked; make another with `car keys create`")
     if key.expires_at is not None and key.expires_at <= now:
-        raise KeyRefused(f"API key {key.prefix}… has expired; make another with `car keys create`")
+        raise KeyRefusedError(f"API key {key.prefix}… has expired; make another with `car keys create`")
     if needed not in granted(key):
-        raise KeyRefused(f"API key {key.prefix}… may not do this: it needs the scope {needed}")
+        raise KeyRefusedError(f"API key {key.prefix}… may not do this: it needs the scope {needed}")
     # Once a minute is exact enough, and costs no write for each request.
     stale = (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < now - func.make_interval(0, 0, 0, 0, 0, 1))
     session.execute(update(ApiKey).where(ApiKey.id == key.id, stale).values(last_used_at=now))
@@ -89,10 +89,10 @@ def granted(key: ApiKey) -> set[Scope]:
 
 
 def revoke(session: Session, key_id: UUID) -> ApiKey:
-    """Raises: NotFound."""
+    """Raises: NotFoundError."""
     key = session.get(ApiKey, key_id)
     if key is None:
-        raise NotFound(f"there is no API key {key_id}")
+        raise NotFoundError(f"there is no API key {key_id}")
     if key.revoked_at is None:
         key.revoked_at = session.scalars(select(func.now())).one()
     return key

@@ -1,27 +1,27 @@
 """Errors of rows and objects. The root is car.errors.CarError.
 
 CarError
-├── SettingsInvalid            an environment variable is missing or wrong
+├── SettingsInvalidError          an environment variable is missing or wrong
 ├── DatabaseError
-│   ├── DatabaseUnreachable    no server, a wrong password, no such database; retryable
-│   │   └── DatabaseBusy       a statement or a connection took too long, or two transactions stood in each other's way
-│   └── SchemaOutdated         the tables are older or newer than this code: car migrate
-├── NotFound                   no job, result, vocabulary, recipe or key of this id
-├── Conflict                   an Idempotency-Key used with another request; a job that cannot be cancelled or retried
-├── CursorInvalid              a cursor that this service did not give out
+│   ├── DatabaseUnreachableError  no server, a wrong password, no such database; retryable
+│   │   └── DatabaseBusyError     a statement took too long, or two transactions were in conflict
+│   └── SchemaOutdatedError       the tables are older or newer than this code: car migrate
+├── NotFoundError                 no job, result, vocabulary, recipe or key of this id
+├── ConflictError                 an Idempotency-Key used with another request; a job that cannot be cancelled
+├── CursorInvalidError            a cursor that this service did not give out
 └── ObjectStoreError
-    ├── UriInvalid             not s3://bucket/key
-    ├── BucketMissing          no such bucket
-    ├── AccessDenied           the credentials may not do this, or are wrong
-    ├── ObjectMissing          no such key
-    ├── ObjectTooLarge         more bytes than allowed
-    └── StoreUnreachable       no answer, a 5xx, throttling; retryable
+    ├── UriInvalidError             not s3://bucket/key
+    ├── BucketMissingError          no such bucket
+    ├── AccessDeniedError           the credentials may not do this, or are wrong
+    ├── ObjectMissingError          no such key
+    ├── ObjectTooLargeError         more bytes than allowed
+    └── StoreUnreachableError       no answer, a 5xx, throttling; retryable
 """
 
 from car.errors import CarError
 
 
-class SettingsInvalid(CarError):  # noqa: N818 - the name is the sentence
+class SettingsInvalidError(CarError):
     code = "settings_invalid"
 
 
@@ -29,28 +29,28 @@ class DatabaseError(CarError):
     code = "database_error"
 
 
-class DatabaseUnreachable(DatabaseError):  # noqa: N818
+class DatabaseUnreachableError(DatabaseError):
     code = "database_unreachable"
     retryable = True
 
 
-class DatabaseBusy(DatabaseUnreachable):
+class DatabaseBusyError(DatabaseUnreachableError):
     code = "database_busy"
 
 
-class SchemaOutdated(DatabaseError):  # noqa: N818
+class SchemaOutdatedError(DatabaseError):
     code = "schema_outdated"
 
 
-class NotFound(CarError):  # noqa: N818
+class NotFoundError(CarError):
     code = "not_found"
 
 
-class Conflict(CarError):  # noqa: N818
+class ConflictError(CarError):
     code = "conflict"
 
 
-class CursorInvalid(CarError):  # noqa: N818
+class CursorInvalidError(CarError):
     code = "cursor_invalid"
 
 
@@ -58,26 +58,26 @@ class ObjectStoreError(CarError):
     code = "object_store_error"
 
 
-class UriInvalid(ObjectStoreError):  # noqa: N818
+class UriInvalidError(ObjectStoreError):
     code = "uri_invalid"
 
 
-class BucketMissing(ObjectStoreError):  # noqa: N818
+class BucketMissingError(ObjectStoreError):
     code = "bucket_missing"
 
 
-class AccessDenied(ObjectStoreError):  # noqa: N818
+class AccessDeniedError(ObjectStoreError):
     code = "access_denied"
 
 
-class ObjectMissing(ObjectStoreError):  # noqa: N818
+class ObjectMissingError(ObjectStoreError):
     code = "object_missing"
 
 
-class ObjectTooLarge(ObjectStoreError):  # noqa: N818
+class ObjectTooLargeError(ObjectStoreError):
     code = "object_too_large"
 
 
-class StoreUnreachable(ObjectStoreError):  # noqa: N818
+class StoreUnreachableError(ObjectStoreError):
     code = "store_unreachable"
     retryable = True

@@ -25,12 +25,12 @@ from botocore.exceptions import (
 from botocore.loaders import Loader, create_loader
 
 from db.errors import (
-    AccessDenied,
-    BucketMissing,
-    ObjectMissing,
+    AccessDeniedError,
+    BucketMissingError,
+    ObjectMissingError,
     ObjectStoreError,
-    ObjectTooLarge,
-    StoreUnreachable,
+    ObjectTooLargeError,
+    StoreUnreachableError,
 )
 from db.settings import EngineSettings
 
@@ -148,6 +148,14 @@ class ObjectStore:
             )
         return key
 
+    def has(self, name: str) -> bool:
+        """Whether `put` has stored these bytes before."""
+        try:
+            self.head(self.bucket, self.prefix + name)
+        except ObjectMissingError:
+            return False
+        return True
+
     def get(self, key: str) -> bytes:
         """The bytes of one of our own keys, as `put` returned it."""
         return self.read(self.bucket, key)
@@ -168,13 +176,13 @@ class ObjectStore:
 
     def ready(self) -> None:
         """Raises: what stands in the way of using the service's own bucket."""
-        self.look(self.bucket)
+        self.check_bucket(self.bucket)
 
     def ensure_bucket(self) -> bool:
         """Make the service's own bucket where it is missing; whether it was."""
         try:
             self.ready()
-        except BucketMissing:
+        except BucketMissingError:
             with _in_words(self.client, self.bucket):
                 self._create()
             return True
@@ -182,8 +190,8 @@ class ObjectStore:
 
     # Anybody's objects
 
-    def look(self, bucket: str) -> None:
-        """Raises: BucketMissing, AccessDenied, StoreUnreachable."""
+    def check_bucket(self, bucket: str) -> None:
+        """Raises: BucketMissingError, AccessDeniedError, StoreUnreachableError."""
         with _in_words(self.client, bucket):
             # HEAD answers without a body, so S3 could not say why; one key of a listing is as cheap and does.
             self.client.list_objects_v2(Bucket=bucket, MaxKeys=1)
@@ -192,7 +200,7 @@ class ObjectStore:
         """All bytes of an object.
 
         Raises:
-            ObjectTooLarge: more than `max_bytes`; found before they are fetched.
+            ObjectTooLargeError: more than `max_bytes`; found before they are fetched.
 
         """
         with _in_words(self.client, bucket, key):
@@ -200,22 +208,22 @@ class ObjectStore:
             size = answer["ContentLength"]
             if max_bytes is not None and size > max_bytes:
                 answer["Body"].close()
-                raise ObjectTooLarge(
+                raise ObjectTooLargeError(
                     f"s3://{bucket}/{key} has {size:,} bytes, above the {max_bytes / 2**20:.4g} MiB allowed; "
                     "save it smaller or raise CAR_MAX_BYTES"
                 )
             data = answer["Body"].read()
         if len(data) != size:
-            raise StoreUnreachable(f"s3://{bucket}/{key} was cut off after {len(data):,} of {size:,} bytes")
+            raise StoreUnreachableError(f"s3://{bucket}/{key} was cut off after {len(data):,} of {size:,} bytes")
         return data
 
-    def stat(self, bucket: str, key: str) -> Listed:
+    def head(self, bucket: str, key: str) -> Listed:
         """An object without its bytes."""
         with _in_words(self.client, bucket, key):
             answer = self.client.head_object(Bucket=bucket, Key=key)
         return Listed(key, answer["ETag"].strip('"'), answer["ContentLength"])
 
-    def write(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
+    def put_object(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
         """Put a user's picture where there is none, or another one."""
         with _in_words(self.client, bucket, key):
             self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
@@ -226,7 +234,7 @@ class ObjectStore:
         Memory holds one piece of 256 KiB, whatever the object: of a line longer than 64 KiB only the beginning is
         given. What is no UTF-8 is replaced.
         """
-        if after and after >= self.stat(bucket, key).size:
+        if after and after >= self.head(bucket, key).size:
             return
         with _in_words(self.client, bucket, key):
             answer = (
@@ -276,33 +284,35 @@ def _in_words(client: "S3Client", bucket: str, key: str | None = None) -> Iterat
     except ClientError as error:
         raise _translated(error, place, bucket, endpoint) from error
     except NoCredentialsError as error:
-        raise AccessDenied(
+        raise AccessDeniedError(
             f"there are no credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except ParamValidationError as error:
-        raise BucketMissing(f"{bucket!r} cannot be the name of a bucket") from error
+        raise BucketMissingError(f"{bucket!r} cannot be the name of a bucket") from error
     except (NoConnection, HTTPClientError) as error:
-        raise StoreUnreachable(f"the S3 server {endpoint} does not answer; check AWS_ENDPOINT_URL_S3") from error
+        raise StoreUnreachableError(f"the S3 server {endpoint} does not answer; check AWS_ENDPOINT_URL_S3") from error
     except BotoCoreError as error:
-        raise StoreUnreachable(f"{place} could not be reached ({type(error).__name__})") from error
+        raise StoreUnreachableError(f"{place} could not be reached ({type(error).__name__})") from error
 
 
 def _translated(error: ClientError, place: str, bucket: str, endpoint: str) -> ObjectStoreError:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
-        return BucketMissing(f"there is no bucket {bucket!r} at {endpoint}; check its name and AWS_ENDPOINT_URL_S3")
+        return BucketMissingError(
+            f"there is no bucket {bucket!r} at {endpoint}; check its name and AWS_ENDPOINT_URL_S3"
+        )
     if code in ("NoSuchKey", "404", "NotFound"):
-        return ObjectMissing(f"{place} does not exist")
+        return ObjectMissingError(f"{place} does not exist")
     if code in _DENIED:
         hints = {
             "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
             "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
             "ExpiredToken": "AWS_SESSION_TOKEN has expired",
         }
-        return AccessDenied(f"{place} may not be used: {hints.get(code, 'these credentials have no right to it')}")
+        return AccessDeniedError(f"{place} may not be used: {hints.get(code, 'these credentials have no right to it')}")
     if code in _THROTTLED or status >= _SERVER_ERROR:
-        return StoreUnreachable(f"{place}: the S3 server is overloaded or broken ({code or status})")
+        return StoreUnreachableError(f"{place}: the S3 server is overloaded or broken ({code or status})")
     if code in _ELSEWHERE:
         return ObjectStoreError(f"{place} lies in another region than AWS_REGION says ({code})")
     return ObjectStoreError(f"{place}: S3 refused ({code or status})")

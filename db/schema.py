@@ -12,15 +12,18 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from db.errors import DatabaseError, SchemaOutdated
-from db.session import in_words
+from db.errors import DatabaseError, SchemaOutdatedError
+from db.session import translate_errors
 
 _LOCK = 0x636172
 """Advisory lock: two processes that migrate at once would trip over each other."""
 _LOCK_NOT_AVAILABLE = "55P03"
 
+RETIRED = frozenset({"63be0e546f33", "69ef2b51929d", "9e41c7d03b58", "c2a5f08e7b16"})
+"""Revisions of before the first release: no migration leads from their tables to those of this code."""
 
-class MigrationBlocked(DatabaseError):  # noqa: N818 - the name is the sentence
+
+class MigrationBlockedError(DatabaseError):
     code = "migration_blocked"
     retryable = True
 
@@ -29,8 +32,9 @@ def migrate(engine: Engine, revision: str = "head") -> tuple[str | None, str | N
     """Upgrade to `revision`; the revisions before and after. Safe to run from several processes at once.
 
     Raises:
-        DatabaseUnreachable: see db.session.
-        MigrationBlocked: a long transaction holds a table; nothing was changed.
+        DatabaseUnreachableError: see db.session.
+        SchemaOutdatedError: no migration leads from its revision to this code's.
+        MigrationBlockedError: a long transaction holds a table; nothing was changed.
 
     """
     return _move(engine, lambda config: command.upgrade(config, revision))
@@ -43,7 +47,7 @@ def downgrade(engine: Engine, revision: str) -> tuple[str | None, str | None]:
 
 def current(engine: Engine) -> str | None:
     """The database's revision; none before the first migration."""
-    with in_words(engine), engine.connect() as connection:
+    with translate_errors(engine), engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -54,11 +58,21 @@ def head() -> str:
 
 
 def require_current(engine: Engine) -> None:
-    """Raises: SchemaOutdated, with what to do."""
+    """Raises: SchemaOutdatedError, with what to do."""
     found = current(engine)
+    _refuse_retired(found)
     if found != head():
-        raise SchemaOutdated(
+        raise SchemaOutdatedError(
             f"the database is at revision {found or 'none'} and this version needs {head()}; run `car migrate`"
+        )
+
+
+def _refuse_retired(revision: str | None) -> None:
+    if revision in RETIRED:
+        raise SchemaOutdatedError(
+            f"the database is at revision {revision}, of before the first release, which cannot be migrated; delete "
+            "this database (with embedded engines: the folder `postgres` in the data folder), keep the bucket, and run "
+            "`car migrate` on an empty one"
         )
 
 
@@ -69,17 +83,18 @@ def _config() -> Config:
 
 
 def _move(engine: Engine, move: Callable[[Config], None]) -> tuple[str | None, str | None]:
-    with in_words(engine), _patient(engine) as guard, _patient(engine) as connection:
+    with translate_errors(engine), _patient(engine) as guard, _patient(engine) as connection:
         with guard.begin():
             guard.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})  # until the connection is closed
         before = current(engine)
+        _refuse_retired(before)
         config = _config()
         config.attributes["connection"] = connection
         try:
             move(config)
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
-                raise MigrationBlocked(
+                raise MigrationBlockedError(
                     "another transaction holds a table that the migration needs; try again when it has ended"
                 ) from error
             raise

@@ -10,9 +10,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, Programm
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.orm import Session
 
-from db.errors import DatabaseBusy, DatabaseUnreachable, SchemaOutdated, SettingsInvalid
+from db.errors import DatabaseBusyError, DatabaseUnreachableError, SchemaOutdatedError, SettingsInvalidError
 
-Told = TypeVar("Told")
+Answer = TypeVar("Answer")
 
 _CONNECT_SECONDS = 5
 _STATEMENT_MS = 60_000
@@ -38,17 +38,17 @@ def make_engine(
     one round trip each time. Whoever finds all of the `pool` in use waits for `pool_seconds` at most.
 
     Raises:
-        SettingsInvalid: the address is none of PostgreSQL.
+        SettingsInvalidError: the address is none of PostgreSQL.
 
     """
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        raise SettingsInvalid(
+        raise SettingsInvalidError(
             "DATABASE_URL is no address; it looks like postgresql://user:password@host:5432/name"
         ) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise SettingsInvalid(f"DATABASE_URL is of {url.get_backend_name()}, and only PostgreSQL will do")
+        raise SettingsInvalidError(f"DATABASE_URL is of {url.get_backend_name()}, and only PostgreSQL will do")
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=pool,
@@ -73,44 +73,44 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
     wait for the disk: a crash of the server may undo it, as it may a claim or a heartbeat without harm.
 
     Raises:
-        DatabaseUnreachable: no server, no such database, a wrong password, or the connection broke.
-        DatabaseBusy: it may do when tried again.
-        SchemaOutdated: a table or column of this code is not there.
+        DatabaseUnreachableError: no server, no such database, a wrong password, or the connection broke.
+        DatabaseBusyError: it may do when tried again.
+        SchemaOutdatedError: a table or column of this code is not there.
 
     """
-    with in_words(engine), Session(engine, expire_on_commit=False) as session:
+    with translate_errors(engine), Session(engine, expire_on_commit=False) as session:
         if not durable:
             session.execute(text("SET LOCAL synchronous_commit = off"))
         yield session
         session.commit()
 
 
-def look(engine: Engine, question: Callable[[Session], Told]) -> Told:
+def read_only(engine: Engine, question: Callable[[Session], Answer]) -> Answer:
     """The answer to a question that changes nothing, without the round trips of a transaction: each of its queries sees
     what is committed by then. Asked once more where a connection proved stale, so an engine without `ping` will do.
 
     Raises:
-        DatabaseUnreachable, DatabaseBusy, SchemaOutdated: as in `transaction`.
+        DatabaseUnreachableError, DatabaseBusyError, SchemaOutdatedError: as in `transaction`.
 
     """
     each = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:
-        with in_words(engine), Session(each, expire_on_commit=False) as session:
+        with translate_errors(engine), Session(each, expire_on_commit=False) as session:
             return question(session)
-    except DatabaseUnreachable as error:
+    except DatabaseUnreachableError as error:
         if not getattr(error.__cause__, "connection_invalidated", False):
             raise
-    with in_words(engine), Session(each, expire_on_commit=False) as session:
+    with translate_errors(engine), Session(each, expire_on_commit=False) as session:
         return question(session)
 
 
 @contextmanager
-def in_words(engine: Engine) -> Iterator[None]:
+def translate_errors(engine: Engine) -> Iterator[None]:
     """Errors of the connection and of missing tables, as errors a user can act on."""
     try:
         yield
     except NoneFree as error:
-        raise DatabaseBusy("all connections of this process are in use; raise CAR_DATABASE_POOL") from error
+        raise DatabaseBusyError("all connections of this process are in use; raise CAR_DATABASE_POOL") from error
     except OperationalError as error:
         if told := _operational(engine, error.orig):
             raise told from error
@@ -121,22 +121,22 @@ def in_words(engine: Engine) -> Iterator[None]:
         raise
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", "") in ("42P01", "42703"):
-            raise SchemaOutdated("the database has not the tables of this version; run `car migrate`") from error
+            raise SchemaOutdatedError("the database has not the tables of this version; run `car migrate`") from error
         raise
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise DatabaseUnreachable(_unreachable(engine, error.orig)) from error
+            raise DatabaseUnreachableError(_unreachable(engine, error.orig)) from error
         raise
 
 
-def _operational(engine: Engine, error: BaseException | None) -> DatabaseUnreachable | None:
+def _operational(engine: Engine, error: BaseException | None) -> DatabaseUnreachableError | None:
     """None for what is a fault of this code, and not of the connection."""
     state = getattr(error, "sqlstate", None)
     if state in _BUSY:
-        return DatabaseBusy(f"PostgreSQL at {_place(engine)}: {_BUSY[state]}; try again")
+        return DatabaseBusyError(f"PostgreSQL at {_place(engine)}: {_BUSY[state]}; try again")
     # None: no word from the server.
     if state is None or state.startswith(_AWAY):
-        return DatabaseUnreachable(_unreachable(engine, error))
+        return DatabaseUnreachableError(_unreachable(engine, error))
     return None
 
 

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from db.errors import SettingsInvalid
+from db.errors import SettingsInvalidError
 
 _SCHEMES: dict[str, tuple[str, ...]] = {
     "database_url": ("postgresql://", "postgres://", "postgresql+psycopg://"),
@@ -128,7 +128,7 @@ class EngineSettings(BaseSettings):
         """The settings of this process; what is `known`, by the names of the variables, counts before the environment.
 
         Raises:
-            SettingsInvalid: what is missing or wrong, by the names of the variables; never their values.
+            SettingsInvalidError: what is missing or wrong, by the names of the variables; never their values.
 
         """
         for usual, ours in OTHER_NAMES.items():
@@ -138,7 +138,7 @@ class EngineSettings(BaseSettings):
             return cls(**known)  # type: ignore[arg-type]
         except ValidationError as error:
             lines = [": ".join([*map(str, one["loc"]), _told(one["msg"])]) for one in error.errors()]
-            raise SettingsInvalid("the environment is not complete: " + "; ".join(lines)) from None
+            raise SettingsInvalidError("the environment is not complete: " + "; ".join(lines)) from None
 
 
 def _told(message: str) -> str:

@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 from db import models
-from db.cursors import Cursor
-from db.errors import NotFound
+from db.errors import NotFoundError
+from db.pagination import Cursor
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredVocabulary:
     """A vocabulary as it is stored, under one of its names if it has any."""
 
     id: UUID
@@ -31,19 +31,19 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class KeptRecipe:
+class StoredRecipe:
     id: UUID
     digest: str
     recipe: Recipe
     created_at: datetime
 
 
-def keep(session: Session, vocabulary: Vocabulary) -> UUID:
+def get_or_create(session: Session, vocabulary: Vocabulary) -> UUID:
     """The id of an equal vocabulary, which is stored if there was none."""
     return _intern(session, models.Vocabulary, vocabulary.digest, vocabulary.to_json())
 
 
-def keep_all(session: Session, several: Sequence[Vocabulary]) -> list[UUID]:
+def get_or_create_many(session: Session, several: Sequence[Vocabulary]) -> list[UUID]:
     """The same for many in two statements, in the order given: each task of a project may have words of its own."""
     table = models.Vocabulary
     documents = {one.digest: one for one in several}
@@ -58,7 +58,7 @@ def keep_all(session: Session, several: Sequence[Vocabulary]) -> list[UUID]:
     return [known[one.digest] for one in several]
 
 
-def keep_recipe(session: Session, recipe: Recipe) -> UUID:
+def get_or_create_recipe(session: Session, recipe: Recipe) -> UUID:
     """The id of a recipe of the same digest, which is stored if there was none."""
     return _intern(session, models.Recipe, recipe.digest, recipe.to_json())
 
@@ -79,25 +79,25 @@ def name(session: Session, vocabulary_id: UUID, called: str) -> int:
     return number
 
 
-def get(session: Session, vocabulary_id: UUID) -> Kept:
-    """Raises: NotFound."""
+def get(session: Session, vocabulary_id: UUID) -> StoredVocabulary:
+    """Raises: NotFoundError."""
     row = session.get(models.Vocabulary, vocabulary_id)
     if row is None:
-        raise NotFound(f"there is no vocabulary {vocabulary_id}")
+        raise NotFoundError(f"there is no vocabulary {vocabulary_id}")
     version = session.scalars(
         select(models.VocabularyVersion)
         .where(models.VocabularyVersion.vocabulary_id == vocabulary_id)
         .order_by(models.VocabularyVersion.created_at.desc())
         .limit(1)
     ).one_or_none()
-    return _kept(row, version)
+    return _vocabulary(row, version)
 
 
-def find(session: Session, called: str, version: int | None = None) -> Kept:
+def find(session: Session, called: str, version: int | None = None) -> StoredVocabulary:
     """By name: the version asked for, or the newest.
 
     Raises:
-        NotFound: no such name, or no such version of it.
+        NotFoundError: no such name, or no such version of it.
 
     """
     versions = models.VocabularyVersion
@@ -113,11 +113,11 @@ def find(session: Session, called: str, version: int | None = None) -> Kept:
     found = session.execute(query).one_or_none()
     if found is None:
         which = f"{called!r}" if version is None else f"{called!r} version {version}"
-        raise NotFound(f"there is no vocabulary {which}")
-    return _kept(*found)
+        raise NotFoundError(f"there is no vocabulary {which}")
+    return _vocabulary(*found)
 
 
-def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Kept], str | None]:
+def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[StoredVocabulary], str | None]:
     """Vocabularies, newest first, with the cursor of the next page."""
     at = Cursor("vocabularies")
     query = select(models.Vocabulary).order_by(models.Vocabulary.id.desc()).limit(limit + 1)
@@ -128,35 +128,35 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[Kept
     return kept, at.write(str(kept[-1].id)) if len(rows) > limit else None
 
 
-def several(session: Session, ids: Collection[UUID]) -> dict[UUID, Kept]:
+def several(session: Session, ids: Collection[UUID]) -> dict[UUID, StoredVocabulary]:
     """Those of these ids, in two queries."""
     rows = session.scalars(select(models.Vocabulary).where(models.Vocabulary.id.in_(ids))).all()
     return {one.id: one for one in _named(session, rows)}
 
 
-def recipe(session: Session, recipe_id: UUID) -> KeptRecipe:
-    """Raises: NotFound."""
+def recipe(session: Session, recipe_id: UUID) -> StoredRecipe:
+    """Raises: NotFoundError."""
     row = session.get(models.Recipe, recipe_id)
     if row is None:
-        raise NotFound(f"there is no recipe {recipe_id}")
-    return _kept_recipe(row)
+        raise NotFoundError(f"there is no recipe {recipe_id}")
+    return _recipe(row)
 
 
-def recipes(session: Session, *, cursor: str | None, limit: int) -> tuple[list[KeptRecipe], str | None]:
+def recipes(session: Session, *, cursor: str | None, limit: int) -> tuple[list[StoredRecipe], str | None]:
     """Recipes that were used, newest first, with the cursor of the next page."""
     at = Cursor("recipes")
     query = select(models.Recipe).order_by(models.Recipe.id.desc()).limit(limit + 1)
     if cursor:
         query = query.where(models.Recipe.id < at.read_id(cursor))
     rows: Sequence[models.Recipe] = session.scalars(query).all()
-    kept = [_kept_recipe(row) for row in rows[:limit]]
+    kept = [_recipe(row) for row in rows[:limit]]
     return kept, at.write(str(kept[-1].id)) if len(rows) > limit else None
 
 
-def several_recipes(session: Session, ids: Collection[UUID]) -> dict[UUID, KeptRecipe]:
+def several_recipes(session: Session, ids: Collection[UUID]) -> dict[UUID, StoredRecipe]:
     """Those of these ids, in one query."""
     rows = session.scalars(select(models.Recipe).where(models.Recipe.id.in_(ids)))
-    return {row.id: _kept_recipe(row) for row in rows}
+    return {row.id: _recipe(row) for row in rows}
 
 
 def _ids(session: Session, digests: Collection[str]) -> dict[str, UUID]:
@@ -179,7 +179,7 @@ def _intern(
     return session.scalars(select(table.id).where(table.digest == digest)).one()
 
 
-def _named(session: Session, rows: Sequence[models.Vocabulary]) -> list[Kept]:
+def _named(session: Session, rows: Sequence[models.Vocabulary]) -> list[StoredVocabulary]:
     """With the newest name of each."""
     versions = models.VocabularyVersion
     names = {
@@ -188,13 +188,13 @@ def _named(session: Session, rows: Sequence[models.Vocabulary]) -> list[Kept]:
             select(versions).where(versions.vocabulary_id.in_([row.id for row in rows])).order_by(versions.created_at)
         )
     }
-    return [_kept(row, names.get(row.id)) for row in rows]
+    return [_vocabulary(row, names.get(row.id)) for row in rows]
 
 
-def _kept_recipe(row: models.Recipe) -> KeptRecipe:
-    return KeptRecipe(row.id, row.digest, Recipe.from_json(row.document), row.created_at)
+def _recipe(row: models.Recipe) -> StoredRecipe:
+    return StoredRecipe(row.id, row.digest, Recipe.from_json(row.document), row.created_at)
 
 
-def _kept(row: models.Vocabulary, version: models.VocabularyVersion | None) -> Kept:
+def _vocabulary(row: models.Vocabulary, version: models.VocabularyVersion | None) -> StoredVocabulary:
     named = (version.name, version.version) if version else (None, None)
-    return Kept(row.id, row.digest, Vocabulary.from_json(row.document), row.created_at, *named)
+    return StoredVocabulary(row.id, row.digest, Vocabulary.from_json(row.document), row.created_at, *named)

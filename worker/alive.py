@@ -6,7 +6,7 @@ import socket
 import sys
 
 from car.errors import CarError
-from db import workers
+from db.queue import workers
 from db.session import make_engine, transaction
 from worker.settings import WorkerSettings
 

@@ -18,8 +18,8 @@ from car.outcomes import Opinion
 from car.prediction_document import made_of
 from car.project_plan import ProjectPlan, plan_project
 from car.vocabulary import Vocabulary
-from db import feedback
-from db.feedback import Compared, Predicted
+from db.label_studio import feedback
+from db.label_studio.feedback import ClaimedAnnotation, SentPrediction
 from db.session import transaction
 
 LEASE = timedelta(seconds=120)
@@ -64,13 +64,15 @@ def compare_annotations(
         while held:
             if stop() or time.monotonic() > deadline:
                 with transaction(engine) as session:
-                    feedback.hand_back(session, worker, held)
+                    feedback.release(session, worker, held)
                 done.more = True
                 return done
             _compare(engine, objects, worker, held.pop(0), preset, done)
 
 
-def _compare(engine: Engine, objects: Readable, worker: str, one: Compared, preset: str, done: Comparing) -> None:
+def _compare(
+    engine: Engine, objects: Readable, worker: str, one: ClaimedAnnotation, preset: str, done: Comparing
+) -> None:
     try:
         said, prompts = opinions_of(one, objects, preset=preset) if one.predicted else ([], {})
     except CarError as error:
@@ -83,10 +85,10 @@ def _compare(engine: Engine, objects: Readable, worker: str, one: Compared, pres
         done.failed += 1
         return
     with transaction(engine) as session:
-        done.compared += feedback.compared(session, worker, one, said, prompts)
+        done.compared += feedback.save_comparison(session, worker, one, said, prompts)
 
 
-def opinions_of(one: Compared, objects: Readable, *, preset: str) -> tuple[list[Opinion], dict[str, str]]:
+def opinions_of(one: ClaimedAnnotation, objects: Readable, *, preset: str) -> tuple[list[Opinion], dict[str, str]]:
     """What the annotation says about our prediction, and each label's prompts. Both sides are read from regions: what
     was kept as it is agrees to the pixel, whatever its shape.
     """
@@ -111,7 +113,7 @@ def _scores(plan: ProjectPlan, found: Found) -> dict[str, float]:
     return scores
 
 
-def _prompts(plan: ProjectPlan, predicted: Predicted) -> dict[str, str]:
+def _prompts(plan: ProjectPlan, predicted: SentPrediction) -> dict[str, str]:
     """As CLIP read each label then."""
     prompts: dict[str, list[str]] = {}
     for label in Vocabulary.from_json(predicted.vocabulary).labels:
@@ -121,6 +123,6 @@ def _prompts(plan: ProjectPlan, predicted: Predicted) -> dict[str, str]:
     return {label: " | ".join(texts)[:_MOST_PROMPTS] for label, texts in prompts.items()}
 
 
-def _fail(engine: Engine, worker: str, one: Compared, code: str, detail: str, *, retryable: bool) -> None:
+def _fail(engine: Engine, worker: str, one: ClaimedAnnotation, code: str, detail: str, *, retryable: bool) -> None:
     with transaction(engine) as session:
         feedback.fail(session, worker, one, code=code, detail=detail, retryable=retryable)

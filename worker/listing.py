@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 
 from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import CarError, SourceError
-from db import listings
-from db.listings import Found, Listing, Refused
 from db.objects import Listed
+from db.queue import listings
+from db.queue.listings import ListedObject, Listing, RejectedLine
 from db.session import transaction
 
 LEASE = timedelta(seconds=60)
@@ -21,7 +21,7 @@ _PAGE = 1_000
 _PAGES_AT_ONCE = 4
 """Pages of S3 in one transaction: a commit costs more than a page's rows."""
 
-Page = tuple[list[Found | Refused], dict[str, Any]]
+Page = tuple[list[ListedObject | RejectedLine], dict[str, Any]]
 """What a page holds, and the cursor after it."""
 
 
@@ -30,7 +30,7 @@ class Listable(Protocol):
 
     def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]: ...
 
-    def stat(self, bucket: str, key: str) -> Listed: ...
+    def head(self, bucket: str, key: str) -> Listed: ...
 
     def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]: ...
 
@@ -72,7 +72,7 @@ def list_sources(
             return done
         if not _list(engine, objects, worker, listing, done, ending, found):
             with transaction(engine) as session:
-                listings.hand_back(session, worker, listing)
+                listings.release(session, worker, listing)
             done.more = True
             return done
         done.jobs += 1
@@ -108,7 +108,7 @@ def _list(
         _fail(engine, worker, listing, error.code, str(error), retryable=error.retryable)
         return True
     except Exception as error:  # noqa: BLE001 - the edge: a source that breaks this code must not be listed for ever
-        structlog.get_logger().exception("listing_broke", job=str(listing.job_id))
+        structlog.get_logger().exception("listing_broke", job=str(listing.id))
         _fail(engine, worker, listing, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
         return True
     with transaction(engine) as session:
@@ -132,7 +132,7 @@ def pages(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iter
 
 def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     after = str(cursor.get("after", ""))
-    some: list[Found | Refused] = []
+    some: list[ListedObject | RejectedLine] = []
     read = 0
     while True:
         listed = objects.page(source.bucket, source.prefix, after=after)
@@ -150,10 +150,10 @@ def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iter
 
 
 def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
-    etag = objects.stat(source.bucket, source.key).etag
+    etag = objects.head(source.bucket, source.key).etag
     # Offsets of a manifest that has been replaced since mean nothing; known pictures are not added twice.
     offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)
-    some: list[Found | Refused] = []
+    some: list[ListedObject | RejectedLine] = []
     for end, line in objects.lines(source.bucket, source.key, after=offset):
         number += 1
         offset = end
@@ -163,7 +163,7 @@ def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> 
             some.append(_refused(line, f"line {number}", error))
         else:
             if uri is not None:
-                some.append(Found(uri))
+                some.append(ListedObject(uri))
         if len(some) >= _PAGE:
             yield some, {"etag": etag, "offset": offset, "line": number}
             some = []
@@ -172,7 +172,7 @@ def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> 
 
 def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     for start in range(int(cursor.get("index", 0)), len(source.given), _PAGE):
-        some: list[Found | Refused] = []
+        some: list[ListedObject | RejectedLine] = []
         for number, line in enumerate(source.given[start : start + _PAGE], start=start + 1):
             try:
                 uri = manifest_line(line)
@@ -180,20 +180,20 @@ def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
                 some.append(_refused(line, f"address {number}", error))
             else:
                 if uri is not None:
-                    some.append(Found(uri))
+                    some.append(ListedObject(uri))
         yield some, {"index": start + _PAGE}
 
 
-def _found(bucket: str, one: Listed) -> Found | Refused:
+def _found(bucket: str, one: Listed) -> ListedObject | RejectedLine:
     uri = f"s3://{bucket}/{one.key}"
     try:
         split_s3(uri)
     except SourceError as error:
         return _refused(uri, "key", error)
-    return Found(uri, one.etag)
+    return ListedObject(uri, one.etag)
 
 
-def _refused(text: str, place: str, error: SourceError) -> Refused:
+def _refused(text: str, place: str, error: SourceError) -> RejectedLine:
     """An item must have a name: the text itself, as far as it can be stored and read."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text.strip())
-    return Refused(shown or place, error.code, f"{place}: {error}")
+    return RejectedLine(shown or place, error.code, f"{place}: {error}")

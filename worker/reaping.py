@@ -6,7 +6,9 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from car.model_version import CODE_VERSION
-from db import answers, feedback, items, jobs, listings, predictions, projects, results, second_looks, workers
+from db.label_studio import feedback, outbox, project_sync
+from db.queue import items, jobs, listings, workers
+from db.results import store as result_store
 from db.session import transaction
 
 
@@ -29,22 +31,22 @@ def reap(engine: Engine, *, instance: str | None = None, sync_every: timedelta |
     projects are looked at again every so often, where `sync_every` says so.
     """
     with transaction(engine) as session:
-        reaped = items.reap(session)
-        results.expire(session)
+        reclaimed = items.reclaim_expired(session)
+        result_store.expire(session)
         closed = jobs.close(session)
         workers.forget(session)
-        answers.forget(session)
+        outbox.forget_documents(session)
         workers.reaped(session, CODE_VERSION)
         if instance is not None and sync_every:
-            projects.want_all(session, instance=instance, every=sync_every)
+            project_sync.request_all(session, instance=instance, every=sync_every)
         return Reaping(
-            reaped.requeued,
-            reaped.dead,
+            reclaimed.requeued,
+            reclaimed.dead,
             closed,
             items_wait=items.waiting(session),
             sources_wait=listings.waiting(session),
-            predictions_wait=predictions.waiting(session, instance)
-            or (instance is not None and second_looks.waiting(session, instance)),
-            syncs_wait=instance is not None and projects.sync_waiting(session, instance=instance),
+            predictions_wait=outbox.waiting(session, instance)
+            or (instance is not None and outbox.checks_waiting(session, instance)),
+            syncs_wait=instance is not None and project_sync.waiting(session, instance=instance),
             annotations_wait=feedback.waiting(session),
         )

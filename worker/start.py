@@ -8,8 +8,8 @@ import structlog
 from sqlalchemy import Engine
 
 from car.errors import CarError
-from db import offers
 from db.objects import ObjectStore
+from db.queue import model_registry
 from db.session import transaction
 from worker.finishers import Finishers
 from worker.images import ImageLimits
@@ -29,7 +29,7 @@ def make_pipeline(
     objects: ObjectStore,
     name: str,
 ) -> Pipeline:
-    """Raises: WeightsError, DeviceMissing or SettingsInvalid, with what to change."""
+    """Raises: WeightsError, DeviceMissing or SettingsInvalidError, with what to change."""
     return Pipeline(
         engine=engine,
         objects=objects,
@@ -64,7 +64,11 @@ def _tell(engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[s
     """The web process makes model versions of what workers have loaded."""
     try:
         with transaction(engine) as session:
-            proposal, classifier, sam = names or (offers.ANY, offers.ANY, offers.ANY if "sam" in weights else "")
-            offers.offer(session, proposal, classifier, weights, sam=sam)
+            proposal, classifier, sam = names or (
+                model_registry.ANY,
+                model_registry.ANY,
+                model_registry.ANY if "sam" in weights else "",
+            )
+            model_registry.register(session, proposal, classifier, weights, sam=sam)
     except CarError as error:
         structlog.get_logger().warning("offer_failed", reason=str(error))

@@ -10,20 +10,22 @@ import structlog
 from sqlalchemy import Engine
 
 from car.errors import CarError
+from car.label_studio.task_requests import parse_tasks
 from car.model_version import label_studio_version
-from db import offers, projects, tasks
-from db.errors import DatabaseUnreachable
-from db.models import Lane
+from db.errors import DatabaseUnreachableError
+from db.label_studio import project_sync, projects, tasks
+from db.label_studio.project_sync import SyncClaim
+from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
+from db.label_studio.tasks import store_vocabularies
+from db.models import Priority
 from db.objects import ObjectStore
-from db.projects import Known, Seen, SyncClaim, Way
+from db.queue import model_registry
 from db.session import transaction
-from db.wishes import asked_of, wishes_of
 from worker.label_studio import LabelStudio
 
 LEASE = timedelta(seconds=180)
 """Above what a page may take: a request of 70 s, pictures within tasks, a thousand rows."""
 _PAGE = 500
-_NOTHING = timedelta(0)
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Syncing:
 
         while not stop():
             with transaction(self.engine) as session:
-                look = projects.claim_sync(session, self.worker, LEASE, instance=self.client.url)
+                look = project_sync.claim(session, self.worker, LEASE, instance=self.client.url)
             if look is None:
                 break
             if not self._look(look, done, ending):
@@ -78,36 +80,36 @@ class Syncing:
             if not self._pages(look, known, weights, done, ending):
                 return False
             with transaction(self.engine) as session:
-                projects.finish_sync(session, self.worker, look)
-        except DatabaseUnreachable:
+                project_sync.finish(session, self.worker, look)
+        except DatabaseUnreachableError:
             raise
         except CarError as error:
             self._fail(look, error.code, str(error), retryable=error.retryable)
         except Exception as error:  # noqa: BLE001 - the edge: a project that breaks this code must not be tried for ever
-            structlog.get_logger().exception("sync_broke", project=look.number)
+            structlog.get_logger().exception("sync_broke", project=look.ls_project_id)
             self._fail(look, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
         return True
 
-    def _known(self, look: SyncClaim) -> tuple[Known, Mapping[str, str] | None]:
+    def _known(self, look: SyncClaim) -> tuple[ResolvedProject, Mapping[str, str] | None]:
         """The project as it is now, and the weights that its predictions would be made with."""
-        shown = self.client.project(look.number)
-        seen = Seen(
+        shown = self.client.project(look.ls_project_id)
+        seen = ProjectPayload(
             instance=look.instance,
-            number=look.number,
+            ls_project_id=look.ls_project_id,
             label_config=shown.label_config,
-            stamp=shown.stamp,
+            ls_project_key=shown.stamp,
             title=shown.title,
-            extra_params=self._extra_params(look.number),
-            way=Way.SYNC,
+            extra_params=self._extra_params(look.ls_project_id),
+            kind=RequestKind.SYNC,
         )
         try:
             with transaction(self.engine) as session:
-                known = projects.note(session, seen, preset=self.preset)
-                return known, offers.offered(session, known.plan.recipe)
+                known = projects.upsert(session, seen, preset=self.preset)
+                return known, model_registry.weights_for(session, known.plan.recipe)
         except CarError as error:
-            if not isinstance(error, DatabaseUnreachable):
+            if not isinstance(error, DatabaseUnreachableError):
                 with transaction(self.engine) as session:
-                    projects.refused(session, seen, code=error.code, detail=str(error))
+                    projects.record_problem(session, seen, code=error.code, detail=str(error))
             raise
 
     def _extra_params(self, project: int) -> dict[str, Any] | None:
@@ -119,7 +121,7 @@ class Syncing:
     def _pages(
         self,
         look: SyncClaim,
-        known: Known,
+        known: ResolvedProject,
         weights: Mapping[str, str] | None,
         done: Synced,
         ending: Callable[[], bool],
@@ -130,25 +132,29 @@ class Syncing:
         version = label_studio_version(weights, plan.recipe, plan.words, plan.regions) if weights is not None else None
         cursor, seen = look.cursor or 0, look.seen
         while True:
-            page = self.client.tasks(look.number, after=cursor, limit=self.page, lacking=version)
+            page = self.client.tasks(look.ls_project_id, after=cursor, limit=self.page, lacking=version)
             if not page.tasks:
                 return True
             told = [{"id": number, "data": data} for number, data in page.tasks]
-            wishes = wishes_of(plan, told, instance=look.instance, objects=self.objects)
+            wishes = parse_tasks(plan, told, instance=look.instance, objects=self.objects)
             cursor, stopping, total = page.tasks[-1][0], ending(), seen + page.total
             seen += len(told)
             with transaction(self.engine) as session:
-                asked = asked_of(session, (wish for wish in wishes if wish is not None))
-                tasks.ask(session, known, asked, weights=weights, lane=Lane.BULK, missing=version is not None)
-                ours = projects.advance(
+                asked = store_vocabularies(session, (wish for wish in wishes if wish is not None))
+                tasks.submit(
+                    session, known, asked, weights=weights, priority=Priority.BULK, missing=version is not None
+                )
+                ours = project_sync.advance(
                     session,
                     self.worker,
                     look,
                     cursor=cursor,
                     seen=len(told),
                     total=total,
-                    lease=_NOTHING if stopping else LEASE,  # free at once for whoever goes on
+                    lease=LEASE,
                 )
+                if stopping:
+                    project_sync.release(session, self.worker, look)
             done.asked += len(asked)
             self.found()
             if not ours or len(told) == page.total:
@@ -157,6 +163,6 @@ class Syncing:
                 return False
 
     def _fail(self, look: SyncClaim, code: str, detail: str, *, retryable: bool) -> None:
-        structlog.get_logger().warning("sync_failed", project=look.number, code=code, reason=detail)
+        structlog.get_logger().warning("sync_failed", project=look.ls_project_id, code=code, reason=detail)
         with transaction(self.engine) as session:
-            projects.fail_sync(session, self.worker, look, code=code, detail=detail, retryable=retryable)
+            project_sync.fail(session, self.worker, look, code=code, detail=detail, retryable=retryable)

@@ -26,8 +26,9 @@ from sqlalchemy import Engine
 
 from car.errors import CarError
 from car.model_version import CODE_VERSION
-from db import predictions, workers
+from db.label_studio import outbox
 from db.objects import ObjectStore
+from db.queue import workers
 from db.schema import require_current
 from db.session import make_engine, transaction
 from worker.feedback import compare_annotations
@@ -122,7 +123,7 @@ def segment() -> None:
     if drained.more and not _told_to_stop():
         ring(current_app, Task.SEGMENT)
     with transaction(process.engine) as session:
-        owed = predictions.waiting(session, _instance(process.plan.settings))
+        owed = outbox.waiting(session, _instance(process.plan.settings))
     if owed:
         ring(current_app, Task.PUBLISH)
 
@@ -223,7 +224,7 @@ def _say_so(process: Process) -> None:
         time.sleep(_PRESENCE_SECONDS)
         try:
             with transaction(process.engine, durable=False) as session:
-                workers.seen(session, _presence(process))
+                workers.heartbeat(session, _presence(process))
         except CarError as error:
             structlog.get_logger().warning("presence_failed", reason=str(error))
 
@@ -238,7 +239,7 @@ def _end(**_: Any) -> None:  # noqa: ANN401
     for process in _process:
         try:
             with transaction(process.engine) as session:
-                workers.gone(session, process.name)
+                workers.deregister(session, process.name)
         except CarError as error:
             structlog.get_logger().warning("farewell_failed", reason=str(error))
         process.engine.dispose()
@@ -260,7 +261,7 @@ def _made(plan: Plan) -> Process:
     if Queue.IO in plan.queues:
         _connect(process, settings)
     with transaction(engine) as session:
-        workers.seen(session, _presence(process))
+        workers.heartbeat(session, _presence(process))
     return process
 
 
@@ -285,7 +286,7 @@ def _instance(settings: WorkerSettings) -> str | None:
     return settings.label_studio_url if settings.label_studio_api_key else None
 
 
-def _presence(process: Process) -> workers.Presence:
+def _presence(process: Process) -> workers.WorkerInfo:
     if process.pipeline is not None:
         return process.pipeline.presence
-    return workers.Presence(process.name, str(Queue.IO), "none", {}, CODE_VERSION)
+    return workers.WorkerInfo(process.name, str(Queue.IO), "none", {}, CODE_VERSION)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from api.errors import BodyInvalid
-from db.wishes import number_of
+from car.label_studio.task_requests import task_id_of
 
 _STAMP = re.compile(r"([0-9]{1,9})(\.[0-9]{1,12})?", re.ASCII)
 _LONGEST_HOST = 2_000
@@ -59,7 +59,7 @@ def project_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
     """
     project = document.get("project")
-    if not isinstance(project, dict) or number_of(project.get("id")) is None:
+    if not isinstance(project, dict) or task_id_of(project.get("id")) is None:
         raise BodyInvalid('the body holds no "project" with an id; let the webhook send its payload')
     return project
 

@@ -26,10 +26,10 @@ from api.errors import OverloadedError, StoreTimeoutError
 from api.label_studio.aside import Aside
 from api.notifier import Notifier
 from api.settings import ApiSettings
+from car.label_studio.task_requests import TaskRequest, parse_tasks
+from db.label_studio.projects import ResolvedProject
 from db.objects import ObjectStore
-from db.projects import Known
 from db.session import make_engine
-from db.wishes import Wish, wishes_of
 
 LARGE = 2**18
 """Bytes of a body that is one of many tasks: some hundreds."""
@@ -119,12 +119,12 @@ class Face:
         return await from_store(self._store, function, receive)
 
     async def with_pictures_stored(
-        self, known: Known, tasks: Sequence[object], receive: Receive | None = None
-    ) -> list[Wish | None]:
+        self, known: ResolvedProject, tasks: Sequence[object], receive: Receive | None = None
+    ) -> list[TaskRequest | None]:
         """What the tasks ask for, with the pictures written into them put into the bucket; without those, where S3
         does not answer in time.
         """
-        wishes = partial(wishes_of, known.plan, tasks, instance=known.row.instance)
+        wishes = partial(parse_tasks, known.plan, tasks, instance=known.row.instance)
         try:
             return await self.from_store(partial(wishes, objects=self.objects), receive)
         except (OverloadedError, StoreTimeoutError) as error:

@@ -25,12 +25,12 @@ from api.label_studio.long_answer import InPieces
 from api.label_studio.project import Noted, note, reason
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
-from db import tasks
-from db.models import ItemState, Lane
-from db.projects import Way
+from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_tasks
+from db.label_studio import tasks
+from db.label_studio.projects import RequestKind
+from db.label_studio.tasks import TaskStatus, store_vocabularies
+from db.models import ItemState, Priority
 from db.session import transaction
-from db.tasks import Answer
-from db.wishes import Wish, asked_of, has_inline_pictures, wishes_of
 from worker.queue import Task
 
 router = APIRouter()
@@ -145,31 +145,31 @@ def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answ
     if not wanted:
         return Answered(_parts([]))
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
-    noted = note(face, stamp, config, way=Way.PREDICT)
+    noted = note(face, stamp, config, way=RequestKind.PREDICT)
     known = noted.known
-    if has_inline_pictures(known.plan, wanted):
+    if has_inline_images(known.plan, wanted):
         return noted
-    return _submit(face, noted, wishes_of(known.plan, wanted, instance=known.row.instance, objects=None))
+    return _submit(face, noted, parse_tasks(known.plan, wanted, instance=known.row.instance, objects=None))
 
 
-def _submit(face: Face, noted: Noted, wishes: Sequence[Wish | None]) -> Answered:
+def _submit(face: Face, noted: Noted, wishes: Sequence[TaskRequest | None]) -> Answered:
     # Another transaction: neither the project's row nor a connection is held while pictures go to S3.
     with transaction(face.database) as session:
-        answers = tasks.ask(
+        answers = tasks.submit(
             session,
             noted.known,
-            asked_of(session, (wish for wish in wishes if wish is not None)),
+            store_vocabularies(session, (wish for wish in wishes if wish is not None)),
             weights=noted.weights,
             # A lone task is one that a person has just opened.
-            lane=Lane.INTERACTIVE if len(wishes) == 1 else Lane.BULK,
-            answering=face.settings.predict_max_answer,
+            priority=Priority.INTERACTIVE if len(wishes) == 1 else Priority.BULK,
+            max_document_bytes=face.settings.predict_max_answer,
             missing=True,  # it leaves out tasks that have a prediction of our version
         )
-    by_task = {answer.task: answer for answer in answers}
-    return _told([by_task[wish.task] if wish is not None else None for wish in wishes])
+    by_task = {answer.ls_task_id: answer for answer in answers}
+    return _told([by_task[wish.ls_task_id] if wish is not None else None for wish in wishes])
 
 
-def _told(answers: Sequence[Answer | None]) -> Answered:
+def _told(answers: Sequence[TaskStatus | None]) -> Answered:
     """In the order of the tasks."""
     slots: list[bytes] = []
     counts: Counter[str] = Counter()
@@ -182,14 +182,14 @@ def _told(answers: Sequence[Answer | None]) -> Answered:
     return Answered(_parts(slots), counts, bells)
 
 
-def bells_of(answer: Answer) -> set[Task]:
+def bells_of(answer: TaskStatus) -> set[Task]:
     """Who has work by what was just asked."""
     if answer.state is ItemState.QUEUED:
         return {Task.SEGMENT}
     return {Task.PUBLISH} if answer.state is ItemState.DONE else set()
 
 
-def _kind(answer: Answer | None) -> str:
+def _kind(answer: TaskStatus | None) -> str:
     if answer is None or answer.state in _ENDED:
         return "failed"
     if not answer.document:

@@ -14,10 +14,10 @@ from api.label_studio.weights import weights_beside, weights_of
 from car.errors import CarError, RecipeError, VocabularyError
 from car.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
-from db import projects
-from db.errors import NotFound
-from db.projects import Known, Seen, Standing, Way
-from db.session import look, transaction
+from db.errors import NotFoundError
+from db.label_studio import projects
+from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
+from db.session import read_only, transaction
 
 _QUERY = re.compile(r"\?\S+")
 
@@ -28,7 +28,7 @@ log = structlog.get_logger("api.label_studio")
 class Noted:
     """A project as it was just told, and the weights that its results would be of."""
 
-    known: Known
+    known: ResolvedProject
     weights: Mapping[str, str] | None
 
     @property
@@ -43,7 +43,7 @@ def note(
     stamp: Stamp,
     label_config: str,
     *,
-    way: Way,
+    way: RequestKind,
     hostname: str = "",
     title: str | None = None,
     extra_params: Mapping[str, Any] | None = None,
@@ -53,58 +53,60 @@ def note(
     until /setup tells it.
 
     Raises:
-        NotFound, Conflict: it cannot be known whose project it is.
-        LabelingConfigError, RecipeError, VocabularyError: see db.projects.note; the project's page has the reason.
+        NotFoundError, ConflictError: it cannot be known whose project it is.
+        LabelingConfigError, RecipeError, VocabularyError: see db.label_studio.projects.upsert; the project's page has
+        the reason.
 
     """
 
-    def seen_by(session: Session) -> Seen:
+    def seen_by(session: Session) -> ProjectPayload:
         instance = face.settings.label_studio_url
         if instance is None:
-            instance = hostname if way is Way.SETUP else _instance(session, stamp)
-        return Seen(
+            instance = hostname if way is RequestKind.SETUP else _instance(session, stamp)
+        return ProjectPayload(
             instance=instance,
-            number=stamp.number,
-            stamp=stamp.text,
+            ls_project_id=stamp.number,
+            ls_project_key=stamp.text,
             label_config=label_config,
             title=title,
             extra_params=extra_params,
-            way=way,
+            kind=way,
         )
 
     return _standing(face, seen_by) or _taken_down(face, seen_by)
 
 
-def _standing(face: Face, seen_by: Callable[[Session], Seen]) -> Noted | None:
+def _standing(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Noted | None:
     """Where Label Studio tells what it told before, as it mostly does: /setup comes before every prediction."""
 
-    def question(session: Session) -> Standing | None:
-        return projects.standing(session, seen_by(session), preset=face.settings.preset)
+    def question(session: Session) -> ResolvedProject | None:
+        return projects.find_unchanged(session, seen_by(session), preset=face.settings.preset)
 
     try:
-        standing = look(face.glances, question)
+        standing = read_only(face.glances, question)
     except (LabelingConfigError, RecipeError, VocabularyError):
         return None  # refused once more by who takes it down
     if standing is None:
         return None
-    known = standing.known
-    return Noted(known, weights_beside(standing.weights, face, known.plan.recipe))
+    return Noted(standing, weights_beside(standing.weights, face, standing.plan.recipe))
 
 
-def _taken_down(face: Face, seen_by: Callable[[Session], Seen]) -> Noted:
+def _taken_down(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Noted:
     # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
     with transaction(face.database, durable=False) as session:
         seen = seen_by(session)
-        if seen.way is Way.SETUP:
-            projects.adopt(session, seen.stamp, seen.instance)
+        if seen.kind is RequestKind.SETUP:
+            projects.set_instance(session, seen.ls_project_key, seen.instance)
         try:
-            known = projects.note(session, seen, preset=face.settings.preset)
+            known = projects.upsert(session, seen, preset=face.settings.preset)
         except (LabelingConfigError, RecipeError, VocabularyError) as error:
             refusal = error
-            projects.refused(session, seen, code=error.code, detail=str(error))
+            projects.record_problem(session, seen, code=error.code, detail=str(error))
         else:
             return Noted(known, weights_of(session, face, known.plan.recipe))
-    log.warning("project refused", project=seen.number, way=str(seen.way), code=refusal.code, reason=reason(refusal))
+    log.warning(
+        "project refused", project=seen.ls_project_id, way=str(seen.kind), code=refusal.code, reason=reason(refusal)
+    )
     raise refusal
 
 
@@ -114,14 +116,14 @@ def reason(error: CarError) -> str:
 
 
 def _instance(session: Session, stamp: Stamp) -> str:
-    row = projects.by_stamp(session, stamp.text) if stamp.text else None
+    row = projects.by_key(session, stamp.text) if stamp.text else None
     if row is None:
         try:
             row = projects.find(session, stamp.number).row
-        except NotFound:
-            return projects.UNTOLD
-        if row.stamp and stamp.text:  # another one of this number
-            raise NotFound(
+        except NotFoundError:
+            return projects.UNKNOWN_INSTANCE
+        if row.ls_project_key and stamp.text:  # another one of this number
+            raise NotFoundError(
                 f"project {stamp.text} was never set up here; save the backend in Label Studio again, or set "
                 "LABEL_STUDIO_URL"
             )

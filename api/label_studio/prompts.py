@@ -4,7 +4,6 @@ It goes ahead of everything queued, and is waited for briefly; nothing of it is 
 connection and no thread.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,16 @@ from api import pictures
 from api.label_studio import body as bodies
 from api.label_studio.face import Face
 from api.label_studio.project import Noted, note
+from car.label_studio.image_urls import resolve_url
+from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_task, task_id_of
 from car.project_plan import Prompt, PromptInvalid
-from db import result_details, tasks, workers
+from db.label_studio import tasks
+from db.label_studio.projects import RequestKind, ResolvedProject
+from db.label_studio.tasks import TaskStatus, store_vocabularies
 from db.models import ItemState, Result
-from db.pictures import address_of
-from db.projects import Known, Way
+from db.queue import workers
+from db.results import details as result_details
 from db.session import transaction
-from db.tasks import Answer
-from db.wishes import Wish, asked_of, has_inline_pictures, number_of, wish_of
 from worker.queue import Queue, Task
 
 _LOOK_SECONDS = 0.1
@@ -47,10 +48,10 @@ class _Prompted:
 @dataclass(frozen=True)
 class _Question:
     item: int
-    known: Known
+    known: ResolvedProject
     prompt: Prompt
     version: str
-    standing: Answer
+    standing: TaskStatus
     somebody: bool
     """Whether a worker lives that could answer it."""
 
@@ -66,14 +67,14 @@ async def answer(
 
     """
     task = wanted[0] if wanted else None
-    if not isinstance(task, Mapping) or number_of(task.get("id")) is None:
+    if not isinstance(task, Mapping) or task_id_of(task.get("id")) is None:
         raise PromptInvalid("the prompt is of no task; send one with an id and its data")
     prompted = await face.work(partial(_noted, face, document, task, context), receive)
-    if has_inline_pictures(prompted.noted.known.plan, [task]):
+    if has_inline_images(prompted.noted.known.plan, [task]):
         [wish] = await face.with_pictures_stored(prompted.noted.known, [task], receive)
     else:
         known = prompted.noted.known
-        wish = wish_of(known.plan, task, partial(address_of, instance=known.row.instance, objects=None))
+        wish = parse_task(known.plan, task, partial(resolve_url, instance=known.row.instance, objects=None))
     question = await face.work(partial(_asked, face, prompted, wish), receive)
     standing = question.standing
     if standing.state in _OPEN and question.somebody:
@@ -81,7 +82,7 @@ async def answer(
     if standing.state in _OPEN:
         return None
     if standing.result_id is None:
-        log.warning("prompt failed", task=standing.task, item=question.item, code=standing.error_code)
+        log.warning("prompt failed", task=standing.ls_task_id, item=question.item, code=standing.error_code)
         return None
     row = await face.glance(partial(_result, face, standing.result_id), receive)
     masks = await face.from_store(partial(pictures.own, face.objects, row.masks_key), receive)
@@ -90,12 +91,12 @@ async def answer(
 
 def _noted(face: Face, document: Mapping[str, Any], task: Mapping[str, Any], context: Mapping[str, Any]) -> _Prompted:
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
-    noted = note(face, stamp, config, way=Way.PREDICT)
+    noted = note(face, stamp, config, way=RequestKind.PREDICT)
     data = task.get("data")
     return _Prompted(noted, noted.known.plan.prompt_of(context, data if isinstance(data, Mapping) else {}))
 
 
-def _asked(face: Face, prompted: _Prompted, wish: Wish | None) -> _Question:
+def _asked(face: Face, prompted: _Prompted, wish: TaskRequest | None) -> _Question:
     noted, prompt = prompted.noted, prompted.prompt
     known = noted.known
     if wish is None or wish.refused is not None:
@@ -103,13 +104,13 @@ def _asked(face: Face, prompted: _Prompted, wish: Wish | None) -> _Question:
             wish.refused[1] if wish is not None and wish.refused else "the picture cannot be stored now"
         )
     with transaction(face.database, durable=False) as session:
-        wish = Wish(wish.task, wish.uri, prompt.vocabulary or wish.vocabulary)
-        item = tasks.ask_alone(session, known, asked_of(session, [wish])[0], weights=noted.weights)
-        somebody = any(one.queue == Queue.GPU for one in workers.living(session))
-        return _Question(item, known, prompt, noted.version, tasks.standing(session, item), somebody)
+        wish = TaskRequest(wish.ls_task_id, wish.uri, prompt.vocabulary or wish.vocabulary)
+        item = tasks.submit_interactive(session, known, store_vocabularies(session, [wish])[0], weights=noted.weights)
+        somebody = any(one.queue == Queue.GPU for one in workers.list_alive(session))
+        return _Question(item, known, prompt, noted.version, tasks.status_of(session, item), somebody)
 
 
-async def _waited(face: Face, question: _Question) -> Answer:
+async def _waited(face: Face, question: _Question) -> TaskStatus:
     until = time.monotonic() + face.settings.predict_wait_seconds
     standing = question.standing
     async with create_task_group() as group:
@@ -121,9 +122,9 @@ async def _waited(face: Face, question: _Question) -> Answer:
     return standing
 
 
-def _standing(face: Face, item: int) -> Answer:
+def _standing(face: Face, item: int) -> TaskStatus:
     with transaction(face.database, durable=False) as session:
-        return tasks.standing(session, item)
+        return tasks.status_of(session, item)
 
 
 def _result(face: Face, result_id: UUID) -> Result:
@@ -133,12 +134,13 @@ def _result(face: Face, result_id: UUID) -> Result:
 
 def _rendered(question: _Question, row: Result, masks: bytes) -> str:
     # With scipy and the SDK: seconds, which the process need not take to start.
-    from car.prediction_document import Found, prediction_document  # noqa: PLC0415
+    from car.label_studio.prediction_rendering import render_prediction  # noqa: PLC0415
 
-    made = prediction_document(
+    made = render_prediction(
+        lambda _: masks,
+        row.masks_key,
         question.known.row.label_config,
         question.known.plan,
-        Found.of_document(json.loads(masks)),
         run_key=row.run_key,
         model_version=question.version,
         only=question.prompt.only,

@@ -15,7 +15,7 @@ from api.label_studio.access import Speaker
 from api.label_studio.face import Face, FaceDep
 from api.label_studio.project import note
 from api.schemas.label_studio import ConfigProblem, SetUp, SetUpRequest, body
-from db.projects import Way
+from db.label_studio.projects import RequestKind
 
 router = APIRouter()
 
@@ -37,7 +37,7 @@ def _set_up(face: Face, body: bytes) -> SetUp:
         face,
         bodies.stamp_of(document.get("project")),
         bodies.text_of(document, "schema"),
-        way=Way.SETUP,
+        way=RequestKind.SETUP,
         hostname=bodies.hostname_of(document),
         extra_params=bodies.extra_params_of(document),
     )

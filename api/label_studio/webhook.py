@@ -19,10 +19,11 @@ from api.label_studio.predict import bells_of
 from api.label_studio.project import Noted, note, reason
 from api.schemas.label_studio import Told, WebhookRequest, body
 from car.errors import CarError
-from db import deletions, feedback, projects, tasks
-from db.projects import Way
+from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_tasks, task_id_of
+from db.label_studio import feedback, project_sync, task_deletion, tasks
+from db.label_studio.projects import RequestKind
+from db.label_studio.tasks import store_vocabularies
 from db.session import transaction
-from db.wishes import Wish, asked_of, has_inline_pictures, number_of, wishes_of
 from worker.queue import Task
 
 _WAIT_SECONDS = 60.0
@@ -85,7 +86,7 @@ def _noted(face: Face, document: Mapping[str, Any]) -> Noted:
     project = bodies.project_of(document)
     stamp, config = bodies.stamp_of_project(project), bodies.text_of(project, "label_config")
     title = project.get("title")
-    return note(face, stamp, config, way=Way.WEBHOOK, title=title if isinstance(title, str) else None)
+    return note(face, stamp, config, way=RequestKind.WEBHOOK, title=title if isinstance(title, str) else None)
 
 
 def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
@@ -96,20 +97,20 @@ def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
 def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task] | _Created:
     noted, created = _noted(face, document), _list(document, "tasks")
     known = noted.known
-    if has_inline_pictures(known.plan, created):
+    if has_inline_images(known.plan, created):
         return _Created(noted, created)
-    return _submitted(face, noted, wishes_of(known.plan, created, instance=known.row.instance, objects=None))
+    return _submitted(face, noted, parse_tasks(known.plan, created, instance=known.row.instance, objects=None))
 
 
-def _submitted(face: Face, noted: Noted, wishes: Sequence[Wish | None]) -> set[Task]:
+def _submitted(face: Face, noted: Noted, wishes: Sequence[TaskRequest | None]) -> set[Task]:
     known = noted.known
     try:
         with transaction(face.database) as session:
-            asked = asked_of(session, (wish for wish in wishes if wish is not None))
-            answers = tasks.ask(session, known, asked, weights=noted.weights)
+            asked = store_vocabularies(session, (wish for wish in wishes if wish is not None))
+            answers = tasks.submit(session, known, asked, weights=noted.weights)
     except CarError:
         with transaction(face.database) as session:
-            projects.want_sync(session, known.row)
+            project_sync.request(session, known.row)
         raise
     return {bell for answer in answers for bell in bells_of(answer)}
 
@@ -118,7 +119,7 @@ def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
     known = _noted(face, document).known
     gone = _numbers(_list(document, "tasks"))
     with transaction(face.database) as session:
-        deletions.tasks_deleted(session, known.row, gone)
+        task_deletion.tasks_deleted(session, known.row, gone)
     return set()
 
 
@@ -130,9 +131,9 @@ def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
         for one in told if isinstance(told, list) else [told]:
             if not isinstance(one, Mapping) or one.get("was_cancelled"):
                 continue
-            number, task, result = number_of(one.get("id")), number_of(one.get("task")), one.get("result")
+            number, task, result = task_id_of(one.get("id")), task_id_of(one.get("task")), one.get("result")
             if number is not None and task is not None and isinstance(result, list):
-                feedback.note(session, known.row, task, number, result)
+                feedback.record(session, known.row, task, number, result)
     return {Task.FEEDBACK}
 
 
@@ -149,7 +150,7 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _numbers(entries: list[Any]) -> list[int]:
-    found = [number_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
+    found = [task_id_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
     return [one for one in found if one is not None]
 
 

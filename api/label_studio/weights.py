@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.label_studio.face import Face
 from car.recipe import Recipe
 from car.weights_digest import WEIGHTS, remembered_digest, weights_digest
-from db import offers
+from db.queue import model_registry
 
 _ROLES = ("proposal", "classifier")
 _QUICK = 64 * 2**20
@@ -19,7 +19,7 @@ _QUICK = 64 * 2**20
 
 def weights_of(session: Session, face: Face, recipe: Recipe) -> Mapping[str, str] | None:
     """None where no worker was ever here and the models are not at hand: the first one changes the version then."""
-    return weights_beside(offers.offered(session, recipe), face, recipe)
+    return weights_beside(model_registry.weights_for(session, recipe), face, recipe)
 
 
 def weights_beside(offered: Mapping[str, str] | None, face: Face, recipe: Recipe) -> Mapping[str, str] | None:

@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from api.dependencies import Text
 from api.schemas.common import RequestModel, ResponseModel
-from db.models import ItemState, JobKind, Lane
-from db.progress import JobStatus
+from db.models import ItemState, JobKind, Priority
+from db.queue.progress import JobStatus
 
 Setting = Text | bool | int | float | list[Text]
 
@@ -51,7 +51,7 @@ class JobRequest(RequestModel):
     )
     preset: Text | None = Field(default=None, description="recipe to begin with; see GET /api/v1/presets")
     set: dict[Text, Setting] = Field(default={}, description="parameters to change", examples=[{"theta": 0.5}])
-    lane: Lane = Field(default=Lane.BULK, description="interactive pictures go before bulk ones")
+    priority: Priority = Field(default=Priority.BULK, description="interactive pictures go before bulk ones")
     name: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(default=None, description="for people")
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class JobView(ResponseModel):
 
     id: UUID
     kind: JobKind
-    lane: Lane
+    priority: Priority
     name: str | None
     status: JobStatus
     source: dict[str, Any] = Field(examples=[{"kind": "glob", "bucket": "photos", "key": "2026/**/*.jpg"}])

@@ -25,7 +25,7 @@ class ProjectRequest(RequestModel):
                     "label_config": '<View><Image name="image" value="$image"/>'
                     '<BrushLabels name="brush" toName="image"><Label value="pepsi can"/></BrushLabels></View>',
                     "title": "Shelves",
-                    "stamp": "2.1795220370",
+                    "ls_project_key": "2.1795220370",
                 }
             ]
         }
@@ -33,7 +33,7 @@ class ProjectRequest(RequestModel):
 
     label_config: Annotated[Text, Field(min_length=1)] = Field(description="labeling configuration, XML")
     title: Annotated[Text, Field(max_length=1000)] | None = Field(default=None, description="for people")
-    stamp: Annotated[Text, Field(max_length=100)] = Field(
+    ls_project_key: Annotated[Text, Field(max_length=100)] = Field(
         default="", description="number and time of creation: `2.1795220370`; another one means another project"
     )
     extra_params: dict[Text, Any] | None = Field(
@@ -57,18 +57,18 @@ class ProblemOfProject(ResponseModel):
 
 
 class SyncView(ResponseModel):
-    """The look at all tasks of a project."""
+    """A sync: it goes through all tasks of a project."""
 
     wanted_at: datetime | None = Field(description="null where none is asked for: the last one has ended")
-    seen: int = Field(description="tasks that were looked at")
+    seen: int = Field(description="tasks that it has handled")
     total: int | None = Field(description="tasks there are, as Label Studio says")
-    failures: int = Field(description="in a row; it is tried again")
+    failure_count: int = Field(description="in a row; it is tried again")
     error: str | None = Field(description="of the last try")
     synced_at: datetime | None = Field(description="when the last one ended well")
 
 
 class ProjectEntry(ResponseModel):
-    number: int = Field(description="Label Studio's id")
+    ls_project_id: int
     instance: str = Field(examples=["http://localhost:8080"])
     title: str | None
     problems: list[ProblemOfProject]
@@ -85,13 +85,13 @@ class ReasonView(ResponseModel):
     code: str = Field(examples=["image_corrupt"])
     count: int
     example: str = Field(description="the detail of one of them")
-    task: int = Field(description="its number in Label Studio")
+    ls_task_id: int = Field(description="one of those tasks")
 
 
 class ProjectView(ProjectEntry):
     """A project and what became of its tasks."""
 
-    stamp: str
+    ls_project_key: str
     job: UUID | None = Field(description="of its present words and recipe")
     model_version: str = Field(description="what Label Studio knows our predictions by")
     preset: str
@@ -107,7 +107,7 @@ class ProjectView(ProjectEntry):
 class TaskEntry(ResponseModel):
     """One task, and why it has no prediction where it has none."""
 
-    task: int = Field(description="Label Studio's id")
+    ls_task_id: int
     uri: str
     state: ItemState
     error: ErrorView | None
@@ -116,7 +116,7 @@ class TaskEntry(ResponseModel):
     finished_at: datetime | None
     model_version: str | None = Field(description="of its prediction")
     prediction: PredictionState | None = Field(description="null: there is none yet")
-    prediction_id: int | None = Field(description="Label Studio's; null where it was the answer to /predict")
+    ls_prediction_id: int | None = Field(description="null where it was the answer to /predict")
     sent_at: datetime | None
     prediction_error: ErrorView | None
 

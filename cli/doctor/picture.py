@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from car.bulk_source import split_s3
 from car.errors import CarError, SourceError
+from car.label_studio.image_urls import resolve_url
 from car.project_plan import ProjectPlan
 from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
 from db.objects import ObjectStore
-from db.pictures import address_of
 
 if TYPE_CHECKING:
     from worker.images import Picture
@@ -39,7 +39,7 @@ def sample(
         return diagnosed(_CHECK, "picture_key_missing", f"task {number}: {error}")
     sources = Sources.of(settings, store, studio.headers)
     try:
-        uri = address_of(raw, instance=studio.url, objects=store)
+        uri = resolve_url(raw, instance=studio.url, objects=store)
         read = sources.read(uri, instance=studio.url, task=number)
         picture = open_image(read, name=f"the picture of task {number}")
     except CarError as error:
@@ -63,7 +63,7 @@ def _way(store: ObjectStore, raw: str, uri: str, label_studio: str) -> str:
         return "written into the task itself"
     if uri.startswith("s3://"):
         try:
-            store.stat(*split_s3(uri))
+            store.head(*split_s3(uri))
         except CarError:
             return "an s3:// picture, through Label Studio's storage"
         return "an s3:// picture, by this service's own key"
@@ -81,7 +81,7 @@ def _seen(picture: "Picture", where: str) -> Finding:
 
 
 def worker_settings(known: Mapping[str, str]) -> "WorkerSettings":
-    """Raises: SettingsInvalid."""
+    """Raises: SettingsInvalidError."""
     from worker.settings import WorkerSettings
 
     names = {field.alias for field in WorkerSettings.model_fields.values() if field.alias}

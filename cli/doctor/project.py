@@ -20,10 +20,10 @@ from cli.label_studio.wanted import (
     same_address,
     webhook_difference,
 )
-from db import projects
-from db.errors import NotFound
+from db.errors import NotFoundError
+from db.label_studio import project_queries, projects
+from db.label_studio.project_queries import ProjectProgress
 from db.models import ItemState, PredictionState
-from db.projects import ProjectProgress
 from db.session import transaction
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def ours(engine: Engine, url: str, number: int) -> tuple[ProjectProgress | None,
     try:
         with transaction(engine) as session:
             known = projects.find(session, number, url)
-            found = projects.progress(session, known.row)
+            found = project_queries.progress(session, known.row)
             session.expunge(found.row)
-    except NotFound as error:
+    except NotFoundError as error:
         return None, diagnosed(check, "project_unknown", str(error))
     except CarError as error:
         return None, skipped(check, str(error))
@@ -198,10 +198,10 @@ def failures(known: ProjectProgress) -> Iterator[Finding]:
     unsent = known.predictions.get(PredictionState.FAILED, 0)
     if unsent:
         reason = known.unsent[0] if known.unsent else None
-        detail = f": task {reason.task}: {reason.example} ({reason.code})" if reason else ""
+        detail = f": task {reason.ls_task_id}: {reason.example} ({reason.code})" if reason else ""
         yield diagnosed("write-back", "predictions_failed", f"{unsent:,}{detail}")
     failed = sum(known.items.get(state, 0) for state in (ItemState.FAILED, ItemState.DEAD))
     if failed:
         reason = known.failed[0] if known.failed else None
-        detail = f": task {reason.task}: {reason.example} ({reason.code})" if reason else ""
+        detail = f": task {reason.ls_task_id}: {reason.example} ({reason.code})" if reason else ""
         yield diagnosed("pictures", "pictures_failed", f"{failed:,}{detail}")

@@ -14,10 +14,10 @@ from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
 from cli.errors import ApiRefused
 from cli.installation import check_broker
 from cli.service import ApiAddress, Service
-from db import offers, workers
 from db.errors import DatabaseError
 from db.models import Worker
 from db.objects import ObjectStore
+from db.queue import model_registry, workers
 from db.schema import require_current
 from db.session import transaction
 from db.settings import EngineSettings
@@ -78,7 +78,7 @@ def processes(engine: Engine, preset_name: str) -> Iterator[Finding]:
 
 
 def _workers(session: Session) -> Iterator[Finding]:
-    living = {queue: [one for one in workers.living(session) if one.queue == queue] for queue in ("gpu", "io")}
+    living = {queue: [one for one in workers.list_alive(session) if one.queue == queue] for queue in ("gpu", "io")}
     reaped = workers.last_seen(session, workers.REAPER)
     rung = reaped is not None and datetime.now(UTC) - reaped < _REAPED_LATELY
     for queue, code in (("gpu", "gpu_worker_missing"), ("io", "io_worker_missing")):
@@ -96,7 +96,7 @@ def _workers(session: Session) -> Iterator[Finding]:
 
 
 def _weights(session: Session, preset_name: str) -> Finding:
-    weights = offers.offered(session, preset(preset_name))
+    weights = model_registry.weights_for(session, preset(preset_name))
     if weights is None:
         return diagnosed("weights", "weights_unknown", f"no worker offers weights for the preset {preset_name}")
     return good("weights", ", ".join(f"{role} {digest[:8]}" for role, digest in sorted(weights.items())))

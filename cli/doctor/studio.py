@@ -54,7 +54,9 @@ def instances(engine: Engine, url: str) -> Iterator[Finding]:
     try:
         with transaction(engine) as session:
             rows = session.execute(
-                select(Project.instance, Project.number).where(Project.instance != url).order_by(Project.number)
+                select(Project.instance, Project.ls_project_id)
+                .where(Project.instance != url)
+                .order_by(Project.ls_project_id)
             ).all()
     except CarError as error:
         yield skipped(check, str(error))

@@ -40,7 +40,7 @@ def status(
             return
         if tasks is not None or retry:
             raise WrongUse("--tasks and --retry need --project N")
-        found = [opened.project(one["number"], one["instance"]) for one in opened.projects(_PROJECTS_SHOWN)]
+        found = [opened.project(one["ls_project_id"], one["instance"]) for one in opened.projects(_PROJECTS_SHOWN)]
     if as_json:
         for one in found:
             typer.echo(json.dumps(one))

@@ -105,7 +105,7 @@ def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.P
     document: dict[str, Any] = {
         "label_config": found.label_config,
         "title": found.title,
-        "stamp": found.stamp,
+        "ls_project_key": found.stamp,
         "instance": studio.url,
     }
     backends = studio.backends(number)
@@ -115,7 +115,7 @@ def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.P
 
 
 def _lacking(studio: "LabelStudio", project: "documents.Project") -> int:
-    return studio.tasks(project["number"], limit=1, lacking=project["model_version"]).total
+    return studio.tasks(project["ls_project_id"], limit=1, lacking=project["model_version"]).total
 
 
 def _follow(following: "Following", project: int, what: str) -> "documents.Project":
@@ -128,10 +128,10 @@ def _follow(following: "Following", project: int, what: str) -> "documents.Proje
 
 def _use(studio: "LabelStudio", project: "documents.Project") -> None:
     version = project["model_version"]
-    if not studio.versions(project["number"]).get(version):
+    if not studio.versions(project["ls_project_id"]).get(version):
         say(f"there is no prediction of {version} yet, so annotators see what they saw before")
         return
-    studio.show_version(project["number"], version)
+    studio.show_version(project["ls_project_id"], version)
     say(f"annotators now see the predictions of {version}")
 
 
@@ -147,5 +147,5 @@ def _tell_lacking(project: "documents.Project", lacking: int) -> None:
     reasons = [("picture", one) for one in project["failed"]] + [("prediction", one) for one in project["unsent"]]
     if reasons:
         print_table(reasons_table(reasons))
-        say(f"task by task: car label-studio status --project {project['number']} --tasks failed")
+        say(f"task by task: car label-studio status --project {project['ls_project_id']} --tasks failed")
     raise typer.Exit(1)

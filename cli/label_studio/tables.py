@@ -68,7 +68,7 @@ def project_page(project: Project) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("project", Text(" ".join(filter(None, [str(project["number"]), project["title"]])), "bold"))
+    table.add_row("project", Text(" ".join(filter(None, [str(project["ls_project_id"]), project["title"]])), "bold"))
     table.add_row("Label Studio", Text(project["instance"]))
     table.add_row("words", Text(_words(project)))
     table.add_row("recipe", Text(project["preset"]))
@@ -90,7 +90,7 @@ def projects_table(projects: Iterable[Project]) -> Table:
     for one in projects:
         failed = one["items"].get("failed", 0) + one["items"].get("dead", 0)
         table.add_row(
-            str(one["number"]),
+            str(one["ls_project_id"]),
             Text(one["title"] or ""),
             f"{one['tasks']:,}",
             f"{one['items'].get('done', 0):,}",
@@ -107,7 +107,7 @@ def reasons_table(reasons: Iterable[tuple[str, Reason]]) -> Table:
     table = new_table("what", "tasks", "why", "for one, task")
     for what, one in reasons:
         why = Text(f"{one['example']} ({one['code']})", "red")
-        table.add_row(what, f"{one['count']:,}", why, str(one["task"]))
+        table.add_row(what, f"{one['count']:,}", why, str(one["ls_task_id"]))
     return table
 
 
@@ -117,7 +117,7 @@ def tasks_table(tasks: Iterable[ProjectTask]) -> Table:
         fault = one["error"] or one["prediction_error"]
         why = Text(f"{fault['detail']} ({fault['code']})", "red") if fault else Text(one["result"] or "")
         table.add_row(
-            str(one["task"]),
+            str(one["ls_task_id"]),
             Text(one["uri"]),
             Text(one["state"], STATE_STYLES.get(one["state"], "")),
             Text(one["prediction"] or "", _PREDICTION_STYLES.get(one["prediction"] or "", "")),

@@ -21,11 +21,21 @@ from db.models.label_studio import (
     Task,
 )
 from db.models.results import Image, Mask, QueryStep, Reservation, Result
-from db.models.work import LANES, Item, ItemState, Job, JobKind, Lane, Recipe, Vocabulary, VocabularyVersion
-from db.models.workers import Offer, Worker
+from db.models.work import (
+    PRIORITY_ORDER,
+    Item,
+    ItemState,
+    Job,
+    JobKind,
+    Priority,
+    Recipe,
+    Vocabulary,
+    VocabularyVersion,
+)
+from db.models.workers import Worker, WorkerModel
 
 __all__ = [
-    "LANES",
+    "PRIORITY_ORDER",
     "Annotation",
     "AnnotationState",
     "ApiKey",
@@ -36,12 +46,11 @@ __all__ = [
     "ItemState",
     "Job",
     "JobKind",
-    "Lane",
     "Mask",
-    "Offer",
     "Outcome",
     "Prediction",
     "PredictionState",
+    "Priority",
     "Project",
     "QueryStep",
     "Recipe",
@@ -51,4 +60,5 @@ __all__ = [
     "Vocabulary",
     "VocabularyVersion",
     "Worker",
+    "WorkerModel",
 ]

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Double, Identity, MetaData, Text, func
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Double, Identity, MetaData, SmallInteger, Text, func
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
@@ -33,6 +33,21 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(Text),
         float: Double,
     }
+
+
+class LeaseColumns:
+    """Mixin: a row that one worker at a time works on, by the rules of db.leases."""
+
+    worker: Mapped[str | None] = mapped_column()
+    """The worker that holds the row. Together with `attempt` it fences every write."""
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Claims so far; released ones are not counted."""
+    failure_count: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    """Attempts that met an error which may pass by itself."""
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When the row can first be claimed; a failure that may pass moves it into the future."""
+    lease_expires_at: Mapped[datetime | None] = mapped_column()
+    """Until then the row is its worker's."""
 
 
 def own_id() -> Mapped[UUID]:

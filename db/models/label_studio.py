@@ -16,17 +16,17 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from car.outcomes import Outcome
-from db.models.base import Base, number, one_of, since_now
+from db.models.base import Base, LeaseColumns, number, one_of, since_now
 from db.models.work import Job
 
 
-class Project(Base):
-    """A project of a Label Studio that is connected here, as it was last seen."""
+class Project(LeaseColumns, Base):
+    """A project of a Label Studio that is connected here, as it was last seen. The lease is that of its sync."""
 
     __tablename__ = "project"
     __table_args__ = (
-        UniqueConstraint("instance", "number"),
-        Index(None, "stamp"),
+        UniqueConstraint("instance", "ls_project_id"),
+        Index(None, "ls_project_key"),
         Index(None, "job_id"),
         Index("project_sync_idx", "sync_wanted_at", postgresql_where=text("sync_wanted_at IS NOT NULL")),
     )
@@ -34,18 +34,18 @@ class Project(Base):
     id: Mapped[int] = number()
     instance: Mapped[str]
     """Label Studio's address without a slash at its end: LABEL_STUDIO_URL, or the hostname it gives to /setup."""
-    number: Mapped[int]
+    ls_project_id: Mapped[int]
     """Label Studio's id of the project."""
-    stamp: Mapped[str] = mapped_column(default="", server_default="")
+    ls_project_key: Mapped[str] = mapped_column(default="", server_default="")
     """`{id}.{created_at in unix seconds}`, as /setup and /predict name it; another one means another project."""
     title: Mapped[str | None] = mapped_column()
     label_config: Mapped[str]
     """Its labeling configuration, XML."""
     extra_params: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     """Of the ML backend in Label Studio: background, prompts and recipe settings."""
-    words: Mapped[str]
+    vocabulary_digest: Mapped[str]
     """Third digest of the model version: of the vocabulary, or of how each task gives its own."""
-    regions: Mapped[str]
+    region_digest: Mapped[str]
     """Last digest of the model version: of how masks become regions."""
     problems: Mapped[list[dict[str, str]]] = mapped_column(JSONB, default=list, server_default="[]")
     """What of the configuration cannot be mapped: [{"code", "detail"}]."""
@@ -56,15 +56,11 @@ class Project(Base):
     webhook_at: Mapped[datetime | None] = mapped_column()
     """When Label Studio last came by each way."""
     sync_wanted_at: Mapped[datetime | None] = mapped_column()
-    """A look at all its tasks was asked for, and has not ended."""
-    sync_until: Mapped[datetime | None] = mapped_column()
-    """Lease of that look; also the time before which a failed one is not tried again."""
-    sync_worker: Mapped[str | None] = mapped_column()
+    """When a sync, which goes through all its tasks, was requested; none once it has ended."""
     sync_cursor: Mapped[int | None] = mapped_column(BigInteger)
-    """The last task that was looked at."""
+    """The last task that the sync has handled."""
     sync_seen: Mapped[int] = mapped_column(default=0, server_default="0")
     sync_total: Mapped[int | None] = mapped_column()
-    sync_failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     sync_error: Mapped[str | None] = mapped_column()
     synced_at: Mapped[datetime | None] = mapped_column()
     created_at: Mapped[datetime] = since_now()
@@ -79,7 +75,7 @@ class Task(Base):
     __table_args__ = (Index(None, "item_id"),)
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
-    task: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    ls_task_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """Label Studio's id."""
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = since_now()
@@ -94,30 +90,32 @@ class PredictionState(StrEnum):
     """Its task was deleted in Label Studio."""
 
 
-class Prediction(Base):
-    """The outbox to Label Studio: at most one live prediction for a task and a model version."""
+class Prediction(LeaseColumns, Base):
+    """The outbox to Label Studio: at most one live prediction for a task and a model version. From the second attempt
+    on, Label Studio is asked first whether it has it already.
+    """
 
     __tablename__ = "prediction"
     __table_args__ = (
         one_of("state", PredictionState),
-        UniqueConstraint("instance", "project", "task", "model_version"),
-        Index("prediction_pending_idx", "instance", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        UniqueConstraint("instance", "ls_project_id", "ls_task_id", "model_version"),
+        Index("prediction_pending_idx", "instance", "available_at", "id", postgresql_where=text("state = 'pending'")),
         Index(
             "prediction_unrendered_idx",
-            "not_before",
+            "available_at",
             "id",
             postgresql_where=text("state = 'pending' AND document IS NULL"),
         ),
         Index(
             "prediction_answered_idx",
             "sent_at",
-            postgresql_where=text("state = 'sent' AND prediction IS NULL AND document IS NOT NULL"),
+            postgresql_where=text("state = 'sent' AND ls_prediction_id IS NULL AND document IS NOT NULL"),
         ),
         Index(
-            "prediction_look_idx",
+            "prediction_duplicate_check_idx",
             "instance",
-            "look_at",
-            postgresql_where=text("state = 'sent' AND look_at IS NOT NULL"),
+            "next_duplicate_check_at",
+            postgresql_where=text("state = 'sent' AND next_duplicate_check_at IS NOT NULL"),
         ),
         Index(None, "item_id"),
         Index(None, "result_id"),
@@ -125,31 +123,24 @@ class Prediction(Base):
 
     id: Mapped[int] = number()
     instance: Mapped[str]
-    project: Mapped[int]
-    """Label Studio's id of the project, as in project.number."""
-    task: Mapped[int] = mapped_column(BigInteger)
+    ls_project_id: Mapped[int]
+    ls_task_id: Mapped[int] = mapped_column(BigInteger)
     model_version: Mapped[str]
     """car.model_version.label_studio_version: the string Label Studio compares."""
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id", ondelete="CASCADE"))
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id"))
     state: Mapped[str] = mapped_column(default="pending", server_default="pending")
-    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Claims so far: from the second on, Label Studio is asked first whether it has it already."""
-    failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    worker: Mapped[str | None] = mapped_column()
-    leased_until: Mapped[datetime | None] = mapped_column()
-    not_before: Mapped[datetime] = since_now()
     document: Mapped[str | None] = mapped_column()
     """The prediction as JSON text, from when it is made until it is sent; an answer's for an hour more."""
     score: Mapped[float | None] = mapped_column()
-    prediction: Mapped[int | None] = mapped_column(BigInteger)
+    ls_prediction_id: Mapped[int | None] = mapped_column(BigInteger)
     """Label Studio's id of it; none where it was the answer to /predict."""
     attempted_at: Mapped[datetime | None] = mapped_column()
     """When a publisher last took it to be sent."""
     sent_at: Mapped[datetime | None] = mapped_column()
-    looks: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    look_at: Mapped[datetime | None] = mapped_column()
-    """When Label Studio is asked once more whether it has several: see db.second_looks."""
+    duplicate_checks: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    next_duplicate_check_at: Mapped[datetime | None] = mapped_column()
+    """When Label Studio is asked once more whether it has several of it."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     created_at: Mapped[datetime] = since_now()
@@ -161,28 +152,23 @@ class AnnotationState(StrEnum):
     FAILED = "failed"
 
 
-class Annotation(Base):
+class Annotation(LeaseColumns, Base):
     """What a person drew, as a webhook brought it: compared with our prediction by an io worker."""
 
     __tablename__ = "annotation"
     __table_args__ = (
         one_of("state", AnnotationState),
-        UniqueConstraint("project_id", "annotation"),
-        Index("annotation_pending_idx", "not_before", "id", postgresql_where=text("state = 'pending'")),
+        UniqueConstraint("project_id", "ls_annotation_id"),
+        Index("annotation_pending_idx", "available_at", "id", postgresql_where=text("state = 'pending'")),
     )
 
     id: Mapped[int] = number()
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"))
-    task: Mapped[int] = mapped_column(BigInteger)
-    annotation: Mapped[int] = mapped_column(BigInteger)
-    """Label Studio's id."""
+    ls_task_id: Mapped[int] = mapped_column(BigInteger)
+    ls_annotation_id: Mapped[int] = mapped_column(BigInteger)
     result: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
     """Its regions; emptied once they are compared."""
     state: Mapped[str] = mapped_column(default="pending", server_default="pending")
-    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    worker: Mapped[str | None] = mapped_column()
-    leased_until: Mapped[datetime | None] = mapped_column()
-    not_before: Mapped[datetime] = since_now()
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     seen_at: Mapped[datetime] = since_now()

@@ -73,7 +73,7 @@ class Reservation(Base):
 
     run_key: Mapped[str] = mapped_column(primary_key=True)
     worker: Mapped[str]
-    until: Mapped[datetime]
+    lease_expires_at: Mapped[datetime]
 
 
 class Mask(Base):
@@ -109,7 +109,7 @@ class QueryStep(Base):
     )
 
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), primary_key=True)
-    within: Mapped[str] = mapped_column(primary_key=True)
+    pass_kind: Mapped[str] = mapped_column(primary_key=True)
     """things or stuff: the pass."""
     step: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     position: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

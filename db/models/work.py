@@ -5,10 +5,10 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.models.base import Base, number, one_of, own_id, since_now
+from db.models.base import Base, LeaseColumns, number, one_of, own_id, since_now
 
 
 class ItemState(StrEnum):
@@ -28,14 +28,14 @@ class JobKind(StrEnum):
     API = "api"
 
 
-class Lane(StrEnum):
+class Priority(StrEnum):
     INTERACTIVE = "interactive"
     """Somebody waits: claimed before anything else."""
     BULK = "bulk"
 
 
-LANES = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
-"""As items have them: the order of claims."""
+PRIORITY_ORDER = {Priority.INTERACTIVE: 0, Priority.BULK: 1}
+"""Priorities as items have them: lower numbers are claimed first."""
 
 
 class Vocabulary(Base):
@@ -71,13 +71,15 @@ class Recipe(Base):
     created_at: Mapped[datetime] = since_now()
 
 
-class Job(Base):
-    """A wish: these pictures, this vocabulary, this recipe. What became of it is counted from its items."""
+class Job(LeaseColumns, Base):
+    """A request for masks: these pictures, this vocabulary, this recipe. The lease is that of listing its source; what
+    became of the job is counted from its items.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
         one_of("kind", JobKind),
-        one_of("lane", Lane),
+        one_of("priority", Priority),
         UniqueConstraint("api_key_id", "idempotency_key"),
         Index(None, "created_at", "id"),
         Index("job_unlisted_idx", "id", postgresql_where=text("listed_at IS NULL AND finished_at IS NULL")),
@@ -86,7 +88,7 @@ class Job(Base):
 
     id: Mapped[UUID] = own_id()
     kind: Mapped[str]
-    lane: Mapped[str]
+    priority: Mapped[str]
     source: Mapped[dict[str, Any]]
     """car.bulk_source.BulkSource.to_json(); for Label Studio its instance and project."""
     vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"), index=True)
@@ -98,20 +100,13 @@ class Job(Base):
     """Of the request that made it: one Idempotency-Key belongs to one request."""
     cursor: Mapped[dict[str, Any] | None] = mapped_column()
     """Up to where the source has been listed."""
-    lister: Mapped[str | None] = mapped_column()
-    """The worker that lists it now; fences its writes together with listing_attempt."""
-    listing_attempt: Mapped[int] = mapped_column(default=0)
-    listing_failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    """Errors that may pass by themselves since the last page."""
-    listing_until: Mapped[datetime | None] = mapped_column()
-    """Lease of the listing; also the time before which a failed listing is not tried again."""
     listed_at: Mapped[datetime | None] = mapped_column()
     cancelled_at: Mapped[datetime | None] = mapped_column()
     finished_at: Mapped[datetime | None] = mapped_column()
     """Set when nothing is left to be done; unset by a retry or a new listing."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
-    tally: Mapped[dict[str, Any] | None] = mapped_column()
+    item_counts: Mapped[dict[str, Any] | None] = mapped_column()
     """Items by state, and `reused`, as they were counted when the job ended; none while it goes on."""
     created_at: Mapped[datetime] = since_now()
 
@@ -119,16 +114,18 @@ class Job(Base):
     recipe: Mapped[Recipe] = relationship(lazy="raise")
 
 
-class Item(Base):
-    """One picture of one job."""
+class Item(LeaseColumns, Base):
+    """One picture of one job. Items of one priority are claimed in the order of `available_at`, so that none waits for
+    ever behind newer ones.
+    """
 
     __tablename__ = "item"
     __table_args__ = (
         one_of("state", ItemState),
         # Re-listing a source adds only what is new: another key, or other content under a known key.
         UniqueConstraint("job_id", "uri", "etag", "vocabulary_id", postgresql_nulls_not_distinct=True),
-        Index("item_queued_idx", "lane", "not_before", "id", postgresql_where=text("state = 'queued'")),
-        Index("item_running_idx", "leased_until", postgresql_where=text("state = 'running'")),
+        Index("item_queued_idx", "priority", "available_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("item_running_idx", "lease_expires_at", postgresql_where=text("state = 'running'")),
         Index("item_worker_idx", "worker", postgresql_where=text("state = 'running'")),
         Index("item_job_state_idx", "job_id", "state", "id", postgresql_include=["reused"]),
         Index(
@@ -140,29 +137,19 @@ class Item(Base):
 
     id: Mapped[int] = number()
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
-    lane: Mapped[int] = mapped_column(SmallInteger)
-    """See LANES."""
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    """See PRIORITY_ORDER."""
     uri: Mapped[str]
     etag: Mapped[str] = mapped_column(default="", server_default="")
     vocabulary_id: Mapped[UUID | None] = mapped_column(ForeignKey("vocabulary.id"))
     """Its own words, where each picture has others: a referring expression, a prompt. None: its job's."""
-    task: Mapped[int | None] = mapped_column(BigInteger)
+    ls_task_id: Mapped[int | None] = mapped_column(BigInteger)
     """The Label Studio task in whose name the picture is fetched; its instance is in the job's source."""
     state: Mapped[str] = mapped_column(default="queued", server_default="queued")
-    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Claims so far, handed-back ones not counted. Together with `worker` it fences every write."""
-    lost: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    lost_lease_count: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     """Attempts whose worker fell silent."""
-    failures: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    """Attempts that met an error which may pass by itself."""
-    alone: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    isolated: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Suspected of killing workers: claimed without company."""
-    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
-    """Since when it can be claimed: items come in this order, so that none waits for ever behind newer ones. A failure
-    that may pass by itself moves it into the future.
-    """
-    leased_until: Mapped[datetime | None] = mapped_column()
-    worker: Mapped[str | None] = mapped_column()
     result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"))
     reused: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The result was there already."""

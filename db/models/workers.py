@@ -27,12 +27,12 @@ class Worker(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Offer(Base):
+class WorkerModel(Base):
     """Weights that workers of this installation last had: what the web process makes model versions of, also while no
     worker lives.
     """
 
-    __tablename__ = "offer"
+    __tablename__ = "worker_model"
 
     proposal: Mapped[str] = mapped_column(primary_key=True)
     classifier: Mapped[str] = mapped_column(primary_key=True)
@@ -42,4 +42,4 @@ class Offer(Base):
     """
     weights: Mapped[dict[str, Any]]
     """Role to sha256."""
-    offered_at: Mapped[datetime] = since_now()
+    registered_at: Mapped[datetime] = since_now()

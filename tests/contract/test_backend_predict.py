@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-import db.tasks
+import db.label_studio.tasks
 from api.app import create_app
-from db import items
-from db.items import Failed
+from db.queue import items
+from db.queue.items import FailedItem
 from tests.support.label_studio_rows import config
 from tests.support.recorded import BASIC, STAMP, recorded, tasks_of
 from tests.support.rows import LEASE
@@ -50,7 +50,7 @@ def test_what_is_new_is_queued_and_what_is_done_is_told_whenever_it_is_asked_for
 
 def test_a_project_that_was_never_set_up_is_labelled_and_its_address_learnt_later(face, workers):
     assert predict(face) == [[], []]
-    assert [(row.instance, row.number) for row in workers.sql("SELECT * FROM project")] == [("", 2)]
+    assert [(row.instance, row.ls_project_id) for row in workers.sql("SELECT * FROM project")] == [("", 2)]
     workers.label()
     told = predict(face)
     assert all(slot["result"] for slot in told)
@@ -84,7 +84,7 @@ def test_a_task_asked_for_after_its_prediction_was_deleted_gets_it_again(ready, 
     told = predict(ready)
     workers.later()
     assert predict(ready) == told
-    workers.sql("UPDATE prediction SET prediction = 7, document = NULL")  # written back
+    workers.sql("UPDATE prediction SET ls_prediction_id = 7, document = NULL")  # written back
     assert predict(ready) == [[], []]
     workers.later()
     assert predict(ready) == [[], []]
@@ -112,7 +112,7 @@ def test_malformed_tasks_cost_the_others_nothing_and_explain_themselves(ready, w
         *tasks_of(["s3://bucket/good.jpg"]),
     ]
     assert predict(ready, odd) == [[]] * len(odd)
-    rows = {row.task: row for row in workers.sql("SELECT * FROM item")}
+    rows = {row.ls_task_id: row for row in workers.sql("SELECT * FROM item")}
     assert {task for task, row in rows.items() if row.state == "failed"} == set(range(1, 10))
     assert rows[151].state == "queued"
     assert {row.error_code for row in rows.values()} == {"source_invalid", None}
@@ -133,7 +133,7 @@ def test_the_same_task_twice_is_predicted_once(ready, workers):
 def test_failed_pictures_stay_empty_and_keep_their_reason(ready, workers):
     predict(ready)
     claimed = workers.do(items.claim, "gpu", limit=10, lease=LEASE)
-    failed = [Failed(one, "image_missing", "there is no such object", retryable=False) for one in claimed]
+    failed = [FailedItem(one, "image_missing", "there is no such object", retryable=False) for one in claimed]
     workers.do(items.fail, "gpu", failed)
     assert predict(ready) == [[], []]
     assert metric(ready, "failed") == 2
@@ -158,7 +158,7 @@ def test_each_task_may_bring_its_own_words(face, workers):
         for number, caption in enumerate(captions, start=1)
     ]
     assert predict(face, asked, label_config=config(["thing"])) == [[]] * 4
-    rows = {row.task: row for row in workers.sql("SELECT task, state, vocabulary_id, error_code FROM item")}
+    rows = {row.ls_task_id: row for row in workers.sql("SELECT ls_task_id, state, vocabulary_id, error_code FROM item")}
     assert rows[1].vocabulary_id != rows[2].vocabulary_id
     assert 3 not in rows  # shares picture and words with the first
     assert (rows[4].state, rows[4].error_code) == ("failed", "vocabulary_invalid")
@@ -168,7 +168,7 @@ def test_pictures_within_tasks_are_put_into_the_bucket(ready, workers, bucket):
     png = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
     inline = tasks_of([f"data:image/png;base64,{png}", "data:text/plain,x", "/data/upload/2/a.jpg"])
     assert predict(ready, inline) == [[]] * 3
-    rows = {row.task: row for row in workers.sql("SELECT * FROM item")}
+    rows = {row.ls_task_id: row for row in workers.sql("SELECT * FROM item")}
     assert rows[151].uri.startswith(f"s3://{bucket.name}/")
     assert rows[151].uri.partition(f"{bucket.name}/")[2] in bucket.keys("")
     assert rows[152].error_code == "source_invalid"
@@ -183,7 +183,7 @@ def test_while_the_bucket_is_away_pictures_within_tasks_wait_and_others_are_queu
         client.post("/setup", json=recorded("setup"))
         png = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
         assert predict(client, tasks_of([f"data:image/png;base64,{png}", "s3://bucket/a.jpg"])) == [[], []]
-    assert [row.task for row in workers.sql("SELECT task FROM item")] == [152]
+    assert [row.ls_task_id for row in workers.sql("SELECT ls_task_id FROM item")] == [152]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_project_that_setup_never_told_is_taken_where_label_studio_is_configur
         client.auth = BASIC
         assert predict(client) == [[], []]
     assert workers.sql("SELECT count(*) FROM item") == [(2,)]
-    assert workers.sql("SELECT instance, stamp FROM project") == [("http://ls:8080", STAMP)]
+    assert workers.sql("SELECT instance, ls_project_key FROM project") == [("http://ls:8080", STAMP)]
 
 
 def test_while_the_database_is_away_every_slot_is_empty(face_settings):
@@ -233,7 +233,7 @@ def test_a_bug_is_logged_and_every_slot_is_empty(ready, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(db.tasks, "ask", broken)
+    monkeypatch.setattr(db.label_studio.tasks, "submit", broken)
     assert predict(ready) == [[], []]
 
 

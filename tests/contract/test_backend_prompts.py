@@ -14,11 +14,14 @@ from structlog.testing import capture_logs
 from api.app import create_app
 from car.model_version import CODE_VERSION, model_version
 from car.rle import decode_brush
-from db import items, results, vocabularies
-from db import workers as presences
-from db.items import Ended, Failed
+from db import vocabularies
+from db.label_studio.outbox import complete_items
 from db.objects import ObjectStore
-from db.results import NewResult
+from db.queue import items
+from db.queue import workers as presences
+from db.queue.items import CompletedItem, FailedItem
+from db.results import store as result_store
+from db.results.store import NewResult
 from tests.support.api_client import segmentation
 from tests.support.label_studio_rows import WEIGHTS
 from tests.support.recorded import BASIC, SMART_REQUESTS, recorded
@@ -41,8 +44,8 @@ class GpuWorker:
     def __init__(self, workers, settings):
         self.rows = workers
         self.objects = ObjectStore.of(settings)
-        presence = presences.Presence("host:1:gpu", "gpu", "cpu", WEIGHTS, CODE_VERSION)
-        workers.do(presences.seen, presence)
+        presence = presences.WorkerInfo("host:1:gpu", "gpu", "cpu", WEIGHTS, CODE_VERSION)
+        workers.do(presences.heartbeat, presence)
 
     def work(self):
         """Everything that is queued; the vocabularies that it was asked with."""
@@ -90,8 +93,8 @@ class GpuWorker:
             labelmap_key=keys[1],
             preview_key=keys[2],
         )
-        result = self.rows.do(results.store, "host:1:gpu", [new])[run_key]
-        self.rows.do(items.finish, "host:1:gpu", [Ended(item, result, reused=False)])
+        result = self.rows.do(result_store.store, "host:1:gpu", [new])[run_key]
+        self.rows.do(complete_items, "host:1:gpu", [CompletedItem(item, result, reused=False)])
         return [label.name for label in words.labels]
 
 
@@ -232,7 +235,7 @@ def test_without_a_living_worker_nobody_waits_and_the_question_is_queued(editor,
     slot, seconds = ask(editor, point())
     assert slot == []
     assert seconds < 2
-    assert workers.sql("SELECT state, lane FROM item") == [("queued", 0)]
+    assert workers.sql("SELECT state, priority FROM item") == [("queued", 0)]
 
 
 def test_a_worker_that_is_too_slow_is_waited_for_as_long_as_is_set(face_settings, workers, gpu):
@@ -268,7 +271,9 @@ def test_waiting_holds_no_connection(face_settings, workers, gpu):
 def test_a_picture_that_failed_is_no_answer(editor, gpu, workers):
     ask(editor, point())  # the wait ends without a worker's work
     claimed = workers.do(items.claim, "gpu", limit=10, lease=LEASE)
-    workers.do(items.fail, "gpu", [Failed(one, "image_missing", "no such object", retryable=False) for one in claimed])
+    workers.do(
+        items.fail, "gpu", [FailedItem(one, "image_missing", "no such object", retryable=False) for one in claimed]
+    )
     with capture_logs() as logged:
         slot, seconds = ask(editor, point())
     assert slot == []

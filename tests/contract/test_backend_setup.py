@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from api.app import create_app
 from car.model_version import label_studio_version
 from car.project_plan import plan_project
-from db import offers
+from db.queue import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from tests.support.recorded import BASIC, INSTANCE, STAMP, recorded
 
@@ -30,9 +30,9 @@ def test_the_version_is_told_and_the_project_remembered(face, workers):
     assert setup(face) == {"model_version": version, "problems": []}
     assert setup(face)["model_version"] == version
     [row] = workers.sql("SELECT * FROM project")
-    assert (row.instance, row.number, row.stamp) == (INSTANCE, 2, STAMP)
+    assert (row.instance, row.ls_project_id, row.ls_project_key) == (INSTANCE, 2, STAMP)
     assert row.setup_at is not None
-    assert row.words == plan.words
+    assert row.vocabulary_digest == plan.words
 
 
 def test_the_version_changes_with_labels_regions_parameters_and_weights(face, workers):
@@ -43,7 +43,7 @@ def test_the_version_changes_with_labels_regions_parameters_and_weights(face, wo
         setup(face, extra_params={"background": ["wall"]}),
         setup(face, extra_params='{"background": ["floor"]}'),
     ]
-    workers.do(offers.offer, offers.ANY, offers.ANY, OTHER_WEIGHTS)
+    workers.do(model_registry.register, model_registry.ANY, model_registry.ANY, OTHER_WEIGHTS)
     versions.append(setup(face))
     assert len({one["model_version"] for one in versions}) == len(versions)
 

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-import db.tasks
+import db.label_studio.tasks
 from api.app import create_app
 from tests.support.label_studio_rows import config
 from tests.support.recorded import BASIC, STAMP, TOKEN, recorded, tasks_of
@@ -20,13 +20,13 @@ def tell(client, name, **changes):
 
 def test_tasks_that_were_created_are_queued(ready, workers):
     tell(ready, "webhook_tasks_created")
-    rows = workers.sql("SELECT task, state FROM item ORDER BY task")
+    rows = workers.sql("SELECT ls_task_id, state FROM item ORDER BY ls_task_id")
     assert rows == [(151, "queued"), (152, "queued")]
-    [project] = workers.sql("SELECT title, stamp, webhook_at FROM project")
-    assert (project.title, project.stamp) == ("Pets", STAMP)
+    [project] = workers.sql("SELECT title, ls_project_key, webhook_at FROM project")
+    assert (project.title, project.ls_project_key) == ("Pets", STAMP)
     assert project.webhook_at is not None
     workers.label()
-    assert [one.task for one in workers.predictions()] == [151, 152]
+    assert [one.ls_task_id for one in workers.predictions()] == [151, 152]
 
 
 def test_the_version_is_the_one_that_setup_told(ready, workers):
@@ -52,7 +52,7 @@ def test_deleted_tasks_are_neither_computed_nor_sent(ready, workers):
     workers.finish()
     tell(ready, "webhook_tasks_deleted", tasks=[{"id": 153}])
     [prediction] = workers.predictions()
-    assert (prediction.task, prediction.state, prediction.error_code) == (153, "orphaned", "task_deleted")
+    assert (prediction.ls_task_id, prediction.state, prediction.error_code) == (153, "orphaned", "task_deleted")
     assert workers.render() == []
 
 
@@ -60,7 +60,7 @@ def test_a_deleted_task_that_comes_back_is_labelled(ready, workers):
     tell(ready, "webhook_tasks_created")
     tell(ready, "webhook_tasks_deleted")
     tell(ready, "webhook_tasks_created")
-    assert workers.sql("SELECT task, state FROM item ORDER BY task") == [(151, "queued"), (152, "queued")]
+    assert workers.sql("SELECT ls_task_id, state FROM item ORDER BY ls_task_id") == [(151, "queued"), (152, "queued")]
 
 
 def test_training_is_answered_and_nothing_is_trained(ready):
@@ -91,12 +91,12 @@ def test_odd_tasks_harm_nothing(ready, odd):
 
 def test_tasks_of_a_project_that_was_never_set_up_are_queued_and_setup_tells_whose_they_are(face, workers):
     tell(face, "webhook_tasks_created")
-    assert workers.sql("SELECT task, state FROM item ORDER BY task") == [(151, "queued"), (152, "queued")]
+    assert workers.sql("SELECT ls_task_id, state FROM item ORDER BY ls_task_id") == [(151, "queued"), (152, "queued")]
     assert workers.sql("SELECT instance FROM project") == [("",)]
     assert face.post("/setup", json=recorded("setup")).status_code == 200
-    [project] = workers.sql("SELECT instance, stamp FROM project")
+    [project] = workers.sql("SELECT instance, ls_project_key FROM project")
     assert project.instance
-    assert project.stamp == STAMP
+    assert project.ls_project_key == STAMP
     assert workers.sql("SELECT count(*) FROM item") == [(2,)]
 
 
@@ -105,15 +105,15 @@ def test_an_event_of_another_project_of_the_same_number_is_answered_and_logged(r
     with capture_logs() as logged:
         tell(ready, "webhook_tasks_created", project=other)
     assert [line["code"] for line in logged if line["event"] == "event lost"] == ["not_found"]
-    assert workers.sql("SELECT stamp FROM project") == [(STAMP,)]
+    assert workers.sql("SELECT ls_project_key FROM project") == [(STAMP,)]
     assert workers.sql("SELECT count(*) FROM item") == [(0,)]
 
 
 def test_where_tasks_could_not_be_asked_for_the_project_is_looked_through_later(ready, workers, monkeypatch):
     def busy(*_, **__):
-        raise db.errors.DatabaseBusy("a statement took too long")
+        raise db.errors.DatabaseBusyError("a statement took too long")
 
-    monkeypatch.setattr(db.tasks, "ask", busy)
+    monkeypatch.setattr(db.label_studio.tasks, "submit", busy)
     tell(ready, "webhook_tasks_created")
     assert workers.sql("SELECT sync_wanted_at IS NOT NULL FROM project") == [(True,)]
 
@@ -135,7 +135,9 @@ def test_five_thousand_tasks_are_taken(ready, workers):
 
 def test_annotations_are_kept_to_be_compared(ready, workers):
     def kept():
-        return workers.sql("SELECT annotation, task, state, jsonb_array_length(result) FROM annotation ORDER BY 1")
+        return workers.sql(
+            "SELECT ls_annotation_id, ls_task_id, state, jsonb_array_length(result) FROM annotation ORDER BY 1"
+        )
 
     tell(ready, "webhook_annotation_created")
     assert kept() == [(1, 151, "pending", 1)]

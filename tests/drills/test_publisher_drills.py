@@ -48,7 +48,7 @@ def killed_everywhere(outbox, environment, prepare, tasks=1):
     steps = []
     with killers(outbox, environment) as kill:
         while True:
-            outbox.owe(tasks)
+            outbox.enqueue(tasks)
             prepare()
             answer = kill(len(steps) + 1)
             outbox.due()
@@ -76,7 +76,7 @@ def test_killed_between_every_two_steps_of_a_first_attempt(outbox, engine_enviro
 
 def test_the_server_has_it_and_its_answer_finds_nobody(outbox, engine_environment):
     """Killed while Label Studio answers: the row is stored there, and nobody here knows."""
-    [task] = outbox.owe(1)
+    [task] = outbox.enqueue(1)
     process = publisher(outbox, engine_environment)
     outbox.studio.fail("POST", "/api/predictions/", then=process.kill, drop="after", times=1)
     assert process.wait(60) == -signal.SIGKILL
@@ -91,7 +91,7 @@ def test_the_server_has_it_and_its_answer_finds_nobody(outbox, engine_environmen
 @pytest.mark.parametrize("when", ["first", "then"], ids=["before it is stored", "before it is answered"])
 def test_a_process_frozen_past_its_lease_leaves_one_prediction(outbox, engine_environment, when):
     """SIGSTOP while its POST is on the way; another publisher sends the row; SIGCONT."""
-    outbox.owe(1)
+    outbox.enqueue(1)
     process = publisher(outbox, engine_environment)
     frozen, other_is_done = threading.Event(), threading.Event()
 

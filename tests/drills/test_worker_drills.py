@@ -17,8 +17,9 @@ from car.bulk_source import BulkSource
 from car.presets import preset
 from car.vocabulary import Vocabulary, parse_labels_file
 from cli.model_choice import demo_folder
-from db import jobs, vocabularies
-from db.models import JobKind, Lane
+from db import vocabularies
+from db.models import JobKind, Priority
+from db.queue import jobs
 from db.session import make_engine, transaction
 from demo.scenes import held_out_scenes
 from worker.queue import Task, celery_app, ring
@@ -65,10 +66,10 @@ class Service:
                 session,
                 jobs.NewJob(
                     kind=JobKind.BULK,
-                    lane=Lane.BULK,
+                    priority=Priority.BULK,
                     source=BulkSource.parse(f"s3://{self.bucket.name}/{prefix}").to_json(),
-                    vocabulary_id=vocabularies.keep(session, Vocabulary.of(labels)),
-                    recipe_id=vocabularies.keep_recipe(session, preset("demo")),
+                    vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                    recipe_id=vocabularies.get_or_create_recipe(session, preset("demo")),
                 ),
             )
         ring(celery_app(self.environment["CELERY_BROKER_URL"]), Task.LIST)
@@ -161,7 +162,7 @@ def test_a_worker_killed_in_mid_batch_twice_loses_and_doubles_nothing(service):
     service.until(lambda: service.ended(14))
     assert service.counts() == {"done": 14}
     exactly_once(service, 14)
-    assert service.rows("SELECT max(lost) FROM item")[0][0] >= 1
+    assert service.rows("SELECT max(lost_lease_count) FROM item")[0][0] >= 1
 
 
 def test_flushing_redis_in_mid_job_costs_no_work(service):
@@ -189,7 +190,7 @@ def test_sigterm_hands_back_within_thirty_seconds_at_no_cost_of_an_attempt(servi
     counts = service.counts()
     assert counts.get("running") is None
     assert counts["queued"] > 0
-    assert service.rows("SELECT max(attempt), max(lost) FROM item WHERE state = 'queued'") == [(0, 0)]
+    assert service.rows("SELECT max(attempt), max(lost_lease_count) FROM item WHERE state = 'queued'") == [(0, 0)]
     service.start("gpu", "worker", "--queues", "gpu")
     service.until(lambda: service.ended(14))
     assert service.rows("SELECT DISTINCT attempt FROM item") == [(1,)]
@@ -218,10 +219,10 @@ def test_a_picture_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(
                 kills += 1
     assert kills == 3
     assert service.counts() == {"done": 7, "dead": 1}
-    assert service.rows("SELECT attempt, lost, error_code FROM item WHERE uri = :uri", uri=poison) == [
+    assert service.rows("SELECT attempt, lost_lease_count, error_code FROM item WHERE uri = :uri", uri=poison) == [
         (3, 3, "lost_worker")
     ]
-    assert service.rows("SELECT max(lost) FROM item WHERE uri <> :uri", uri=poison)[0][0] <= 1
+    assert service.rows("SELECT max(lost_lease_count) FROM item WHERE uri <> :uri", uri=poison)[0][0] <= 1
     exactly_once(service, 7)
 
 

@@ -151,7 +151,7 @@ def test_what_failed_is_tried_again_and_done_when_it_was_mended(car: Car, folder
     job = json.loads(car("jobs", "create", *wish, "--watch", "--json", code=1).stdout)
     store = object_store(car.data_dir)
     mended = (IMAGES / "alpha.png").read_bytes()
-    store.write(store.bucket, "uploads/mending/broken.png", mended, "image/png")
+    store.put_object(store.bucket, "uploads/mending/broken.png", mended, "image/png")
     tried = car("jobs", "retry", job["id"], "--watch")
     assert "1 pictures are tried again" in tried.stderr
     assert "4 done" in tried.stdout
@@ -159,11 +159,11 @@ def test_what_failed_is_tried_again_and_done_when_it_was_mended(car: Car, folder
 
 def test_listing_again_finds_what_came_since(car: Car):
     store = object_store(car.data_dir)
-    store.write(store.bucket, "grows/a.png", (IMAGES / "several.png").read_bytes(), "image/png")
+    store.put_object(store.bucket, "grows/a.png", (IMAGES / "several.png").read_bytes(), "image/png")
     source = f"s3://{store.bucket}/grows/*.png"
     made = car("jobs", "create", "--source", source, "--labels", "red circle", "--watch", "--json")
     job = json.loads(made.stdout)
-    store.write(store.bucket, "grows/b.png", (IMAGES / "one-tiny.png").read_bytes(), "image/png")
+    store.put_object(store.bucket, "grows/b.png", (IMAGES / "one-tiny.png").read_bytes(), "image/png")
     assert car.documents("jobs", "relist", job["id"], "--watch")[0]["counts"]["done"] == 2
 
 
@@ -183,7 +183,7 @@ def test_a_repeated_request_makes_one_job(car: Car):
     again = car(*wish, "--idempotency-key", "nightly")
     assert first.stdout == again.stdout
     assert "made before" in again.stderr
-    other = car(*wish, "--lane", "interactive", "--idempotency-key", "nightly", code=2)
+    other = car(*wish, "--priority", "interactive", "--idempotency-key", "nightly", code=2)
     assert "another request" in other.stderr
 
 

@@ -21,13 +21,16 @@ from car.recipe import Recipe
 from car.rle import bbox, encode_coco
 from car.segmentation import Mask, Pass, QueryScore, Segmentation, Source, Step, StopReason
 from car.vocabulary import Vocabulary
-from db import api_keys, items, jobs, listings, results, vocabularies
-from db.items import Ended
-from db.jobs import NewJob
-from db.listings import Found
-from db.models import JobKind, Lane
+from db import api_keys, vocabularies
+from db.label_studio.outbox import complete_items
+from db.models import JobKind, Priority
 from db.objects import ObjectStore
-from db.results import NewResult
+from db.queue import items, jobs, listings
+from db.queue.items import CompletedItem
+from db.queue.jobs import NewJob
+from db.queue.listings import ListedObject
+from db.results import store as result_store
+from db.results.store import NewResult
 from db.session import make_engine, transaction
 from worker.images import Picture
 from worker.pipeline.objects import store_objects
@@ -109,15 +112,15 @@ class Rows:
         with transaction(self.database) as session:
             new = NewJob(
                 kind=kind,
-                lane=Lane.BULK,
+                priority=Priority.BULK,
                 source={"kind": "prefix", "bucket": "pictures", "key": ""},
-                vocabulary_id=vocabularies.keep(session, Vocabulary.of(labels)),
-                recipe_id=vocabularies.keep_recipe(session, preset("voc")),
+                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                recipe_id=vocabularies.get_or_create_recipe(session, preset("voc")),
             )
             job, _ = jobs.create(session, new)
             listing = listings.claim(session, "lister", LEASE)
-            assert listing.job_id == job.id
-            listings.add(session, "lister", listing, [Found(uri) for uri in uris], cursor={}, lease=LEASE)
+            assert listing.id == job.id
+            listings.add(session, "lister", listing, [ListedObject(uri) for uri in uris], cursor={}, lease=LEASE)
             listings.finish(session, "lister", listing)
             return job
 
@@ -168,15 +171,17 @@ class Rows:
                 labelmap_key=labelmap_key,
                 preview_key=preview_key if preview else None,
             )
-            result_id = results.store(session, "worker", [new])[run_key]
-            items.finish(session, "worker", [Ended(one, result_id, number > 0) for number, one in enumerate(mine)])
+            result_id = result_store.store(session, "worker", [new])[run_key]
+            complete_items(
+                session, "worker", [CompletedItem(one, result_id, number > 0) for number, one in enumerate(mine)]
+            )
         return Written(result_id, run_key, found, uris[0] if uris else "")
 
     def _add(self, session, job, uris):
         jobs.relist(session, job.id)
         session.flush()
         listing = listings.claim(session, "lister", LEASE)
-        listings.add(session, "lister", listing, [Found(uri) for uri in uris], cursor={}, lease=LEASE)
+        listings.add(session, "lister", listing, [ListedObject(uri) for uri in uris], cursor={}, lease=LEASE)
         listings.finish(session, "lister", listing)
 
 

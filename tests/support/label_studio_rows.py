@@ -8,11 +8,13 @@ import pytest
 from car.model_version import CODE_VERSION, _models
 from car.presets import preset
 from car.vocabulary import Vocabulary
-from db import items, projects, tasks, vocabularies
-from db.items import Ended
-from db.models import Lane
-from db.projects import Seen, Way
-from db.tasks import Asked
+from db import vocabularies
+from db.label_studio import projects, tasks
+from db.label_studio.outbox import complete_items
+from db.label_studio.projects import ProjectPayload, RequestKind
+from db.label_studio.tasks import TaskSubmission
+from db.queue import items
+from db.queue.items import CompletedItem
 from tests.support.rows import LEASE, Rows
 
 INSTANCE = "http://label-studio:8080"
@@ -33,18 +35,26 @@ class ProjectRows(Rows):
         self.known = self.note()
 
     def note(self, labels=("cat", "dog"), *, control="BrushLabels", preset="demo", **changed):
-        seen = {"instance": INSTANCE, "number": 7, "label_config": config(labels, control), "way": Way.SETUP}
-        return self.do(projects.note, Seen(**seen | changed), preset=preset)
+        seen = {
+            "instance": INSTANCE,
+            "ls_project_id": 7,
+            "label_config": config(labels, control),
+            "kind": RequestKind.SETUP,
+        }
+        return self.do(projects.upsert, ProjectPayload(**seen | changed), preset=preset)
 
     def ask(self, *numbers, known=None, weights=WEIGHTS, **more):
-        asked = [one if isinstance(one, Asked) else Asked(task=one, uri=f"s3://bucket/{one}.jpg") for one in numbers]
-        return self.do(tasks.ask, known or self.known, asked, weights=weights, **more)
+        asked = [
+            one if isinstance(one, TaskSubmission) else TaskSubmission(ls_task_id=one, uri=f"s3://bucket/{one}.jpg")
+            for one in numbers
+        ]
+        return self.do(tasks.submit, known or self.known, asked, weights=weights, **more)
 
     def finish(self, *, weights=WEIGHTS, worker="gpu", limit=10_000):
         """Everything that is queued comes to an end; the items that did."""
         claimed = self.do(items.claim, worker, limit=limit, lease=LEASE)
         for one in claimed:
-            self.do(items.finish, worker, [Ended(one, self.result_of(one, weights), reused=False)])
+            self.do(complete_items, worker, [CompletedItem(one, self.result_of(one, weights), reused=False)])
         return claimed
 
     def result_of(self, item, weights=WEIGHTS):
@@ -66,19 +76,21 @@ class ProjectRows(Rows):
         return made
 
     def predictions(self):
-        return self.sql("SELECT * FROM prediction ORDER BY instance, project, task, id")
+        return self.sql("SELECT * FROM prediction ORDER BY instance, ls_project_id, ls_task_id, id")
 
     def later(self, span=timedelta(seconds=121)):
         """So much time passes for predictions."""
         self.sql(
             "UPDATE prediction SET sent_at = sent_at - :span, attempted_at = attempted_at - :span, "
-            "leased_until = leased_until - :span, not_before = not_before - :span, look_at = look_at - :span",
+            "lease_expires_at = lease_expires_at - :span, available_at = available_at - :span, "
+            "next_duplicate_check_at = next_duplicate_check_at - :span",
             span=span,
         )
 
     def items_by_task(self):
         query = (
-            "SELECT task.task, item.* FROM task JOIN item ON item.id = task.item_id WHERE task.job_id = :job ORDER BY 1"
+            "SELECT task.ls_task_id, item.* FROM task JOIN item ON item.id = task.item_id "
+            "WHERE task.job_id = :job ORDER BY 1"
         )
         return self.sql(query, job=self.known.row.job_id)
 
@@ -88,4 +100,13 @@ def project(rows):
     return ProjectRows(rows.engine)
 
 
-__all__ = ["INSTANCE", "OTHER_WEIGHTS", "WEIGHTS", "Lane", "ProjectRows", "Vocabulary", "config", "preset", "project"]
+__all__ = [
+    "INSTANCE",
+    "OTHER_WEIGHTS",
+    "WEIGHTS",
+    "ProjectRows",
+    "Vocabulary",
+    "config",
+    "preset",
+    "project",
+]

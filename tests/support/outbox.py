@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from db import projects
+from db.label_studio import projects
 from db.objects import ObjectStore
 from tests.support.label_studio_rows import ProjectRows, config
 from tests.support.rows import segmentation
@@ -26,13 +26,13 @@ class Outbox(ProjectRows):
         super().__init__(engine)
 
     def note(self, labels=LABELS, *, control=None, preset="demo", **changed):
-        place = {"instance": self.studio.url, "number": self.number}
+        place = {"instance": self.studio.url, "ls_project_id": self.number}
         return super().note(labels, control=control or self.control, preset=preset, **place | changed)
 
     def client(self, **options):
         return LabelStudio(self.studio.url, self.studio.token, **options)
 
-    def owe(self, tasks):
+    def enqueue(self, tasks):
         """So many new tasks in Label Studio, their pictures segmented here; the tasks' numbers."""
         numbers = self.studio.add_tasks(self.number, [{}] * tasks)
         for number in numbers:
@@ -73,7 +73,7 @@ class Outbox(ProjectRows):
 
     def agree(self):
         """Both sides tell the same: each task has one prediction there, whose id is known here."""
-        here = {row.task: row.prediction for row in self.predictions() if row.state == "sent"}
+        here = {row.ls_task_id: row.ls_prediction_id for row in self.predictions() if row.state == "sent"}
         there = {one["task"]: one["id"] for one in self.studio.predictions()}
         assert here == there
         assert set(self.by_task().values()) == {1}

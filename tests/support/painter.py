@@ -16,10 +16,11 @@ from car.presets import preset
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
-from db import jobs, vocabularies
-from db.models import JobKind, Lane
+from db import vocabularies
+from db.models import JobKind, Priority
 from db.objects import ObjectStore
-from db.progress import progress_of
+from db.queue import jobs
+from db.queue.progress import progress_of
 from db.session import make_engine, transaction
 from worker.errors import WeightsMissing
 from worker.listing import list_sources
@@ -125,14 +126,16 @@ def pipeline_of(engine, objects):
 def job_over(engine, objects, bucket):
     """A listed job over a prefix of the bucket."""
 
-    def make(prefix="in/", labels=("cat", "dog"), lane=Lane.BULK, settings=None):
+    def make(prefix="in/", labels=("cat", "dog"), priority=Priority.BULK, settings=None):
         with transaction(engine) as session:
-            vocabulary = vocabularies.keep(session, Vocabulary.of(labels))
-            recipe = vocabularies.keep_recipe(session, preset("demo").with_settings(settings or {}))
+            vocabulary = vocabularies.get_or_create(session, Vocabulary.of(labels))
+            recipe = vocabularies.get_or_create_recipe(session, preset("demo").with_settings(settings or {}))
             source = BulkSource.parse(f"s3://{bucket.name}/{prefix}").to_json()
             job, _ = jobs.create(
                 session,
-                jobs.NewJob(kind=JobKind.BULK, lane=lane, source=source, vocabulary_id=vocabulary, recipe_id=recipe),
+                jobs.NewJob(
+                    kind=JobKind.BULK, priority=priority, source=source, vocabulary_id=vocabulary, recipe_id=recipe
+                ),
             )
         list_sources(engine, objects, "lister")
         return job.id

@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api.app import create_app
-from db import offers, predictions
+from db.label_studio import outbox
+from db.queue import model_registry
 from tests.support.label_studio_rows import WEIGHTS, ProjectRows
 from tests.support.paths import ROOT
 from tests.support.rows import LEASE, Rows
@@ -69,17 +70,17 @@ class Workers(ProjectRows):
 
     def __init__(self, engine):
         Rows.__init__(self, engine)
-        self.do(offers.offer, offers.ANY, offers.ANY, WEIGHTS)
+        self.do(model_registry.register, model_registry.ANY, model_registry.ANY, WEIGHTS)
 
     def render(self, result=({"type": "brushlabels"},)):
         """Every prediction that is owed gets a document with this result; their tasks."""
-        mine = self.do(predictions.claim, "io", limit=10_000, lease=LEASE, instance=None)
+        mine = self.do(outbox.claim, "io", limit=10_000, lease=LEASE, instance=None)
         made = [
             (one, json.dumps({"model_version": one.model_version, "score": 0.5, "result": list(result)}), 0.5)
             for one in mine
         ]
-        self.do(predictions.rendered, "io", made, keep=False)
-        return [one.task for one in mine]
+        self.do(outbox.store_rendered, "io", made, keep=False)
+        return [one.ls_task_id for one in mine]
 
     def label(self, **more):
         """Everything that is queued is done and rendered."""

@@ -13,8 +13,10 @@ from car.presets import preset
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
-from db import jobs, results, vocabularies
-from db.models import JobKind, Lane
+from db import vocabularies
+from db.models import JobKind, Priority
+from db.queue import jobs
+from db.results import store as result_store
 from db.session import make_engine, transaction
 
 LEASE = timedelta(seconds=30)
@@ -39,13 +41,15 @@ class Rows:
 
     def wish(self, labels=("cat", "dog")):
         """Ids of a vocabulary and a recipe."""
-        return self.do(vocabularies.keep, Vocabulary.of(labels)), self.do(vocabularies.keep_recipe, preset("demo"))
+        return self.do(vocabularies.get_or_create, Vocabulary.of(labels)), self.do(
+            vocabularies.get_or_create_recipe, preset("demo")
+        )
 
-    def job(self, source=None, lane=Lane.BULK, **more):
+    def job(self, source=None, priority=Priority.BULK, **more):
         vocabulary, recipe = self.wish()
         new = jobs.NewJob(
             kind=JobKind.BULK,
-            lane=lane,
+            priority=priority,
             source=source or {"kind": "given", "given": []},
             vocabulary_id=vocabulary,
             recipe_id=recipe,
@@ -57,7 +61,7 @@ class Rows:
         """So many queued items of a job that is listed."""
         self.sql("UPDATE job SET listed_at = now() WHERE id = :job", job=job)
         made = self.sql(
-            "INSERT INTO item (job_id, lane, uri) SELECT id, CASE lane WHEN 'bulk' THEN 1 ELSE 0 END, "
+            "INSERT INTO item (job_id, priority, uri) SELECT id, CASE priority WHEN 'bulk' THEN 1 ELSE 0 END, "
             "'s3://bucket/' || nextval(pg_get_serial_sequence('item', 'id')) "
             "FROM job, generate_series(1, :number) WHERE id = :job RETURNING id",
             job=job,
@@ -69,7 +73,7 @@ class Rows:
         """A result as a worker stores it; another one for each name."""
         vocabulary, recipe = self.wish()
         name = name or f"picture {next(_numbers)}"
-        return results.NewResult(
+        return result_store.NewResult(
             run_key=hashlib.sha256(f"run {name}".encode()).hexdigest(),
             sha256=hashlib.sha256(name.encode()).hexdigest(),
             format="PNG",
@@ -88,7 +92,7 @@ class Rows:
 
     def result(self, name=None):
         new = self.new_result(name)
-        return self.do(results.store, "somebody", [new])[new.run_key]
+        return self.do(result_store.store, "somebody", [new])[new.run_key]
 
 
 def segmentation(labels):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.errors import BucketMissing
+from db.errors import BucketMissingError
 from tests.support.picture_server import picture_bytes
 from worker.images.fetch import Sources
 
@@ -17,7 +17,7 @@ class Shelf:
 
     def read(self, bucket, key, *, max_bytes=None):
         self.read_keys.append((bucket, key))
-        found = self.by_address.get(bucket, BucketMissing(f"there is no bucket {bucket!r} here"))
+        found = self.by_address.get(bucket, BucketMissingError(f"there is no bucket {bucket!r} here"))
         if isinstance(found, Exception):
             raise found
         return found

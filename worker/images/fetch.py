@@ -7,7 +7,7 @@ from typing import Protocol, Self
 from urllib.parse import quote, unquote
 
 from car.bulk_source import split_s3
-from db.errors import AccessDenied, BucketMissing, ObjectMissing, ObjectStoreError, StoreUnreachable
+from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, ObjectStoreError, StoreUnreachableError
 from worker.errors import FetchError, SourceDenied, SourceForbidden, SourceNotFound, SourceUnreachable
 from worker.images.addresses import Address
 from worker.images.download import Answer, Web
@@ -113,7 +113,7 @@ class Sources:
         bucket, key = split_s3(uri)
         try:
             return self._objects.read(bucket, key, max_bytes=self._max_bytes)
-        except (AccessDenied, BucketMissing, ObjectMissing, StoreUnreachable) as error:
+        except (AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError) as error:
             if task is None or not self._is_ours(instance):
                 raise
             if self._headers is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpcore
 
-from db.errors import SettingsInvalid
+from db.errors import SettingsInvalidError
 from worker.errors import SourceForbidden, SourceUnreachable
 from worker.images.addresses import Address, is_public, place_of, port_is_usual
 
@@ -35,7 +35,7 @@ class Allowed:
         """By a setting's name its value: URLs, or `host` and `host:port` with commas between them.
 
         Raises:
-            SettingsInvalid: an entry that is neither.
+            SettingsInvalidError: an entry that is neither.
 
         """
         self._places: set[tuple[str, int | None]] = set()
@@ -43,7 +43,7 @@ class Allowed:
             try:
                 self._places |= {_place(entry) for entry in value.split(",") if entry.strip()}
             except SourceForbidden as error:
-                raise SettingsInvalid(f"{setting}: {error}") from error
+                raise SettingsInvalidError(f"{setting}: {error}") from error
 
     def __contains__(self, place: tuple[str, int]) -> bool:
         host, port = place

@@ -9,9 +9,10 @@ from typing import Self
 import structlog
 from sqlalchemy import Engine
 
-from db import items, results, workers
-from db.errors import DatabaseUnreachable
-from db.items import Claimed
+from db.errors import DatabaseUnreachableError
+from db.queue import items, workers
+from db.queue.items import ClaimedItem
+from db.results import store as result_store
 from db.session import transaction
 
 
@@ -19,16 +20,16 @@ class Hand:
     """The claimed items that have not come to an end yet. Thread-safe; `changed` is notified when it shrinks."""
 
     def __init__(self) -> None:
-        self._items: dict[int, Claimed] = {}
+        self._items: dict[int, ClaimedItem] = {}
         self._bytes: dict[int, int] = {}
         self._lost: set[tuple[int, int]] = set()
         self.changed = threading.Condition()
 
-    def take(self, claimed: Iterable[Claimed]) -> None:
+    def take(self, claimed: Iterable[ClaimedItem]) -> None:
         with self.changed:
             self._items |= {item.id: item for item in claimed}
 
-    def drop(self, ended: Iterable[Claimed]) -> None:
+    def drop(self, ended: Iterable[ClaimedItem]) -> None:
         """They came to an end, whichever."""
         with self.changed:
             for item in ended:
@@ -38,13 +39,13 @@ class Hand:
                 self._lost.discard((item.id, item.attempt))
             self.changed.notify_all()
 
-    def lose(self, lost: Iterable[Claimed]) -> None:
+    def lose(self, lost: Iterable[ClaimedItem]) -> None:
         """They are another worker's by now, or were cancelled: nothing of them is to be written."""
         with self.changed:
             self._lost |= {(item.id, item.attempt) for item in lost if self._items.get(item.id) == item}
             self.changed.notify_all()
 
-    def holds(self, item: Claimed) -> bool:
+    def holds(self, item: ClaimedItem) -> bool:
         with self.changed:
             return self._items.get(item.id) == item and (item.id, item.attempt) not in self._lost
 
@@ -52,9 +53,9 @@ class Hand:
     def alone(self) -> bool:
         """A suspect is in hand: nothing may come beside it."""
         with self.changed:
-            return any(item.alone for item in self._items.values())
+            return any(item.isolated for item in self._items.values())
 
-    def weigh(self, item: Claimed, size: int) -> None:
+    def weigh(self, item: ClaimedItem, size: int) -> None:
         """Its picture takes so many bytes from now on, until it is dropped."""
         with self.changed:
             if self._items.get(item.id) == item:
@@ -66,7 +67,7 @@ class Hand:
         with self.changed:
             return sum(self._bytes.values())
 
-    def everything(self) -> list[Claimed]:
+    def everything(self) -> list[ClaimedItem]:
         with self.changed:
             return [item for item in self._items.values() if (item.id, item.attempt) not in self._lost]
 
@@ -88,7 +89,7 @@ class Hand:
 class Heartbeat:
     """Extends the leases of a hand every third of a lease, on a thread of its own."""
 
-    def __init__(self, engine: Engine, presence: workers.Presence, hand: Hand, lease: timedelta) -> None:
+    def __init__(self, engine: Engine, presence: workers.WorkerInfo, hand: Hand, lease: timedelta) -> None:
         self._engine, self._presence, self._hand, self._lease = engine, presence, hand, lease
         self._stop = threading.Event()
         self._finished = 0
@@ -111,7 +112,7 @@ class Heartbeat:
         while not self._stop.wait(self._lease.total_seconds() / 3):
             try:
                 self._beat()
-            except DatabaseUnreachable as error:
+            except DatabaseUnreachableError as error:
                 structlog.get_logger().warning("heartbeat_failed", reason=str(error))
                 if time.monotonic() > self._good_until:
                     # The leases have run out, so what comes now would be refused: somebody else has begun it.
@@ -123,8 +124,8 @@ class Heartbeat:
         finished, self._finished = self._finished, 0
         with transaction(self._engine, durable=False) as session:
             ours = items.extend(session, self._presence.name, held, self._lease)
-            results.extend(session, self._presence.name, self._lease)
-            workers.seen(session, self._presence, finished=finished)
+            result_store.extend(session, self._presence.name, self._lease)
+            workers.heartbeat(session, self._presence, finished=finished)
         self._good_until = begun + self._lease.total_seconds()
         # An item may have ended, or been handed back, between the two looks; to lose it then means nothing.
         self._hand.lose([item for item in held if item.id not in ours])

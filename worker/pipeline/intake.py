@@ -16,9 +16,11 @@ from sqlalchemy.orm import Session
 
 from car.errors import CarError
 from car.model_version import model_version, run_key
-from db import items, results, vocabularies
-from db.errors import DatabaseUnreachable
-from db.items import Claimed, Ended, Failed
+from db import vocabularies
+from db.errors import DatabaseUnreachableError
+from db.queue import items
+from db.queue.items import ClaimedItem, CompletedItem, FailedItem
+from db.results import store as result_store
 from db.session import transaction
 from worker.images import open_image
 from worker.images.fetch import name_of
@@ -110,15 +112,15 @@ class Intake:
         # What only waits for its commit holds no picture, so the next may come meanwhile; but not without end.
         return min(most - held + self._ledger.waiting, 2 * most - held)
 
-    def _claim(self) -> list[Claimed]:
+    def _claim(self) -> list[ClaimedItem]:
         held, room = len(self._hand), self._room
         if held and (room < self._model.batch or self._hand.alone):
             return []
         try:
             with transaction(self._engine, durable=False) as session:
-                claimed = items.claim(session, self._worker, limit=room, lease=self._limits.lease, company=held > 0)
+                claimed = items.claim(session, self._worker, limit=room, lease=self._limits.lease, occupied=held > 0)
                 wishes = [self._learn(session, item) for item in claimed]
-        except DatabaseUnreachable as error:
+        except DatabaseUnreachableError as error:
             structlog.get_logger().warning("claim_failed", reason=str(error))
             self._hand.wait(1.0)
             return []
@@ -131,7 +133,7 @@ class Intake:
             pool.submit(self._fetch, item, wish)
         return claimed
 
-    def _learn(self, session: Session, item: Claimed) -> Wish | CarError:
+    def _learn(self, session: Session, item: ClaimedItem) -> Wish | CarError:
         """The item's vocabulary and recipe, or why this worker cannot follow them; it keeps the last ones it met."""
         key = (item.vocabulary_id, item.recipe_id)
         if key in self._wishes:
@@ -152,7 +154,7 @@ class Intake:
         version = model_version(weights, recipe, vocabulary)
         return Wish(vocabulary_id, recipe_id, vocabulary, recipe, weights, version)
 
-    def _fetch(self, item: Claimed, wish: Wish | CarError) -> None:
+    def _fetch(self, item: ClaimedItem, wish: Wish | CarError) -> None:
         """On a fetcher's thread: to the lookup, or to the ledger as failed."""
         if not self._waited_for_memory(item):
             return
@@ -160,22 +162,22 @@ class Intake:
             self._forget(item)
             return
         if isinstance(wish, CarError):
-            self._fail(Failed(item, wish.code, str(wish), wish.retryable))
+            self._fail(FailedItem(item, wish.code, str(wish), wish.retryable))
             return
         try:
-            data = self._pictures.read(item.uri, instance=item.instance, task=item.task)
+            data = self._pictures.read(item.uri, instance=item.instance, task=item.ls_task_id)
             picture = open_image(data, self._limits.images, name=name_of(item.uri))
         except CarError as error:
-            self._fail(Failed(item, error.code, str(error), error.retryable))
+            self._fail(FailedItem(item, error.code, str(error), error.retryable))
         except Exception as error:  # noqa: BLE001 - the edge: one bad picture never ends its neighbours
             structlog.get_logger().exception("fetch_broke", uri=item.uri)
-            self._fail(Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
+            self._fail(FailedItem(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
         else:
             self._hand.weigh(item, picture.pixels.nbytes)
             key = run_key(picture.sha256, wish.weights, wish.recipe, wish.vocabulary)
             self._fetched.put(Fetched(item, wish, picture, key))
 
-    def _waited_for_memory(self, item: Claimed) -> bool:
+    def _waited_for_memory(self, item: ClaimedItem) -> bool:
         """Whether there is room for one more picture: False where the worker ends before, and it is handed back. Who
         somebody waits for never stands in this line.
         """
@@ -204,33 +206,33 @@ class Intake:
         keys = {one.run_key for one in some}
         try:
             with transaction(self._engine, durable=False) as session:
-                known = results.known(session, keys)
-                ours = results.reserve(session, self._worker, keys - set(known), self._limits.lease)
+                known = result_store.known(session, keys)
+                ours = result_store.reserve(session, self._worker, keys - set(known), self._limits.lease)
                 # Who gave a reservation back since the first look has stored the result in the same commit.
-                late = results.known(session, ours)
-                results.release(session, late, self._worker)
+                late = result_store.known(session, ours)
+                result_store.release(session, late, self._worker)
                 known, ours = known | late, ours - set(late)
-                shown = results.previews(session, [one.picture.sha256 for one in some if one.run_key in ours])
+                shown = result_store.previews(session, [one.picture.sha256 for one in some if one.run_key in ours])
                 elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
-                items.hand_back(session, self._worker, elsewhere, wait=_ELSEWHERE)
+                items.release(session, self._worker, elsewhere, wait=_ELSEWHERE)
         except Exception as error:  # noqa: BLE001 - the edge: this thread must go on, or the worker would hang
             if not isinstance(error, CarError):
                 structlog.get_logger().exception("lookup_broke")
             code = error.code if isinstance(error, CarError) else "internal_error"
             for one in some:
-                self._fail(Failed(one.item, code, str(error), retryable=True))
+                self._fail(FailedItem(one.item, code, str(error), retryable=True))
             return
         for item in elsewhere:
             self._forget(item)
         for one in some:
             if one.run_key in known:
-                self._ledger.ended(Ended(one.item, known[one.run_key], reused=True))
+                self._ledger.ended(CompletedItem(one.item, known[one.run_key], reused=True))
             # The second of two equal pictures waits for the first.
             elif one.run_key in ours and self._ledger.computes(one.run_key, one.item):
                 self._waiting.put(replace(one, preview_key=shown.get(one.picture.sha256)))
 
-    def _fail(self, failed: Failed) -> None:
+    def _fail(self, failed: FailedItem) -> None:
         self._ledger.failed(failed)
 
-    def _forget(self, item: Claimed) -> None:
+    def _forget(self, item: ClaimedItem) -> None:
         self._hand.drop([item])

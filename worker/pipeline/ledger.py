@@ -11,10 +11,12 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Engine
 
-from db import items, results
-from db.errors import DatabaseUnreachable
-from db.items import Claimed, Ended, Failed
-from db.results import NewResult
+from db.errors import DatabaseUnreachableError
+from db.label_studio.outbox import complete_items
+from db.queue import items
+from db.queue.items import ClaimedItem, CompletedItem, FailedItem
+from db.results import store as result_store
+from db.results.store import NewResult
 from db.session import transaction
 from worker.pipeline.hand import Hand
 from worker.pipeline.work import Drained
@@ -27,7 +29,7 @@ _GATHER_SECONDS = 0.02
 class Computed:
     """A new result whose objects are stored."""
 
-    item: Claimed
+    item: ClaimedItem
     new: NewResult
 
 
@@ -36,10 +38,10 @@ class Spoilt:
     """A run that came to nothing: all that wait for it end like its first item."""
 
     run_key: str
-    failed: Failed
+    failed: FailedItem
 
 
-Entry = Ended | Failed | Computed | Spoilt
+Entry = CompletedItem | FailedItem | Computed | Spoilt
 
 
 class Ledger:
@@ -48,7 +50,7 @@ class Ledger:
     def __init__(self, engine: Engine, worker: str, hand: Hand, tally: Drained, count: Callable[[int], None]) -> None:
         self._engine, self._worker, self._hand, self._tally, self._count = engine, worker, hand, tally, count
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._followers: dict[str, list[Claimed]] = defaultdict(list)
+        self._followers: dict[str, list[ClaimedItem]] = defaultdict(list)
         self._writing = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -61,7 +63,7 @@ class Ledger:
         self._entries.put(None)
         self._thread.join()
 
-    def computes(self, run_key: str, item: Claimed) -> bool:
+    def computes(self, run_key: str, item: ClaimedItem) -> bool:
         """Whether `item` is the first in hand that asks for this run; the others end as it does."""
         with self._lock:
             first = run_key not in self._followers
@@ -75,19 +77,19 @@ class Ledger:
         """Entries that are not committed yet. Their pictures are out of memory: only rows are left to be written."""
         return self._entries.qsize() + self._writing
 
-    def ended(self, one: Ended) -> None:
+    def ended(self, one: CompletedItem) -> None:
         self._entries.put(one)
 
-    def failed(self, one: Failed) -> None:
+    def failed(self, one: FailedItem) -> None:
         self._entries.put(one)
 
-    def computed(self, item: Claimed, new: NewResult) -> None:
+    def computed(self, item: ClaimedItem, new: NewResult) -> None:
         self._entries.put(Computed(item, new))
 
-    def spoilt(self, run_key: str, failed: Failed) -> None:
+    def spoilt(self, run_key: str, failed: FailedItem) -> None:
         self._entries.put(Spoilt(run_key, failed))
 
-    def followers(self, run_key: str) -> list[Claimed]:
+    def followers(self, run_key: str) -> list[ClaimedItem]:
         """Who waits for the run besides its first item."""
         with self._lock:
             return list(self._followers.get(run_key, ()))
@@ -128,13 +130,13 @@ class Ledger:
         self._hand.drop(touched)
         self._take_down(settled, written)
 
-    def _insist(self, settled: "_Settled", touched: list[Claimed]) -> tuple[set[int], dict[str, UUID]]:
+    def _insist(self, settled: "_Settled", touched: list[ClaimedItem]) -> tuple[set[int], dict[str, UUID]]:
         """Commit, again and again while the database is away and anything is still ours."""
         wait = 0.2
         while True:
             try:
                 return self._commit(settled)
-            except DatabaseUnreachable as error:
+            except DatabaseUnreachableError as error:
                 structlog.get_logger().warning("commit_failed", reason=str(error))
                 if not any(self._hand.holds(item) for item in touched):
                     return set(), {}
@@ -153,15 +155,15 @@ class Ledger:
             self._hand.drop(late)
             return
         for item in late:
-            self._entries.put(Ended(item, result_id, reused=True))
+            self._entries.put(CompletedItem(item, result_id, reused=True))
 
     def _settled(self, some: list[Entry]) -> "_Settled":
         """Followers join the run they waited for."""
         settled = _Settled()
         for one in some:
-            if isinstance(one, Ended):
+            if isinstance(one, CompletedItem):
                 settled.reused.append(one)
-            elif isinstance(one, Failed):
+            elif isinstance(one, FailedItem):
                 settled.failed.append(one)
             elif isinstance(one, Computed):
                 settled.computed.append(one)
@@ -169,26 +171,30 @@ class Ledger:
             else:
                 settled.spoilt.append(one.run_key)
                 waiting, first = self.followers(one.run_key), one.failed
-                settled.failed += [first, *(Failed(f, first.code, first.detail, first.retryable) for f in waiting)]
+                settled.failed += [first, *(FailedItem(f, first.code, first.detail, first.retryable) for f in waiting)]
         return settled
 
     def _commit(self, settled: "_Settled") -> tuple[set[int], dict[str, UUID]]:
         with transaction(self._engine) as session:
-            ours = items.fence(session, self._worker, [*settled.ended_items, *(one.item for one in settled.failed)])
+            ours = items.lock_owned(
+                session, self._worker, [*settled.ended_items, *(one.item for one in settled.failed)]
+            )
             # A run is stored where anyone who asked for it still may.
             asked = {one.new.run_key for one in settled.computed if one.item.id in ours}
             asked |= {run_key for run_key, item in settled.followers if item.id in ours}
             new = [one.new for one in settled.computed if one.new.run_key in asked]
-            ids = results.store(session, self._worker, new)
+            ids = result_store.store(session, self._worker, new)
             ended = [one for one in settled.reused if one.item.id in ours]
             ended += [
-                Ended(one.item, ids[one.new.run_key], reused=False) for one in settled.computed if one.item.id in ours
+                CompletedItem(one.item, ids[one.new.run_key], reused=False)
+                for one in settled.computed
+                if one.item.id in ours
             ]
-            ended += [Ended(item, ids[key], reused=True) for key, item in settled.followers if item.id in ours]
-            done = items.finish(session, self._worker, ended)
+            ended += [CompletedItem(item, ids[key], reused=True) for key, item in settled.followers if item.id in ours]
+            done = complete_items(session, self._worker, ended)
             failed = items.fail(session, self._worker, [one for one in settled.failed if one.item.id in ours])
             unasked = [one.new.run_key for one in settled.computed if one.new.run_key not in asked]
-            results.release(session, [*settled.spoilt, *unasked], self._worker)
+            result_store.release(session, [*settled.spoilt, *unasked], self._worker)
         return done | failed, ids
 
     def _take_down(self, settled: "_Settled", written: set[int]) -> None:
@@ -205,15 +211,15 @@ class Ledger:
 class _Settled:
     """Entries by what is to be done."""
 
-    reused: list[Ended] = field(default_factory=list)
+    reused: list[CompletedItem] = field(default_factory=list)
     computed: list[Computed] = field(default_factory=list)
-    followers: list[tuple[str, Claimed]] = field(default_factory=list)
+    followers: list[tuple[str, ClaimedItem]] = field(default_factory=list)
     """Run key and item of those that waited for one of `computed`."""
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedItem] = field(default_factory=list)
     spoilt: list[str] = field(default_factory=list)
     """Run keys that nobody computes any more."""
 
     @property
-    def ended_items(self) -> list[Claimed]:
+    def ended_items(self) -> list[ClaimedItem]:
         waiting = [item for _, item in self.followers]
         return [*(one.item for one in self.reused), *(one.item for one in self.computed), *waiting]

@@ -15,10 +15,11 @@ from sqlalchemy import Engine
 from car.errors import CarError
 from car.model_version import CODE_VERSION
 from car.segmentation import Segmentation
-from db import items, results, workers
-from db.errors import DatabaseUnreachable
-from db.items import Claimed, Failed
-from db.results import NewResult
+from db.errors import DatabaseUnreachableError
+from db.queue import items, workers
+from db.queue.items import ClaimedItem, FailedItem
+from db.results import store as result_store
+from db.results.store import NewResult
 from db.session import transaction
 from worker.errors import OutOfMemory
 from worker.images.fetch import Sources
@@ -59,9 +60,9 @@ class Pipeline:
         return self.limits.window(self.model.batch)
 
     @property
-    def presence(self) -> workers.Presence:
+    def presence(self) -> workers.WorkerInfo:
         """What this worker says of itself."""
-        return workers.Presence(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
+        return workers.WorkerInfo(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
 
     def close(self) -> None:
         """At the end of the process: connections that were kept open."""
@@ -192,7 +193,7 @@ class _Run:
     def _hand_on(self, one: Fetched, found: Any) -> None:  # noqa: ANN401 - whatever the model gave
         if found is None:
             if not self._wanted(one):  # and otherwise it is handed back
-                nobody = Failed(one.item, "cancelled", "nobody waits for it any more", retryable=True)
+                nobody = FailedItem(one.item, "cancelled", "nobody waits for it any more", retryable=True)
                 self._ledger.spoilt(one.run_key, nobody)
             return
         if isinstance(found, Exception):
@@ -268,20 +269,20 @@ class _Run:
     def _hand_back(self) -> None:
         rest = self._hand.everything()
         with _tried("hand_back"), transaction(self._p.engine) as session:
-            back = items.hand_back(session, self._p.name, rest)
-            results.release_all(session, self._p.name)
+            back = items.release(session, self._p.name, rest)
+            result_store.release_all(session, self._p.name)
             self._tally.handed_back += len(back)
         self._hand.lose(rest)
 
 
-def _failure(one: Fetched, error: Exception) -> Failed:
-    item: Claimed = one.item
+def _failure(one: Fetched, error: Exception) -> FailedItem:
+    item: ClaimedItem = one.item
     if isinstance(error, MemoryError):
         size = f"{one.picture.width} x {one.picture.height}"
         error = OutOfMemory(f"{size} pixels need more memory than there is; scale it down")
     if isinstance(error, CarError):
-        return Failed(item, error.code, str(error), error.retryable)
-    return Failed(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False)
+        return FailedItem(item, error.code, str(error), error.retryable)
+    return FailedItem(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False)
 
 
 @contextmanager
@@ -289,5 +290,5 @@ def _tried(what: str) -> Iterator[None]:
     """A database that is away makes no difference: leases run out by themselves."""
     try:
         yield
-    except DatabaseUnreachable as error:
+    except DatabaseUnreachableError as error:
         structlog.get_logger().warning(f"{what}_failed", reason=str(error))

@@ -7,18 +7,18 @@ from worker.pipeline.work import Fetched
 
 
 class Waiting:
-    """By lane, and in each first come, first served: who shares a batch is the model's affair. Bounded by what the
+    """By priority, and in each first come, first served: who shares a batch is the model's affair. Bounded by what the
     worker claims.
     """
 
     def __init__(self) -> None:
-        self._lanes: defaultdict[int, deque[Fetched]] = defaultdict(deque)
+        self._priorities: defaultdict[int, deque[Fetched]] = defaultdict(deque)
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, fetched: Fetched) -> None:
         with self._changed:
-            self._lanes[fetched.item.lane].append(fetched)
+            self._priorities[fetched.item.priority].append(fetched)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -35,8 +35,10 @@ class Waiting:
             return [self._next() for _ in range(min(most, len(self)))]
 
     def _next(self) -> Fetched:
-        return next(self._lanes[lane] for lane in sorted(self._lanes) if self._lanes[lane]).popleft()
+        return next(
+            self._priorities[priority] for priority in sorted(self._priorities) if self._priorities[priority]
+        ).popleft()
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(len(lane) for lane in self._lanes.values())
+            return sum(len(priority) for priority in self._priorities.values())

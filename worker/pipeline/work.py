@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from car.recipe import Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
-from db.items import Claimed
+from db.queue.items import ClaimedItem
 from worker.images import ImageLimits, Picture
 from worker.pipeline.window import Window
 
@@ -34,7 +34,7 @@ class Wish:
 class Fetched:
     """An item whose picture is here."""
 
-    item: Claimed
+    item: ClaimedItem
     wish: Wish
     picture: Picture
     run_key: str

@@ -6,8 +6,7 @@ Whoever finds several of a version keeps the oldest, so that all who look decide
 from collections.abc import Callable
 
 from car.errors import CarError
-from db.predictions import Outgoing
-from db.second_looks import Doubtful
+from db.label_studio.outbox import DuplicateCheck, OutboxRow
 from worker.label_studio import LabelStudio
 from worker.label_studio.errors import TaskMissing
 
@@ -19,7 +18,7 @@ class LeaseEnding(CarError):  # noqa: N818 - the name is the sentence
     retryable = True
 
 
-def deliver(client: LabelStudio, row: Outgoing, document: str, *, in_time: Callable[[], bool]) -> int:
+def deliver(client: LabelStudio, row: OutboxRow, document: str, *, in_time: Callable[[], bool]) -> int:
     """Label Studio's id of the row's one prediction. `in_time` is asked right before anything is sent.
 
     Raises:
@@ -34,23 +33,25 @@ def deliver(client: LabelStudio, row: Outgoing, document: str, *, in_time: Calla
         return known
     if not in_time():
         raise LeaseEnding("the worker was too slow; another attempt follows")
-    stored = client.predict(row.task, document)
-    if stored.project not in (None, row.project):
+    stored = client.predict(row.ls_task_id, document)
+    if stored.project not in (None, row.ls_project_id):
         # Label Studio was set up anew, and its numbers are of other things.
         client.withdraw(stored.number)
-        raise TaskMissing(f"task {row.task} is of project {stored.project}, not of {row.project}, in Label Studio now")
+        raise TaskMissing(
+            f"task {row.ls_task_id} is of project {stored.project}, not of {row.ls_project_id}, in Label Studio now"
+        )
     # An earlier POST that nobody waited for may have been stored since it was looked for.
     return (the_one(client, row, but=row.replaces) if again else None) or stored.number
 
 
-def the_one(client: LabelStudio, row: Outgoing | Doubtful, *, but: int | None = None) -> int | None:
+def the_one(client: LabelStudio, row: OutboxRow | DuplicateCheck, *, but: int | None = None) -> int | None:
     """The oldest of our version, once it is the only one. `but` does not count, and stays.
 
     Raises:
         LabelStudioError: see there.
 
     """
-    stored = client.predictions(project=row.project, task=row.task)
+    stored = client.predictions(project=row.ls_project_id, task=row.ls_task_id)
     ours = [one.number for one in stored if one.model_version == row.model_version and one.number != but]
     for double in ours[1:]:
         client.withdraw(double)

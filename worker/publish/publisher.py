@@ -1,6 +1,5 @@
 """The outbox emptied: rows claimed, rendered and sent, each on its own, so that none stops its neighbours."""
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,9 +11,9 @@ import structlog
 from sqlalchemy import Engine
 
 from car.errors import CarError
-from db import predictions, strays
-from db.errors import DatabaseUnreachable
-from db.predictions import Outgoing
+from db.errors import DatabaseUnreachableError
+from db.label_studio import outbox
+from db.label_studio.outbox import OutboxRow
 from db.session import transaction
 from worker.label_studio import LabelStudio, LabelStudioError
 from worker.label_studio.errors import Forbidden, OutcomeUncertain, ProjectMissing, Rejected, TaskMissing
@@ -27,13 +26,12 @@ LEASE = timedelta(seconds=120)
 """A killed worker's POST has long ended when another one asks Label Studio whether it was stored."""
 _MARGIN = 5.0
 _ROWS_A_THREAD = 4
-_FIRST, _LONGEST = 5.0, 300.0
-_UNCERTAIN = 60.0
-"""Seconds that a POST without an answer is given to be stored, before it is looked for."""
+_UNCERTAIN = timedelta(seconds=60)
+"""The time that a POST without an answer is given to be stored, before it is looked for."""
 _BREAKS = 5
 """Attempts at a row that breaks this code."""
 
-Wanted = tuple[Outgoing, str]
+Wanted = tuple[OutboxRow, str]
 """A row to be sent, and its document."""
 
 
@@ -71,7 +69,7 @@ class Publisher:
         """Render and send what waits, for about so long. Any number of publishers may do so at once.
 
         Raises:
-            DatabaseUnreachable: what was in hand comes back when its lease has run out.
+            DatabaseUnreachableError: what was in hand comes back when its lease has run out.
 
         """
         done = Published()
@@ -81,41 +79,41 @@ class Publisher:
                 if time.monotonic() > ends:
                     done.more = True
                     break
-                leased_until = time.monotonic() + self._lease.total_seconds()
+                lease_expires_at = time.monotonic() + self._lease.total_seconds()
                 sending = self._client is not None and self._gate.open
                 rows = self._claim(self._client.url if self._client and sending else None)
                 if not rows:
                     break
-                self._round(pool, rows, done.counts, leased_until, stop)
+                self._round(pool, rows, done.counts, lease_expires_at, stop)
         if self._client is not None and not done.more:
             done.more = look_again(self._engine, self._client, self._gate, stop=stop, until=ends)
         return done
 
-    def _claim(self, instance: str | None) -> list[Outgoing]:
+    def _claim(self, instance: str | None) -> list[OutboxRow]:
         limit = self._threads * _ROWS_A_THREAD
         with transaction(self._engine) as session:
-            return predictions.claim(session, self._worker, limit=limit, lease=self._lease, instance=instance)
+            return outbox.claim(session, self._worker, limit=limit, lease=self._lease, instance=instance)
 
     def _round(
         self,
         pool: ThreadPoolExecutor,
-        rows: Sequence[Outgoing],
+        rows: Sequence[OutboxRow],
         counts: Counter[str],
-        leased_until: float,
+        lease_expires_at: float,
         stop: Callable[[], bool],
     ) -> None:
         ready = [(row, row.document) for row in rows if row.document is not None]
         ready += self._render(pool, [row for row in rows if row.document is None], counts)
-        outcomes = pool.map(lambda wanted: self._send(wanted, leased_until, stop), ready)
+        outcomes = pool.map(lambda wanted: self._send(wanted, lease_expires_at, stop), ready)
         for outcome in outcomes:
             counts.update(outcome)
 
     # Rendering
 
-    def _render(self, pool: ThreadPoolExecutor, rows: Sequence[Outgoing], counts: Counter[str]) -> list[Wanted]:
+    def _render(self, pool: ThreadPoolExecutor, rows: Sequence[OutboxRow], counts: Counter[str]) -> list[Wanted]:
         """Documents made and kept; those that are to be sent now, still leased."""
-        ours: list[tuple[Outgoing, str, float]] = []
-        others: list[tuple[Outgoing, str, float]] = []
+        ours: list[tuple[OutboxRow, str, float]] = []
+        others: list[tuple[OutboxRow, str, float]] = []
         for group in render_all(pool, self._objects, rows, preset=self._preset):
             for row in group.rows:
                 if isinstance(group.made, CarError):
@@ -125,17 +123,17 @@ class Publisher:
         if not ours and not others:
             return []
         with transaction(self._engine) as session:
-            kept = predictions.rendered(session, self._worker, ours, keep=True)
-            predictions.rendered(session, self._worker, others, keep=False)
+            kept = outbox.store_rendered(session, self._worker, ours, keep=True)
+            outbox.store_rendered(session, self._worker, others, keep=False)
         counts["rendered"] += len(ours) + len(others)
         return [(row, text) for row, text, _ in ours if row.id in kept]
 
-    def _may_send(self, row: Outgoing) -> bool:
+    def _may_send(self, row: OutboxRow) -> bool:
         return self._client is not None and row.instance == self._client.url and self._gate.open
 
     # Sending
 
-    def _send(self, wanted: Wanted, leased_until: float, stop: Callable[[], bool]) -> list[str]:
+    def _send(self, wanted: Wanted, lease_expires_at: float, stop: Callable[[], bool]) -> list[str]:
         """What became of a row; no error but the database's leaves this function."""
         row, document = wanted
         client = self._client
@@ -146,7 +144,7 @@ class Publisher:
                 client,
                 row,
                 document,
-                in_time=lambda: time.monotonic() + client.most_seconds + _MARGIN < leased_until,
+                in_time=lambda: time.monotonic() + client.most_seconds + _MARGIN < lease_expires_at,
             )
         except LeaseEnding:
             return [self._hand_back(row)]
@@ -157,41 +155,41 @@ class Publisher:
             return [self._refuse(row, InternalError(f"{type(error).__name__}: {error}"))]
         self._gate.passed()
         with transaction(self._engine) as session:
-            ours = predictions.sent(session, self._worker, row, number)
+            ours = outbox.mark_sent(session, self._worker, row, number)
         return ["sent"] if ours else [self._settle(client, row, number)]
 
-    def _settle(self, client: LabelStudio, row: Outgoing, number: int) -> str:
+    def _settle(self, client: LabelStudio, row: OutboxRow, number: int) -> str:
         """The lease ran out while it was being sent: this worker was frozen, or Label Studio very slow."""
         with transaction(self._engine) as session:
-            doubled = strays.settle(session, row.id, number)
+            doubled = outbox.resolve_late_send(session, row.id, number)
         if doubled:
             try:
                 client.withdraw(number)
             except LabelStudioError as error:
                 structlog.get_logger().error(
-                    "double_prediction_stays", prediction=number, task=row.task, why=str(error)
+                    "double_prediction_stays", prediction=number, task=row.ls_task_id, why=str(error)
                 )
         return "strays"
 
     # Ends that are not the good one
 
-    def _refuse(self, row: Outgoing, error: CarError) -> str:
-        if isinstance(error, DatabaseUnreachable):
+    def _refuse(self, row: OutboxRow, error: CarError) -> str:
+        if isinstance(error, DatabaseUnreachableError):
             raise error
         if isinstance(error, TaskMissing | ProjectMissing):
             self._gate.passed()
             with transaction(self._engine) as session:
-                predictions.orphaned(session, self._worker, row)
+                outbox.mark_orphaned(session, self._worker, row)
             return "orphaned"
         self._tell_gate(error)
         if self._passes(row, error):
-            wait = timedelta(seconds=_wait(row.failures, error))
+            at_least = _UNCERTAIN if isinstance(error, OutcomeUncertain) else timedelta(0)
             with transaction(self._engine) as session:
-                predictions.later(session, self._worker, row, code=error.code, detail=str(error), wait=wait)
+                outbox.reschedule(session, self._worker, row, code=error.code, detail=str(error), at_least=at_least)
             return "put_off"
-        structlog.get_logger().warning("prediction_failed", task=row.task, code=error.code, reason=str(error))
+        structlog.get_logger().warning("prediction_failed", task=row.ls_task_id, code=error.code, reason=str(error))
         with transaction(self._engine) as session:
-            predictions.failed(session, self._worker, row, code=error.code, detail=str(error))
+            outbox.fail(session, self._worker, row, code=error.code, detail=str(error))
         return "failed"
 
     def _tell_gate(self, error: CarError) -> None:
@@ -200,19 +198,13 @@ class Publisher:
         elif isinstance(error, LabelStudioError):
             self._gate.failed(error)
 
-    def _passes(self, row: Outgoing, error: CarError) -> bool:
+    def _passes(self, row: OutboxRow, error: CarError) -> bool:
         """Whether time, or somebody who sets things right, may help."""
         if isinstance(error, InternalError):
-            return row.failures + 1 < _BREAKS
+            return row.failure_count + 1 < _BREAKS
         return error.retryable or (isinstance(error, LabelStudioError) and not isinstance(error, Rejected))
 
-    def _hand_back(self, row: Outgoing) -> str:
+    def _hand_back(self, row: OutboxRow) -> str:
         with transaction(self._engine) as session:
-            predictions.hand_back(session, self._worker, [row])
+            outbox.release(session, self._worker, [row])
         return "handed_back"
-
-
-def _wait(failures: int, error: CarError) -> float:
-    """Threefold each time, spread so that a thousand rows do not come back in one second."""
-    grown = min(_FIRST * 3.0 ** min(failures, 10), _LONGEST) * random.uniform(0.75, 1.25)
-    return max(grown, _UNCERTAIN) if isinstance(error, OutcomeUncertain) else grown

@@ -1,6 +1,5 @@
 """A result as the prediction that a project's labeling configuration asks for."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,12 +8,10 @@ from typing import Protocol
 import structlog
 
 from car.errors import CarError
-from car.prediction_document import Document, Found, PredictionInvalid, prediction_document
+from car.label_studio.prediction_rendering import render_prediction
+from car.prediction_document import Document
 from car.project_plan import plan_project
-from db.predictions import Outgoing
-
-LARGEST = 64 * 2**20
-"""Bytes of a prediction, far above what regions bounded in size come to; Label Studio takes in 250 MiB."""
+from db.label_studio.outbox import OutboxRow
 
 
 class Gettable(Protocol):
@@ -34,21 +31,21 @@ class InternalError(CarError):
 class Rendered:
     """Rows of one and the same document, or of the error that it met."""
 
-    rows: tuple[Outgoing, ...]
+    rows: tuple[OutboxRow, ...]
     made: Document | CarError
 
 
-def render_all(pool: Executor, objects: Gettable, rows: Sequence[Outgoing], *, preset: str) -> list[Rendered]:
+def render_all(pool: Executor, objects: Gettable, rows: Sequence[OutboxRow], *, preset: str) -> list[Rendered]:
     """Each document once, however many tasks show the same picture. No error leaves this function."""
-    alike: dict[object, list[Outgoing]] = {}
+    alike: dict[object, list[OutboxRow]] = {}
     for row in rows:
-        alike.setdefault((row.instance, row.project, row.result_id, row.model_version), []).append(row)
+        alike.setdefault((row.instance, row.ls_project_id, row.result_id, row.model_version), []).append(row)
     groups = [tuple(group) for group in alike.values()]
     made = pool.map(lambda group: _tried(objects, group[0], preset), groups)
     return [Rendered(group, document) for group, document in zip(groups, made, strict=True)]
 
 
-def render(objects: Gettable, row: Outgoing, *, preset: str) -> Document:
+def render(objects: Gettable, row: OutboxRow, *, preset: str) -> Document:
     """The prediction of a row's result.
 
     Raises:
@@ -58,17 +55,12 @@ def render(objects: Gettable, row: Outgoing, *, preset: str) -> Document:
 
     """
     plan = plan_project(row.label_config, row.extra_params, preset=preset)
-    found = Found.of_document(json.loads(objects.get(row.masks_key)))
-    document = prediction_document(row.label_config, plan, found, run_key=row.run_key, model_version=row.model_version)
-    if len(document.text) > LARGEST:
-        raise PredictionInvalid(
-            f"the prediction has {len(document.text):,} bytes, above the {LARGEST:,} that are sent; choose polygons "
-            "instead of brushes, or fewer labels"
-        )
-    return document
+    return render_prediction(
+        objects.get, row.masks_key, row.label_config, plan, run_key=row.run_key, model_version=row.model_version
+    )
 
 
-def _tried(objects: Gettable, row: Outgoing, preset: str) -> Document | CarError:
+def _tried(objects: Gettable, row: OutboxRow, preset: str) -> Document | CarError:
     try:
         return render(objects, row, preset=preset)
     except CarError as error:

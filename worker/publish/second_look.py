@@ -6,8 +6,8 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import Engine
 
-from db import second_looks
-from db.second_looks import Doubtful
+from db.label_studio import outbox
+from db.label_studio.outbox import DuplicateCheck
 from db.session import transaction
 from worker.label_studio import LabelStudio, LabelStudioError
 from worker.label_studio.errors import ProjectMissing, TaskMissing
@@ -21,14 +21,14 @@ def look_again(engine: Engine, client: LabelStudio, gate: Gate, *, stop: Callabl
     """All that are due, one after the other: they are few. Whether the time was over before they were.
 
     Raises:
-        DatabaseUnreachable: the next look makes up for what was in hand.
+        DatabaseUnreachableError: the next look makes up for what was in hand.
 
     """
     while gate.open and not stop():
         if time.monotonic() > until:
             return True
         with transaction(engine) as session:
-            due = second_looks.claim(session, client.url, limit=_AT_ONCE)
+            due = outbox.claim_checks(session, client.url, limit=_AT_ONCE)
         if not due:
             break
         for one in due:
@@ -36,16 +36,16 @@ def look_again(engine: Engine, client: LabelStudio, gate: Gate, *, stop: Callabl
     return False
 
 
-def _look(engine: Engine, client: LabelStudio, gate: Gate, one: Doubtful) -> None:
+def _look(engine: Engine, client: LabelStudio, gate: Gate, one: DuplicateCheck) -> None:
     try:
         found = the_one(client, one)
     except (TaskMissing, ProjectMissing):
         return  # nothing is left to be there twice
     except LabelStudioError as error:
         gate.failed(error)
-        structlog.get_logger().warning("second_look_failed", task=one.task, code=error.code, reason=str(error))
+        structlog.get_logger().warning("second_look_failed", task=one.ls_task_id, code=error.code, reason=str(error))
         return
     gate.passed()
-    if found not in (None, one.prediction):
+    if found not in (None, one.ls_prediction_id):
         with transaction(engine) as session:
-            second_looks.kept(session, one, found)
+            outbox.keep_oldest(session, one, found)

@@ -13,10 +13,11 @@ from car.model_version import CODE_VERSION
 from cli.commands.bench.cpu_time import CpuTime
 from cli.commands.bench.environment import BenchEnvironment
 from cli.commands.bench.fake_model import LABELS, FakePostprocess, FakeSegmenter, fake_segmentation
-from db import items, listings, results, workers
-from db.items import Claimed, Ended
-from db.listings import Found
-from db.results import NewResult
+from db.queue import items, listings, workers
+from db.queue.items import ClaimedItem, CompletedItem
+from db.queue.listings import ListedObject
+from db.results import store as result_store
+from db.results.store import NewResult
 from db.session import transaction
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.work import Limits, Objects
@@ -55,7 +56,7 @@ def run_pipeline(
 
 def claims(environment: BenchEnvironment, batch: int) -> float:
     """Milliseconds an item of claiming `batch` items."""
-    held: list[Claimed] = []
+    held: list[ClaimedItem] = []
 
     def claim() -> None:
         with transaction(environment.engine, durable=False) as session:
@@ -70,13 +71,13 @@ def lookups(environment: BenchEnvironment, batch: int) -> float:
 
     def look_up() -> None:
         with transaction(environment.engine, durable=False) as session:
-            known = results.known(session, keys)
-            results.previews(session, keys)
-            results.reserve(session, _NAME, set(keys) - set(known), LEASE)
+            known = result_store.known(session, keys)
+            result_store.previews(session, keys)
+            result_store.reserve(session, _NAME, set(keys) - set(known), LEASE)
 
     def release() -> None:
         with transaction(environment.engine, durable=False) as session:
-            results.release_all(session, _NAME)
+            result_store.release_all(session, _NAME)
 
     return _median_ms(look_up, release) / batch
 
@@ -91,10 +92,12 @@ def finishes(environment: BenchEnvironment, batch: int) -> float:
         batch_items = next(groups)
         new = [_new_result(item) for item in batch_items]
         with transaction(environment.engine) as session:
-            ours = items.fence(session, _NAME, batch_items)
-            ids = results.store(session, _NAME, new)
-            ended = [Ended(item, ids[one.run_key], reused=False) for item, one in zip(batch_items, new, strict=True)]
-            if items.finish(session, _NAME, ended) != ours:
+            ours = items.lock_owned(session, _NAME, batch_items)
+            ids = result_store.store(session, _NAME, new)
+            ended = [
+                CompletedItem(item, ids[one.run_key], reused=False) for item, one in zip(batch_items, new, strict=True)
+            ]
+            if items.complete(session, _NAME, ended) != ours:
                 raise AssertionError("this worker lost an item")
 
     return _median_ms(finish, lambda: None, turns=len(held) // batch - 1) / batch
@@ -102,15 +105,15 @@ def finishes(environment: BenchEnvironment, batch: int) -> float:
 
 def heartbeats(environment: BenchEnvironment, held: int) -> float:
     """Milliseconds of a heartbeat of a worker that owns `held` items."""
-    presence = workers.Presence(_NAME, "gpu", "none", dict(FakeSegmenter.weights), CODE_VERSION)
+    presence = workers.WorkerInfo(_NAME, "gpu", "none", dict(FakeSegmenter.weights), CODE_VERSION)
     with transaction(environment.engine, durable=False) as session:
         mine = items.claim(session, _NAME, limit=held, lease=LEASE)
 
     def beat() -> None:
         with transaction(environment.engine, durable=False) as session:
             items.extend(session, _NAME, mine, LEASE)
-            results.extend(session, _NAME, LEASE)
-            workers.seen(session, presence)
+            result_store.extend(session, _NAME, LEASE)
+            workers.heartbeat(session, presence)
 
     spent = _median_ms(beat, lambda: None)
     _release(environment, mine)
@@ -130,20 +133,20 @@ def listing_rate(environment: BenchEnvironment, rows: int) -> float:
     return rows / spent
 
 
-def _pages(rows: int) -> Iterator[list[Found]]:
+def _pages(rows: int) -> Iterator[list[ListedObject]]:
     for start in range(0, rows, 4_000):
         yield [
-            Found(f"s3://bench/listed/{number:09d}.jpg", f"{number:032x}")
+            ListedObject(f"s3://bench/listed/{number:09d}.jpg", f"{number:032x}")
             for number in range(start, min(rows, start + 4_000))
         ]
 
 
-def _release(environment: BenchEnvironment, held: Sequence[Claimed]) -> None:
+def _release(environment: BenchEnvironment, held: Sequence[ClaimedItem]) -> None:
     with transaction(environment.engine, durable=False) as session:
-        items.hand_back(session, _NAME, held)
+        items.release(session, _NAME, held)
 
 
-def _new_result(item: Claimed) -> NewResult:
+def _new_result(item: ClaimedItem) -> NewResult:
     sha256 = hashlib.sha256(item.uri.encode()).hexdigest()
     return NewResult(
         run_key=hashlib.sha256(f"run {sha256}".encode()).hexdigest(),

@@ -15,9 +15,10 @@ from car.bulk_source import BulkSource
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from cli.embedded import ALL, start_engines
-from db import jobs, listings, vocabularies
-from db.listings import Found, Listing
-from db.models import Job, JobKind, Lane
+from db import vocabularies
+from db.models import Job, JobKind, Priority
+from db.queue import jobs, listings
+from db.queue.listings import ListedObject, Listing
 from db.schema import migrate
 from db.session import make_engine, transaction
 from db.settings import EngineSettings
@@ -40,10 +41,10 @@ class BenchEnvironment:
         with transaction(self.engine) as session:
             new = jobs.NewJob(
                 kind=JobKind.BULK,
-                lane=Lane.BULK,
+                priority=Priority.BULK,
                 source=source,
-                vocabulary_id=vocabularies.keep(session, Vocabulary.of(labels)),
-                recipe_id=vocabularies.keep_recipe(session, preset(recipe)),
+                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                recipe_id=vocabularies.get_or_create_recipe(session, preset(recipe)),
             )
             return jobs.create(session, new)[0].id
 
@@ -53,7 +54,7 @@ class BenchEnvironment:
         listing = self.claim_listing(job, "bench")
         with transaction(self.engine) as session:
             for start in range(0, len(uris), _ROWS_PER_COMMIT):
-                page = [Found(uri) for uri in uris[start : start + _ROWS_PER_COMMIT]]
+                page = [ListedObject(uri) for uri in uris[start : start + _ROWS_PER_COMMIT]]
                 listings.add(session, "bench", listing, page, cursor={}, lease=_LEASE)
             listings.finish(session, "bench", listing)
         return job
@@ -62,7 +63,7 @@ class BenchEnvironment:
         """Claim the listing of a new job for a minute."""
         with transaction(self.engine) as session:
             listing = listings.claim(session, worker, _LEASE)
-        if listing is None or listing.job_id != job:
+        if listing is None or listing.id != job:
             raise AssertionError("another job is waiting to be listed")
         return listing
 

@@ -13,7 +13,7 @@ from car.recipe import Recipe
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
-from db.errors import ObjectMissing
+from db.errors import ObjectMissingError
 from worker.pipeline.work import Fetched
 
 SIZE = (48, 32)
@@ -98,7 +98,7 @@ class MemoryObjects:
         try:
             return self.objects[key]
         except KeyError:
-            raise ObjectMissing(f"there is no object {key!r}") from None
+            raise ObjectMissingError(f"there is no object {key!r}") from None
 
 
 def fake_segmentation() -> Segmentation:

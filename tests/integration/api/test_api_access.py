@@ -123,10 +123,10 @@ def test_a_key_is_made_shown_once_and_revoked(client):
 
 
 def test_workers_are_listed(client, database):
-    from db import workers  # noqa: PLC0415 - only here
+    from db.queue import workers  # noqa: PLC0415 - only here
 
     with transaction(database) as session:
-        workers.seen(session, workers.Presence("h:1:a", "gpu", "cpu", {}, "0.1.0"), finished=3)
+        workers.heartbeat(session, workers.WorkerInfo("h:1:a", "gpu", "cpu", {}, "0.1.0"), finished=3)
     answer = client.get("/api/v1/workers").json()["items"]
     assert [(one["name"], one["queue"], one["finished"]) for one in answer] == [("h:1:a", "gpu", 3)]
     text = client.get("/metrics").text
@@ -143,8 +143,8 @@ def test_metrics_tell_of_requests_by_route_and_of_the_queue(client, api_rows):
     assert 'car_http_request_seconds_count{method="GET",route="/api/v1/jobs",status="200"} 1.0' in text
     assert 'route="/api/v1/results/{result_id}",status="404"' in text
     assert 'route="unmatched",status="404"' in text
-    assert 'car_items{lane="bulk",state="queued"} 2.0' in text
-    assert 'car_items{lane="interactive",state="running"} 0.0' in text
+    assert 'car_items{priority="bulk",state="queued"} 2.0' in text
+    assert 'car_items{priority="interactive",state="running"} 0.0' in text
     assert "car_database_up 1.0" in text
     assert float(re.search(r"^car_oldest_item_wait_seconds (\S+)", text, re.MULTILINE)[1]) > 0
 
@@ -171,7 +171,7 @@ def test_a_bug_is_logged_and_told_without_details(client, monkeypatch):
     def broken(*_):
         raise RuntimeError("the secret word")
 
-    monkeypatch.setattr("db.workers.living", broken)
+    monkeypatch.setattr("db.queue.workers.list_alive", broken)
     with capture_logs() as logged:
         answer = client.get("/api/v1/workers", headers={"X-Request-Id": "mine"})
     assert [line["path"] for line in logged if line["event"] == "unexpected error"] == ["/api/v1/workers"]

@@ -5,7 +5,7 @@ from uuid import uuid4
 import redis
 
 from car.bulk_source import MAX_GIVEN
-from db import items, listings
+from db.queue import items, listings
 from db.session import transaction
 from tests.support.api_client import LEASE, bearer
 
@@ -30,7 +30,7 @@ def test_a_job_is_taken_committed_and_rung_for(client, bucket, broker_url):
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert answer.headers["location"] == f"{JOBS}/{job['id']}"
-    assert (job["status"], job["kind"], job["lane"], job["name"], job["total"]) == (
+    assert (job["status"], job["kind"], job["priority"], job["name"], job["total"]) == (
         "listing",
         "bulk",
         "bulk",
@@ -51,7 +51,7 @@ def test_a_job_is_followed_to_its_end_retried_relisted_and_cancelled(client, api
     job = api_rows.job(uris=[f"s3://a/{n}.png" for n in range(5)])
     with transaction(database) as session:
         mine = items.claim(session, "w", limit=2, lease=LEASE)
-        items.fail(session, "w", [items.Failed(mine[0], "image_corrupt", "broken", retryable=False)])
+        items.fail(session, "w", [items.FailedItem(mine[0], "image_corrupt", "broken", retryable=False)])
     place = f"{JOBS}/{job.id}"
     shown = client.get(place).json()
     assert shown["status"] == "running"
@@ -154,7 +154,7 @@ def test_words_and_parameters_that_cannot_work_are_refused_at_once(client, bucke
         ({"labels": None}, "request_invalid", "either"),
         ({"vocabulary": "x"}, "request_invalid", "either"),
         ({"lables": ["cat"]}, "request_invalid", "lables"),
-        ({"lane": "fast"}, "request_invalid", "lane"),
+        ({"priority": "fast"}, "request_invalid", "priority"),
         ({"name": "a\0b"}, "request_invalid", "NUL"),
         ({"source": ["s3://b/\0"]}, "request_invalid", "NUL"),
         ({"source": 7}, "request_invalid", "source"),
@@ -215,7 +215,7 @@ def test_lists_of_jobs_have_pages(client, api_rows):
 def test_a_source_that_could_not_be_listed_says_why(client, api_rows, database):
     job = api_rows.job()
     with transaction(database) as session:
-        from db import jobs  # noqa: PLC0415 - a step of the story
+        from db.queue import jobs  # noqa: PLC0415 - a step of the story
 
         jobs.relist(session, job.id)
         session.flush()

@@ -3,8 +3,9 @@
 import pytest
 import redis
 
-from db import items, predictions, projects, tasks
-from db.items import Failed
+from db.label_studio import outbox, projects, tasks
+from db.queue import items
+from db.queue.items import FailedItem
 from db.session import transaction
 from tests.support.api_client import LEASE, bearer
 from tests.support.label_studio_rows import INSTANCE, WEIGHTS, ProjectRows, config
@@ -22,9 +23,9 @@ def test_a_project_tells_its_words_tasks_predictions_and_faults(client, project)
     project.ask(1, 2, 3)
     project.finish(limit=1)
     mine = project.do(items.claim, "w", limit=1, lease=LEASE)
-    project.do(items.fail, "w", [Failed(mine[0], "image_corrupt", "broken", retryable=False)])
+    project.do(items.fail, "w", [FailedItem(mine[0], "image_corrupt", "broken", retryable=False)])
     shown = client.get(SEVEN).json()
-    assert (shown["number"], shown["instance"], shown["preset"]) == (7, INSTANCE, "demo")
+    assert (shown["ls_project_id"], shown["instance"], shown["preset"]) == (7, INSTANCE, "demo")
     assert shown["labels"] == [{"name": "cat", "prompts": ["cat"]}, {"name": "dog", "prompts": ["dog"]}]
     assert shown["tasks"] == 3
     assert {state: number for state, number in shown["items"].items() if number} == {
@@ -33,7 +34,7 @@ def test_a_project_tells_its_words_tasks_predictions_and_faults(client, project)
         "queued": 1,
     }
     assert shown["predictions"]["pending"] == 1
-    assert shown["failed"] == [{"code": "image_corrupt", "count": 1, "example": "broken", "task": 2}]
+    assert shown["failed"] == [{"code": "image_corrupt", "count": 1, "example": "broken", "ls_task_id": 2}]
     assert shown["model_version"].startswith("car-")
     assert (shown["sync"]["wanted_at"], shown["sync"]["synced_at"]) == (None, None)
     assert shown["setup_at"] is not None
@@ -41,10 +42,13 @@ def test_a_project_tells_its_words_tasks_predictions_and_faults(client, project)
 
 
 def test_projects_are_listed_last_seen_first_page_by_page(client, project):
-    project.note(number=8, title="Shelves")
+    project.note(ls_project_id=8, title="Shelves")
     first = client.get(PROJECTS, params={"limit": 1}).json()
     second = client.get(PROJECTS, params={"limit": 1, "cursor": first["next"]}).json()
-    assert [(one["number"], one["title"]) for one in first["items"] + second["items"]] == [(8, "Shelves"), (7, None)]
+    assert [(one["ls_project_id"], one["title"]) for one in first["items"] + second["items"]] == [
+        (8, "Shelves"),
+        (7, None),
+    ]
     assert second["next"] is None
 
 
@@ -52,29 +56,29 @@ def test_tasks_say_why_they_failed_and_where_their_result_is(client, project):
     project.ask(1, 2)
     project.finish(limit=1)
     mine = project.do(items.claim, "w", limit=1, lease=LEASE)
-    project.do(items.fail, "w", [Failed(mine[0], "image_corrupt", "broken", retryable=False)])
+    project.do(items.fail, "w", [FailedItem(mine[0], "image_corrupt", "broken", retryable=False)])
     done, failed = client.get(f"{SEVEN}/tasks").json()["items"]
     assert client.get(done["result_url"] + "/history").json()["result"] == done["result"]
-    assert (done["task"], done["prediction"], done["error"]) == (1, "pending", None)
-    assert (failed["task"], failed["result"], failed["error"]) == (
+    assert (done["ls_task_id"], done["prediction"], done["error"]) == (1, "pending", None)
+    assert (failed["ls_task_id"], failed["result"], failed["error"]) == (
         2,
         None,
         {"code": "image_corrupt", "detail": "broken"},
     )
     only = client.get(f"{SEVEN}/tasks", params={"state": "failed"}).json()["items"]
-    assert [one["task"] for one in only] == [2]
+    assert [one["ls_task_id"] for one in only] == [2]
     page = client.get(f"{SEVEN}/tasks", params={"limit": 1}).json()
     rest = client.get(f"{SEVEN}/tasks", params={"limit": 1, "cursor": page["next"]}).json()
-    assert [one["task"] for one in page["items"] + rest["items"]] == [1, 2]
+    assert [one["ls_task_id"] for one in page["items"] + rest["items"]] == [1, 2]
 
 
 def test_what_failed_is_tried_again_when_asked_for(client, project, broker_url):
     project.ask(1, 2)
     project.finish(limit=1)
     mine = project.do(items.claim, "w", limit=1, lease=LEASE)
-    project.do(items.fail, "w", [Failed(mine[0], "image_corrupt", "broken", retryable=False)])
-    (outgoing,) = project.do(predictions.claim, "io", limit=1, lease=LEASE, instance=INSTANCE)
-    project.do(predictions.failed, "io", outgoing, code="prediction_rejected", detail="no such label")
+    project.do(items.fail, "w", [FailedItem(mine[0], "image_corrupt", "broken", retryable=False)])
+    (outgoing,) = project.do(outbox.claim, "io", limit=1, lease=LEASE, instance=INSTANCE)
+    project.do(outbox.fail, "io", outgoing, code="prediction_rejected", detail="no such label")
     assert client.get(SEVEN).json()["unsent"][0]["code"] == "prediction_rejected"
     answer = client.post(f"{SEVEN}/retry")
     assert answer.status_code == 202, answer.text
@@ -96,7 +100,12 @@ def test_a_sync_is_wanted_once_and_rung_for(client, broker_url):
 
 
 def test_a_project_that_nothing_has_told_of_is_told_of(client, database):
-    told = {"label_config": config(["bolt"]), "title": "Bolts", "stamp": "9.1795220370", "instance": f"{INSTANCE}/"}
+    told = {
+        "label_config": config(["bolt"]),
+        "title": "Bolts",
+        "ls_project_key": "9.1795220370",
+        "instance": f"{INSTANCE}/",
+    }
     made = client.put(f"{PROJECTS}/9", json=told)
     assert made.status_code == 200, made.text
     assert (made.json()["instance"], made.json()["title"], made.json()["tasks"]) == (INSTANCE, "Bolts", 0)
@@ -104,7 +113,7 @@ def test_a_project_that_nothing_has_told_of_is_told_of(client, database):
     assert client.put(f"{PROJECTS}/9", json=told).json() == made.json()
     with transaction(database) as session:
         known = projects.find(session, 9)
-        tasks.ask(session, known, [tasks.Asked(task=1, uri="s3://a/b.png")], weights=WEIGHTS)
+        tasks.submit(session, known, [tasks.TaskSubmission(ls_task_id=1, uri="s3://a/b.png")], weights=WEIGHTS)
     other = client.put(f"{PROJECTS}/9", json=told | {"extra_params": {"set": {"theta": 0.3}}})
     assert other.json()["model_version"] != made.json()["model_version"]
     assert other.json()["extra_params"] == {"set": {"theta": 0.3}}

@@ -23,7 +23,7 @@ def check(database_url):
         try:
             with transaction(engine) as session:
                 api_keys.check(session, secret, scope)
-        except api_keys.KeyRefused:
+        except api_keys.KeyRefusedError:
             return False
         return True
 

@@ -7,7 +7,7 @@ from car.errors import CarError
 from cli.errors import WrongUse
 from cli.surroundings import object_store
 from cli.uploading import upload
-from db.errors import BucketMissing
+from db.errors import BucketMissingError
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_folder_without_pictures_is_refused(store, tmp_path, name, says):
 
 def test_a_missing_bucket_is_said_in_words(store, folder, s3_client, bucket):
     s3_client.delete_bucket(Bucket=bucket.name)
-    with pytest.raises(BucketMissing, match=bucket.name):
+    with pytest.raises(BucketMissingError, match=bucket.name):
         upload(store, folder, "uploads/pics/", Count().begin)
 
 

@@ -15,7 +15,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
-from db import projects, workers
+from db.label_studio import project_sync
+from db.queue import workers
 from db.session import make_engine, transaction
 from worker.queue import Task, celery_app, ring
 
@@ -57,7 +58,7 @@ def living(database_url):
 
     def look():
         with transaction(engine) as session:
-            return workers.living(session)
+            return workers.list_alive(session)
 
     yield look
     engine.dispose()
@@ -81,9 +82,9 @@ def test_a_worker_begins_answers_bells_and_leaves_at_sigterm(queues, engine_envi
 
 def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_environment, living, tmp_path):
     log = tmp_path / "log"
-    outbox.owe(3)
+    outbox.enqueue(3)
     new = outbox.studio.add_tasks(outbox.number, ["s3://bucket/new.jpg"])
-    outbox.do(projects.want_sync, outbox.row())
+    outbox.do(project_sync.request, outbox.row())
     here = {"LABEL_STUDIO_URL": outbox.studio.url + "/", "LABEL_STUDIO_API_KEY": outbox.studio.personal_token()}
     environment = engine_environment | here | {"S3_PREFIX": "car/", "CAR_PRESET": "demo", "CAR_SYNC_SECONDS": "0"}
     with running("worker", "--queues", "io", environment=environment, log=log) as process:
@@ -93,7 +94,7 @@ def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_envir
         wait_for(lambda: outbox.row().synced_at is not None, log)
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
-    assert [row.state for row in outbox.items_by_task() if row.task in new] == ["queued"]
+    assert [row.state for row in outbox.items_by_task() if row.ls_task_id in new] == ["queued"]
     assert len(outbox.studio.predictions()) == 3
     assert '"level": "error"' not in log.read_text()
     assert here["LABEL_STUDIO_API_KEY"] not in log.read_text()
@@ -168,7 +169,7 @@ def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, dat
     assert "was heard of" in silent.stderr
     engine = make_engine(database_url)
     with transaction(engine) as session:
-        workers.seen(session, workers.Presence(f"{socket.gethostname()}:1:abc", "gpu", "cpu", {}, "0"))
+        workers.heartbeat(session, workers.WorkerInfo(f"{socket.gethostname()}:1:abc", "gpu", "cpu", {}, "0"))
     assert alive().returncode == 0
     with transaction(engine) as session:
         session.execute(text("UPDATE worker SET seen_at = now() - interval '2 minutes'"))

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db import api_keys
-from db.api_keys import KeyRefused, Scope
-from db.errors import NotFound
+from db.api_keys import KeyRefusedError, Scope
+from db.errors import NotFoundError
 
 
 def test_a_key_is_shown_once_and_only_its_digest_is_kept(rows):
@@ -19,7 +19,7 @@ def test_a_key_is_shown_once_and_only_its_digest_is_kept(rows):
     assert secret not in str(tuple(row))
     assert secret.startswith(row.prefix)
     assert len(secret) - len(row.prefix) >= 30  # what is shown of it opens nothing
-    with pytest.raises(KeyRefused):
+    with pytest.raises(KeyRefusedError):
         rows.do(api_keys.check, row.prefix, Scope.READ)
 
 
@@ -41,7 +41,7 @@ def test_each_scope_holds_those_before_it(rows, scopes, opens):
         if scope in opens:
             assert rows.do(api_keys.check, secret, scope).id == key.id
         else:
-            with pytest.raises(KeyRefused, match=f"needs the scope {scope}"):
+            with pytest.raises(KeyRefusedError, match=f"needs the scope {scope}"):
                 rows.do(api_keys.check, secret, scope)
 
 
@@ -49,15 +49,15 @@ def test_a_revoked_or_expired_key_opens_nothing_and_says_why(rows):
     key, secret = rows.do(api_keys.create, "k", [Scope.ADMIN])
     first = rows.do(api_keys.revoke, key.id).revoked_at
     assert rows.do(api_keys.revoke, key.id).revoked_at == first
-    with pytest.raises(KeyRefused, match="revoked"):
+    with pytest.raises(KeyRefusedError, match="revoked"):
         rows.do(api_keys.check, secret, Scope.READ)
     past = datetime.now(UTC) - timedelta(seconds=1)
     _, secret = rows.do(api_keys.create, "k", [Scope.ADMIN], expires_at=past)
-    with pytest.raises(KeyRefused, match="expired"):
+    with pytest.raises(KeyRefusedError, match="expired"):
         rows.do(api_keys.check, secret, Scope.READ)
     _, secret = rows.do(api_keys.create, "k", [Scope.ADMIN], expires_at=past + timedelta(hours=1))
     assert rows.do(api_keys.check, secret, Scope.READ)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         rows.do(api_keys.revoke, rows.result())
 
 
@@ -65,7 +65,7 @@ def test_a_wrong_key_learns_nothing_of_the_right_one(rows):
     key, secret = rows.do(api_keys.create, "k", [Scope.READ])
     rows.do(api_keys.revoke, key.id)
     for wrong in (secret[:-1], secret + "x", secret[:12] + "x" * 31, "", "car_", secret.upper()):
-        with pytest.raises(KeyRefused) as refused:
+        with pytest.raises(KeyRefusedError) as refused:
             rows.do(api_keys.check, wrong, Scope.READ)
         assert str(refused.value) == "this API key is not known; make one with `car keys create`"
 
@@ -73,7 +73,7 @@ def test_a_wrong_key_learns_nothing_of_the_right_one(rows):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(word=st.one_of(st.text(), st.text(st.characters(categories=["Cs", "Cc", "L"]))))
 def test_whatever_is_sent_as_a_key_is_refused_in_words(rows, word):
-    with pytest.raises(KeyRefused):
+    with pytest.raises(KeyRefusedError):
         rows.do(api_keys.check, word, Scope.READ)
 
 

@@ -13,10 +13,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from db import results, schema
-from db.errors import DatabaseBusy, DatabaseUnreachable, SchemaOutdated
+from db import schema
+from db.errors import DatabaseBusyError, DatabaseUnreachableError, SchemaOutdatedError
 from db.models import Base
-from db.schema import MigrationBlocked, current, downgrade, head, migrate, require_current
+from db.results import store as result_store
+from db.schema import RETIRED, MigrationBlockedError, current, downgrade, head, migrate, require_current
 from db.session import make_engine, transaction
 from tests.support.paths import ROOT
 from tests.support.rows import LEASE, Rows, together
@@ -41,7 +42,7 @@ def fill(engine):
     job = rows.job()
     rows.items(job, 3)
     rows.result()
-    rows.do(results.reserve, "w", ["key"], LEASE)
+    rows.do(result_store.reserve, "w", ["key"], LEASE)
 
 
 def test_up_down_and_up_again_on_an_empty_database(empty):
@@ -139,7 +140,7 @@ def test_a_table_in_use_blocks_a_migration_for_a_moment_and_changes_nothing(empt
     begun = time.monotonic()
     with empty.connect() as other:
         other.execute(text("SELECT * FROM prediction"))  # which the newest migration alters
-        with pytest.raises(MigrationBlocked, match="try again") as blocked:
+        with pytest.raises(MigrationBlockedError, match="try again") as blocked:
             downgrade(empty, "base")
         other.rollback()
     assert blocked.value.retryable
@@ -160,28 +161,43 @@ def test_a_migration_has_time_and_leaves_the_limit_of_others_as_it_is(empty_data
     monkeypatch.setattr(schema.command, "upgrade", slow_upgrade)
     migrate(engine)
     assert seen == ["head"]
-    with pytest.raises(DatabaseBusy, match="took too long"), transaction(engine) as session:
+    with pytest.raises(DatabaseBusyError, match="took too long"), transaction(engine) as session:
         session.execute(text("SELECT pg_sleep(2)"))
     engine.dispose()
 
 
 def test_a_database_of_another_version_is_refused_with_what_to_do(empty):
-    with pytest.raises(SchemaOutdated, match=f"at revision none and this version needs {head()}; run `car migrate`"):
+    with pytest.raises(
+        SchemaOutdatedError, match=f"at revision none and this version needs {head()}; run `car migrate`"
+    ):
         require_current(empty)
-    with pytest.raises(SchemaOutdated, match="car migrate"), transaction(empty) as session:
+    with pytest.raises(SchemaOutdatedError, match="car migrate"), transaction(empty) as session:
         session.execute(text("SELECT * FROM item"))
     migrate(empty)
     require_current(empty)
     with transaction(empty) as session:
         session.execute(text("UPDATE alembic_version SET version_num = 'ffffffffffff'"))
-    with pytest.raises(SchemaOutdated, match="revision ffffffffffff"):
+    with pytest.raises(SchemaOutdatedError, match="revision ffffffffffff"):
         require_current(empty)
+
+
+@pytest.mark.parametrize("revision", sorted(RETIRED))
+def test_a_database_of_before_the_first_release_is_refused_with_what_to_delete_and_keep(empty, revision):
+    migrate(empty)
+    with transaction(empty) as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    for refuse in (require_current, migrate):
+        with pytest.raises(
+            SchemaOutdatedError, match=rf"{revision}.*delete this database.*keep the bucket.*car migrate"
+        ):
+            refuse(empty)
+    assert current(empty) == revision
 
 
 def test_errors_of_the_connection_say_what_to_change(database_url):
     def refused(url):
         engine = make_engine(url)
-        with pytest.raises(DatabaseUnreachable) as found, transaction(engine) as session:
+        with pytest.raises(DatabaseUnreachableError) as found, transaction(engine) as session:
             session.execute(text("SELECT 1"))
         engine.dispose()
         assert found.value.retryable
@@ -206,7 +222,7 @@ def test_a_process_without_a_free_connection_says_which_setting_to_raise(databas
     monkeypatch.setattr(engine.pool, "_timeout", 0.1)
     with transaction(engine) as session:
         session.execute(text("SELECT 1"))
-        with pytest.raises(DatabaseBusy, match="CAR_DATABASE_POOL"), transaction(engine) as other:
+        with pytest.raises(DatabaseBusyError, match="CAR_DATABASE_POOL"), transaction(engine) as other:
             other.execute(text("SELECT 1"))
     engine.dispose()
 

@@ -10,12 +10,12 @@ import pytest
 from botocore.stub import Stubber
 
 from db.errors import (
-    AccessDenied,
-    BucketMissing,
-    ObjectMissing,
+    AccessDeniedError,
+    BucketMissingError,
+    ObjectMissingError,
     ObjectStoreError,
-    ObjectTooLarge,
-    StoreUnreachable,
+    ObjectTooLargeError,
+    StoreUnreachableError,
 )
 from db.objects import ObjectStore, make_client
 from db.settings import EngineSettings
@@ -55,7 +55,7 @@ def test_what_is_put_is_read_again_and_putting_it_twice_changes_nothing(store, b
     kept = bucket.client.head_object(Bucket=bucket.name, Key=key)
     assert kept["ContentType"] == "application/json"
     assert "immutable" in kept["CacheControl"]
-    assert store.stat(bucket.name, key).size == 20_000
+    assert store.head(bucket.name, key).size == 20_000
 
 
 def test_an_object_of_no_bytes_is_an_object(store):
@@ -65,9 +65,9 @@ def test_an_object_of_no_bytes_is_an_object(store):
 def refusals(store, bucket, key="car/some"):
     """Every way of using a bucket; what each refuses with."""
     ways = [
-        lambda: store.look(bucket),
+        lambda: store.check_bucket(bucket),
         lambda: store.read(bucket, key),
-        lambda: store.stat(bucket, key),
+        lambda: store.head(bucket, key),
         lambda: store.page(bucket, ""),
         lambda: list(store.lines(bucket, key)),
     ]
@@ -80,29 +80,29 @@ def refusals(store, bucket, key="car/some"):
 def test_a_wrong_secret_is_refused_in_words_that_do_not_hold_it(store_with, bucket):
     wrong = "a-secret-that-nobody-may-see-0123456789"
     for error in refusals(store_with(AWS_SECRET_ACCESS_KEY=wrong), bucket.name):
-        assert type(error) is AccessDenied
+        assert type(error) is AccessDeniedError
         assert bucket.name in str(error)
         assert wrong not in repr(error) + str(error.__cause__) + repr(vars(error.__cause__))
-    with pytest.raises(AccessDenied, match="AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID"):
+    with pytest.raises(AccessDeniedError, match="AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID"):
         store_with(AWS_SECRET_ACCESS_KEY=wrong).put("x", b"x", "text/plain")
 
 
 def test_an_unknown_access_key_is_said_to_be_one(store_with):
-    with pytest.raises(AccessDenied, match="does not know AWS_ACCESS_KEY_ID"):
+    with pytest.raises(AccessDeniedError, match="does not know AWS_ACCESS_KEY_ID"):
         store_with(AWS_ACCESS_KEY_ID="NOBODY", AWS_SECRET_ACCESS_KEY="s" * 40).ready()
 
 
 def test_a_bucket_that_is_not_there_is_named_with_its_server(store_with, engine_environment):
     store = store_with(S3_BUCKET="no-such-bucket-here")
     for way in (store.ready, lambda: store.put("x", b"x", "text/plain"), lambda: store.page("no-such-bucket-here", "")):
-        with pytest.raises(BucketMissing, match=r"'no-such-bucket-here'.*AWS_ENDPOINT_URL_S3") as refused:
+        with pytest.raises(BucketMissingError, match=r"'no-such-bucket-here'.*AWS_ENDPOINT_URL_S3") as refused:
             way()
         assert engine_environment["AWS_ENDPOINT_URL_S3"] in str(refused.value)
 
 
 def test_a_bucket_that_no_bucket_can_be_called_is_refused(store):
-    with pytest.raises(BucketMissing, match="cannot be the name of a bucket"):
-        store.look("no bucket/at all")
+    with pytest.raises(BucketMissingError, match="cannot be the name of a bucket"):
+        store.check_bucket("no bucket/at all")
 
 
 def test_the_services_own_bucket_is_made_once_where_it_is_missing(store_with):
@@ -113,10 +113,10 @@ def test_the_services_own_bucket_is_made_once_where_it_is_missing(store_with):
 
 
 def test_a_key_that_is_not_there_is_named(store, bucket):
-    for way in (lambda: store.read(bucket.name, "a b/c.jpg"), lambda: store.stat(bucket.name, "a b/c.jpg")):
-        with pytest.raises(ObjectMissing, match=re.escape(f"s3://{bucket.name}/a b/c.jpg does not exist")):
+    for way in (lambda: store.read(bucket.name, "a b/c.jpg"), lambda: store.head(bucket.name, "a b/c.jpg")):
+        with pytest.raises(ObjectMissingError, match=re.escape(f"s3://{bucket.name}/a b/c.jpg does not exist")):
             way()
-    assert not ObjectMissing("").retryable
+    assert not ObjectMissingError("").retryable
 
 
 def test_a_server_that_does_not_answer_may_answer_later(store_with):
@@ -124,7 +124,7 @@ def test_a_server_that_does_not_answer_may_answer_later(store_with):
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
     [first, *_] = refusals(store_with(AWS_ENDPOINT_URL_S3=endpoint), "bucket")
-    assert type(first) is StoreUnreachable
+    assert type(first) is StoreUnreachableError
     assert first.retryable
     assert str(first) == f"the S3 server {endpoint} does not answer; check AWS_ENDPOINT_URL_S3"
 
@@ -132,11 +132,11 @@ def test_a_server_that_does_not_answer_may_answer_later(store_with):
 @pytest.mark.parametrize(
     ("code", "status", "expected", "says"),
     [
-        ("SlowDown", 503, StoreUnreachable, "overloaded"),
-        ("InternalError", 500, StoreUnreachable, "InternalError"),
-        ("", 502, StoreUnreachable, "502"),
-        ("ExpiredToken", 400, AccessDenied, "AWS_SESSION_TOKEN has expired"),
-        ("403", 403, AccessDenied, "no right"),
+        ("SlowDown", 503, StoreUnreachableError, "overloaded"),
+        ("InternalError", 500, StoreUnreachableError, "InternalError"),
+        ("", 502, StoreUnreachableError, "502"),
+        ("ExpiredToken", 400, AccessDeniedError, "AWS_SESSION_TOKEN has expired"),
+        ("403", 403, AccessDeniedError, "no right"),
         ("PermanentRedirect", 301, ObjectStoreError, "AWS_REGION"),
         ("InvalidRange", 416, ObjectStoreError, "InvalidRange"),
     ],
@@ -161,7 +161,7 @@ def test_an_object_that_is_too_large_is_refused_before_it_is_fetched(store, buck
         return got
 
     monkeypatch.setattr(socket.socket, "recv_into", counting)
-    with pytest.raises(ObjectTooLarge, match=r"3,000,000 bytes, above the 1 MiB allowed.*CAR_MAX_BYTES"):
+    with pytest.raises(ObjectTooLargeError, match=r"3,000,000 bytes, above the 1 MiB allowed.*CAR_MAX_BYTES"):
         store.read(bucket.name, "big", max_bytes=2**20)
     assert 0 < received < 500_000
     assert len(store.read(bucket.name, "big", max_bytes=3_000_000)) == 3_000_000
@@ -217,7 +217,7 @@ def test_lines_are_read_on_from_where_the_last_one_ended(store, bucket):
     whole = list(store.lines(bucket.name, "list.txt"))
     assert [line.rstrip("\r")[:1_000] for _, line in whole] == [line[:1_000] for line in text]
     assert max(len(line) for _, line in whole) == 64 * 1024
-    size = store.stat(bucket.name, "list.txt").size
+    size = store.head(bucket.name, "list.txt").size
     assert whole[-1][0] == size
     for stop in (1, 999, 1_500, 1_501, 2_998):
         assert list(store.lines(bucket.name, "list.txt", after=whole[stop - 1][0])) == whole[stop:]
@@ -238,7 +238,7 @@ def test_a_reader_that_stops_early_gives_its_connection_back(store, bucket):
         lines = store.lines(bucket.name, "list.txt")
         assert next(lines) == (5, "line")
         lines.close()
-    assert store.stat(bucket.name, "list.txt").size == 2_500_000
+    assert store.head(bucket.name, "list.txt").size == 2_500_000
 
 
 def test_pages_go_through_all_keys_without_a_gap_or_a_double(store, bucket):

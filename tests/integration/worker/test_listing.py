@@ -3,9 +3,9 @@
 import pytest
 
 from car.bulk_source import MAX_URI, BulkSource
-from db import jobs, listings
 from db.objects import ObjectStore
-from db.progress import JobStatus, progress_of
+from db.queue import jobs, listings
+from db.queue.progress import JobStatus, progress_of
 from worker import listing as lister
 from worker.listing import list_sources
 
@@ -144,7 +144,7 @@ def test_a_listing_goes_on_after_a_kill_without_a_gap_or_a_double(rows, bucket, 
     before = keys(rows, bucket)
     assert before == names[: len(before)]
     assert listed("l2").jobs == 0  # the lease has not run out
-    rows.sql("UPDATE job SET listing_until = now() - interval '1 s'")
+    rows.sql("UPDATE job SET lease_expires_at = now() - interval '1 s'")
     done = listed("l2")
     assert (done.items, done.jobs) == (len(names) - len(before), 1)
     assert keys(rows, bucket) == names
@@ -280,7 +280,7 @@ def test_a_source_that_breaks_the_lister_is_tried_a_few_times_and_given_up(rows,
     good = job_of(["s3://other/a.jpg"])
     for _ in range(listings.MAX_LISTING_FAILURES):
         listed()
-        rows.sql("UPDATE job SET listing_until = now() - interval '1 s' WHERE listing_until IS NOT NULL")
+        rows.sql("UPDATE job SET lease_expires_at = now() - interval '1 s' WHERE lease_expires_at IS NOT NULL")
     assert progress(rows, job).job.error_code == "internal_error"
     assert progress(rows, good).status is JobStatus.RUNNING
 

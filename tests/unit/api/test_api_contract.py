@@ -12,7 +12,7 @@ from api.app import create_app
 from api.errors import STATUS
 from api.settings import ApiSettings
 from car.errors import CarError
-from db.errors import SettingsInvalid
+from db.errors import SettingsInvalidError
 
 GIVEN = {
     "DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c",
@@ -63,7 +63,7 @@ def test_every_setting_says_what_it_is_for():
 def test_a_wrong_setting_is_named_and_its_value_is_not(monkeypatch):
     for name, value in {**GIVEN, "CAR_PRESET": "vok", "CAR_API_MAX_BODY": "secret"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsInvalid, match=r"CAR_PRESET.*known presets") as raised:
+    with pytest.raises(SettingsInvalidError, match=r"CAR_PRESET.*known presets") as raised:
         ApiSettings.from_environment()
     assert "CAR_API_MAX_BODY" in str(raised.value)
     assert "secret" not in str(raised.value)

@@ -15,7 +15,7 @@ from cli.watching import Watch, all_done, duration, summary
 
 def job(status="running", *, total=10, reused=0, rate=0.0, eta=None, **counts) -> Job:
     return {
-        "id": "j1", "kind": "bulk", "lane": "bulk", "name": None, "status": status, "source_text": "s3://pics/",
+        "id": "j1", "kind": "bulk", "priority": "bulk", "name": None, "status": status, "source_text": "s3://pics/",
         "vocabulary": {"id": "v", "labels": ["cat"], "name": None, "version": None},
         "recipe": {"id": "r", "preset": "voc"},
         "counts": counts, "total": total, "reused": reused, "progress": 0.0, "rate": rate, "eta": eta, "error": None,

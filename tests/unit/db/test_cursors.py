@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.cursors import Cursor
-from db.errors import CursorInvalid
+from db.errors import CursorInvalidError
+from db.pagination import Cursor
 
 KEYS = st.one_of(
     st.text(st.characters(categories=["L", "N", "P"])),
@@ -48,7 +48,7 @@ def test_ids_and_numbers_are_read_as_such():
 
 
 def test_a_cursor_of_another_list_or_filter_is_refused():
-    with pytest.raises(CursorInvalid, match="another list or other filters; begin without one"):
+    with pytest.raises(CursorInvalidError, match="another list or other filters; begin without one"):
         Cursor("results label=cat").read(Cursor("results label=dog").write(7))
 
 
@@ -59,22 +59,22 @@ def test_a_cursor_of_another_list_or_filter_is_refused():
 )
 def test_a_key_that_no_row_can_have_is_refused(key):
     for read in (Cursor("jobs").read, Cursor("jobs").read_id, Cursor("jobs").read_number):
-        with pytest.raises(CursorInvalid):
+        with pytest.raises(CursorInvalidError):
             read(marked(key))
 
 
 @pytest.mark.parametrize("key", ["7", 7.0, "", "no id"])
 def test_a_key_of_another_kind_is_refused(key):
-    with pytest.raises(CursorInvalid):
+    with pytest.raises(CursorInvalidError):
         Cursor("jobs").read_number(marked(key))
-    with pytest.raises(CursorInvalid):
+    with pytest.raises(CursorInvalidError):
         Cursor("jobs").read_id(marked(key))
 
 
 def refused_or(read, cursor, kind):
     try:
         found = read(cursor)
-    except CursorInvalid:
+    except CursorInvalidError:
         return
     assert isinstance(found, kind)
 
@@ -96,5 +96,5 @@ def test_a_damaged_cursor_is_refused_or_leads_to_a_number(number, data):
 
 def test_a_cursor_nested_deeper_than_any_reader_goes_is_refused():
     for depth in (5_000, 500_000):
-        with pytest.raises(CursorInvalid):
+        with pytest.raises(CursorInvalidError):
             Cursor("jobs").read(base64.urlsafe_b64encode(b"[" * depth).decode())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.errors import SettingsInvalid
+from db.errors import SettingsInvalidError
 from db.session import make_engine
 from db.settings import EngineSettings, database_url_alone
 
@@ -29,7 +29,7 @@ def environment(monkeypatch):
 
 def refusal(environment, **values):
     environment(**values)
-    with pytest.raises(SettingsInvalid) as refused:
+    with pytest.raises(SettingsInvalidError) as refused:
         EngineSettings.from_environment()
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__
@@ -106,7 +106,7 @@ def test_every_way_to_write_postgresql_is_taken(environment, scheme):
 
 @pytest.mark.parametrize("url", ["mysql://u:hidden-9@h/d", "hidden-9", "", "postgresql://u:hidden-9@h:port/d"])
 def test_an_address_of_another_database_is_refused_without_showing_it(url):
-    with pytest.raises(SettingsInvalid, match="DATABASE_URL") as refused:
+    with pytest.raises(SettingsInvalidError, match="DATABASE_URL") as refused:
         make_engine(url)
     assert "hidden-9" not in str(refused.value)
     assert refused.value.__context__ is None or refused.value.__suppress_context__

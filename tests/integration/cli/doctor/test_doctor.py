@@ -16,10 +16,12 @@ from api.settings import ApiSettings
 from car.model_version import CODE_VERSION
 from cli.doctor.diagnoses import DIAGNOSES, Verdict
 from cli.main import app
-from db import api_keys, items, offers, predictions, workers
-from db.items import Failed
-from db.projects import Way
-from db.workers import Presence
+from db import api_keys
+from db.label_studio import outbox, project_queries
+from db.label_studio.projects import RequestKind
+from db.queue import items, model_registry, workers
+from db.queue.items import FailedItem
+from db.queue.workers import WorkerInfo
 from tests.support.api_client import api_names
 from tests.support.fake_label_studio import jwt
 from tests.support.label_studio_rows import WEIGHTS, ProjectRows, config
@@ -50,7 +52,7 @@ class Scene:
         self.studio, self.bucket, self.database = studio, bucket, database
         self.rows = ProjectRows(database)
         self.rows.sql("DELETE FROM project")  # of another Label Studio
-        self.rows.note(instance=studio.url, number=1)
+        self.rows.note(instance=studio.url, ls_project_id=1)
         self.api = {name: value for name, value in environment.items() if name in api_names()} | BASIC
         self.api |= {"CAR_WEBHOOK_SECRET": SECRET, "CAR_PRESET": "demo"}
         key = self.rows.do(lambda session: api_keys.create(session, "doctor", [api_keys.Scope.ADMIN])[1])
@@ -58,11 +60,11 @@ class Scene:
         self.mine |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
         self.project = studio.add_project(config())
         self.task = studio.add_tasks(self.project, [bucket.put("a.png", png())])[0]
-        self.rows.note(instance=studio.url, number=1, way=Way.WEBHOOK)
+        self.rows.note(instance=studio.url, ls_project_id=1, kind=RequestKind.WEBHOOK)
         for queue in ("gpu", "io"):
-            self.rows.do(workers.seen, Presence(f"host:{queue}", queue, "cpu", {}, CODE_VERSION))
+            self.rows.do(workers.heartbeat, WorkerInfo(f"host:{queue}", queue, "cpu", {}, CODE_VERSION))
         self.rows.do(workers.reaped, CODE_VERSION)
-        self.rows.do(offers.offer, "*", "*", WEIGHTS)
+        self.rows.do(model_registry.register, "*", "*", WEIGHTS)
 
     @property
     def backend(self):
@@ -78,9 +80,11 @@ class Scene:
 
     @property
     def version(self):
-        from db import projects  # noqa: PLC0415 - a question of one test after the other
+        from db.label_studio import projects  # noqa: PLC0415 - a question of one test after the other
 
-        return self.rows.do(lambda session: projects.progress(session, projects.find(session, 1).row).model_version)
+        return self.rows.do(
+            lambda session: project_queries.progress(session, projects.find(session, 1).row).model_version
+        )
 
     def car(self, *words, code):
         environment = {name: None for name in os.environ if name.startswith(("AWS", "CAR_", "LABEL_"))} | self.mine
@@ -183,7 +187,7 @@ def _another_backend_first(scene):
 
 
 def _known_elsewhere(scene):
-    scene.rows.note(instance="http://localhost:1", number=5)
+    scene.rows.note(instance="http://localhost:1", ls_project_id=5)
 
 
 def _old_prediction(scene):
@@ -192,16 +196,16 @@ def _old_prediction(scene):
 
 
 def _failed_picture(scene):
-    scene.rows.ask(1, known=scene.rows.note(instance=scene.studio.url, number=1))
+    scene.rows.ask(1, known=scene.rows.note(instance=scene.studio.url, ls_project_id=1))
     (mine,) = scene.rows.do(items.claim, "w", limit=1, lease=LEASE)
-    scene.rows.do(items.fail, "w", [Failed(mine, "image_corrupt", "broken", retryable=False)])
+    scene.rows.do(items.fail, "w", [FailedItem(mine, "image_corrupt", "broken", retryable=False)])
 
 
 def _failed_prediction(scene):
-    scene.rows.ask(1, known=scene.rows.note(instance=scene.studio.url, number=1))
+    scene.rows.ask(1, known=scene.rows.note(instance=scene.studio.url, ls_project_id=1))
     scene.rows.finish()
-    (one,) = scene.rows.do(predictions.claim, "io", limit=1, lease=LEASE, instance=scene.studio.url)
-    scene.rows.do(predictions.failed, "io", one, code="prediction_rejected", detail="no such label")
+    (one,) = scene.rows.do(outbox.claim, "io", limit=1, lease=LEASE, instance=scene.studio.url)
+    scene.rows.do(outbox.fail, "io", one, code="prediction_rejected", detail="no such label")
 
 
 def _blocked_webhook(scene):
@@ -225,7 +229,7 @@ FAULTS = {
     "gpu_worker_missing": _sql("DELETE FROM worker WHERE queue = 'gpu'"),
     "io_worker_missing": _sql("DELETE FROM worker WHERE queue <> 'gpu'"),
     "beat_missing": _sql("UPDATE worker SET seen_at = seen_at - interval '1 hour' WHERE queue = 'beat'"),
-    "weights_unknown": _sql("DELETE FROM offer"),
+    "weights_unknown": _sql("DELETE FROM worker_model"),
     "api_unreachable": _set(CAR_API_URL=NOWHERE),
     "api_key_refused": _set(CAR_API_KEY="car_unknown"),
     "basic_auth_refused": _set(BASIC_AUTH_PASS="another"),  # noqa: S106 - of a test

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 from api.app import create_app
 from api.settings import ApiSettings
 from cli.main import app
-from db import api_keys, items, offers, predictions, projects, tasks
-from db.items import Failed
-from db.tasks import Asked
+from db import api_keys
+from db.label_studio import outbox, project_sync, projects, tasks
+from db.label_studio.outbox import complete_items
+from db.label_studio.tasks import TaskSubmission
+from db.queue import items, model_registry
+from db.queue.items import FailedItem
 from tests.support.api_client import api_names
 from tests.support.label_studio_rows import WEIGHTS, ProjectRows, config
 from tests.support.rows import LEASE
@@ -25,7 +28,7 @@ class Backfill:
     def __init__(self, environment, database, studio, folder):
         self.studio, self.rows = studio, ProjectRows(database)
         self.rows.sql("DELETE FROM project")
-        self.rows.do(offers.offer, "*", "*", WEIGHTS)
+        self.rows.do(model_registry.register, "*", "*", WEIGHTS)
         self.project = studio.add_project(config(), title="Shelves")
         self.tasks = studio.add_tasks(self.project, ["s3://b/1.png", "s3://b/2.png", "s3://b/3.png"])
         key = self.rows.do(lambda session: api_keys.create(session, "cli", [api_keys.Scope.WRITE])[1])
@@ -42,34 +45,42 @@ class Backfill:
     def work(self):
         """Syncs, segments and writes back, until it is told to stop."""
         while not self.stop.wait(0.05):
-            claim = self.rows.do(projects.claim_sync, "io", LEASE, instance=self.studio.url)
+            claim = self.rows.do(project_sync.claim, "io", LEASE, instance=self.studio.url)
             if claim is not None:
                 self.rows.do(self._look, claim)
             for item in self.rows.do(items.claim, "gpu", limit=1, lease=LEASE):
                 self._segment(item)
-            for one in self.rows.do(predictions.claim, "io", limit=5, lease=LEASE, instance=self.studio.url):
+            for one in self.rows.do(outbox.claim, "io", limit=5, lease=LEASE, instance=self.studio.url):
                 self._send(one)
 
     def _look(self, session, claim):
         known = projects.find(session, claim.number)
-        asked = [Asked(task=number, uri=self.studio.tasks[number]["data"]["image"]) for number in self.tasks]
-        tasks.ask(session, known, asked, weights=WEIGHTS)
+        asked = [
+            TaskSubmission(ls_task_id=number, uri=self.studio.tasks[number]["data"]["image"]) for number in self.tasks
+        ]
+        tasks.submit(session, known, asked, weights=WEIGHTS)
         last, count = self.tasks[-1], len(self.tasks)
-        assert projects.advance(session, "io", claim, cursor=last, seen=count, total=count, lease=LEASE)
-        assert projects.finish_sync(session, "io", claim)
+        assert project_sync.advance(session, "io", claim, cursor=last, seen=count, total=count, lease=LEASE)
+        assert project_sync.finish(session, "io", claim)
 
     def _segment(self, item):
         if item.uri in self.fails:
-            failed = Failed(item, "image_corrupt", f"{item.uri} is broken", retryable=False)
+            failed = FailedItem(item, "image_corrupt", f"{item.uri} is broken", retryable=False)
             self.rows.do(items.fail, "gpu", [failed])
         else:
-            self.rows.do(items.finish, "gpu", [items.Ended(item, self.rows.result_of(item), reused=False)])
+            self.rows.do(complete_items, "gpu", [items.CompletedItem(item, self.rows.result_of(item), reused=False)])
 
     def _send(self, one):
-        body = {"task": one.task, "project": one.project, "model_version": one.model_version, "result": [], "score": 1}
-        self.rows.do(predictions.rendered, "io", [(one, json.dumps(body), 1.0)], keep=True)
+        body = {
+            "task": one.ls_task_id,
+            "project": one.ls_project_id,
+            "model_version": one.model_version,
+            "result": [],
+            "score": 1,
+        }
+        self.rows.do(outbox.store_rendered, "io", [(one, json.dumps(body), 1.0)], keep=True)
         stored = self.studio.add(self.studio.stored, "prediction", body)
-        assert self.rows.do(predictions.sent, "io", one, stored["id"])
+        assert self.rows.do(outbox.mark_sent, "io", one, stored["id"])
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from db import answers, predictions
-from db.predictions import Outgoing
+from db.label_studio import outbox
+from db.label_studio.outbox import OutboxRow
 from tests.support.label_studio_rows import INSTANCE
 from tests.support.rows import LEASE, together
 
@@ -19,7 +19,7 @@ TASKS = (1, 2, 3)
 class Held:
     """A prediction in a publisher's hand, as the publisher knows it."""
 
-    outgoing: Outgoing
+    row: OutboxRow
     worker: str
     rendered: bool = False
     created: int | None = None
@@ -60,18 +60,18 @@ class Outbox:
 
     def claim(self):
         worker, limit = self.random.choice(PUBLISHERS), self.random.randint(1, 2)
-        waits = self.project.do(predictions.waiting, INSTANCE)
-        claimed = self.project.do(predictions.claim, worker, limit=limit, lease=LEASE, instance=INSTANCE)
+        waits = self.project.do(outbox.waiting, INSTANCE)
+        claimed = self.project.do(outbox.claim, worker, limit=limit, lease=LEASE, instance=INSTANCE)
         assert waits == bool(claimed)
         for one in claimed:
-            assert [held.worker for held in self.held if held.outgoing.id == one.id and not held.silent] == []
+            assert [held.worker for held in self.held if held.row.id == one.id and not held.silent] == []
             self.held.append(Held(one, worker, rendered=one.document is not None))
 
     def render_alone(self):
-        claimed = self.project.do(predictions.claim, "r", limit=9, lease=LEASE, instance=None)
+        claimed = self.project.do(outbox.claim, "r", limit=9, lease=LEASE, instance=None)
         assert {one.document for one in claimed} <= {None}
-        made = [(one, f"document {one.task}", 0.5) for one in claimed]
-        assert self.project.do(predictions.rendered, "r", made, keep=False) == {one.id for one in claimed}
+        made = [(one, f"document {one.ls_task_id}", 0.5) for one in claimed]
+        assert self.project.do(outbox.store_rendered, "r", made, keep=False) == {one.id for one in claimed}
 
     def go_on(self):
         """Render, post, take down."""
@@ -82,22 +82,22 @@ class Outbox:
 
     def step(self, held):
         if not held.rendered:
-            made = [(held.outgoing, f"document {held.outgoing.task}", 0.5)]
+            made = [(held.row, f"document {held.row.ls_task_id}", 0.5)]
             held.rendered = True
-            if not self.project.do(predictions.rendered, held.worker, made, keep=True):
+            if not self.project.do(outbox.store_rendered, held.worker, made, keep=True):
                 assert held.silent
                 self.held.remove(held)
         elif held.created is not None:
             self.take_down(held, held.created, created=True)
         elif not held.silent:  # a publisher whose lease has run out posts nothing more
-            known = [made for made, task in self.there.items() if task == held.outgoing.task]
-            if held.outgoing.attempt > 1 and known:
+            known = [made for made, task in self.there.items() if task == held.row.ls_task_id]
+            if held.row.attempt > 1 and known:
                 self.take_down(held, known[0], created=False)
             else:
-                held.created = self.create(held.outgoing.task)
+                held.created = self.create(held.row.ls_task_id)
 
     def take_down(self, held, made, *, created):
-        ours = self.project.do(predictions.sent, held.worker, held.outgoing, made)
+        ours = self.project.do(outbox.mark_sent, held.worker, held.row, made)
         assert ours or held.silent
         if not ours and created:
             self.there.pop(made, None)
@@ -110,10 +110,10 @@ class Outbox:
             if how == "later":
                 wait = timedelta(seconds=60)
                 self.project.do(
-                    predictions.later, held.worker, held.outgoing, code="label_studio_slow", detail="\0", wait=wait
+                    outbox.reschedule, held.worker, held.row, code="label_studio_slow", detail="\0", at_least=wait
                 )
             elif how == "hand_back" and held.created is None:
-                self.project.do(predictions.hand_back, held.worker, [held.outgoing])
+                self.project.do(outbox.release, held.worker, [held.row])
             self.held.remove(held)
 
     def leases_run_out(self):
@@ -136,8 +136,8 @@ class Outbox:
         """What it chose may have come in between; it stores every answer all the same."""
         lost, answering = self.random.random() < 0.2, self.random.choice([0, 12, 10**6])
         if self.chosen and self.lasted < 100:
-            answers = self.project.ask(*self.chosen, answering=answering, missing=True)
-            given = [one.task for one in answers if one.document is not None]
+            answers = self.project.ask(*self.chosen, max_document_bytes=answering, missing=True)
+            given = [one.ls_task_id for one in answers if one.document is not None]
             assert {one.document for one in answers} <= {None, *(f"document {task}" for task in given)}
             assert sum(len(one.document or "") for one in answers) <= answering
             for task in [] if lost else given:
@@ -181,16 +181,16 @@ class Outbox:
         assert {row.state for row in self.project.predictions()} == {"sent"}
 
     def take_down_at_last(self, held):
-        if not self.project.do(predictions.sent, held.worker, held.outgoing, held.created):
+        if not self.project.do(outbox.mark_sent, held.worker, held.row, held.created):
             self.there.pop(held.created, None)
 
     def publish_all(self):
         self.held = []
-        while claimed := self.project.do(predictions.claim, "p9", limit=2, lease=LEASE, instance=INSTANCE):
+        while claimed := self.project.do(outbox.claim, "p9", limit=2, lease=LEASE, instance=INSTANCE):
             for one in claimed:
-                known = [made for made, task in self.there.items() if task == one.task]
-                made = known[0] if one.attempt > 1 and known else self.create(one.task)
-                assert self.project.do(predictions.sent, "p9", one, made)
+                known = [made for made, task in self.there.items() if task == one.ls_task_id]
+                made = known[0] if one.attempt > 1 and known else self.create(one.ls_task_id)
+                assert self.project.do(outbox.mark_sent, "p9", one, made)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -206,11 +206,11 @@ def test_publishers_share_what_is_owed_and_no_two_have_the_same(project):
 
     def drain(worker):
         mine = []
-        while claimed := project.do(predictions.claim, worker, limit=3, lease=LEASE, instance=INSTANCE):
+        while claimed := project.do(outbox.claim, worker, limit=3, lease=LEASE, instance=INSTANCE):
             made = [(one, "{}", 0.1) for one in claimed]
-            assert len(project.do(predictions.rendered, worker, made, keep=True)) == len(claimed)
-            assert project.do(predictions.extend, worker, claimed, LEASE) == {one.id for one in claimed}
-            mine += [one.task for one in claimed if project.do(predictions.sent, worker, one, one.task)]
+            assert len(project.do(outbox.store_rendered, worker, made, keep=True)) == len(claimed)
+            assert project.do(outbox.extend, worker, claimed, LEASE) == {one.id for one in claimed}
+            mine += [one.ls_task_id for one in claimed if project.do(outbox.mark_sent, worker, one, one.ls_task_id)]
         return mine
 
     shares = together(*(lambda name=name: drain(name) for name in ("a", "b", "c")))
@@ -221,24 +221,29 @@ def test_rendering_is_for_anybody_and_sending_for_who_may(project):
     project.ask(1, 2)
     project.finish()
     elsewhere = "http://elsewhere:8080"
-    [one, two] = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=elsewhere)
-    project.do(predictions.rendered, "p1", [(one, '{"a": 1}', 0.5), (two, '{"b": 2}', 0.5)], keep=False)
+    [one, two] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=elsewhere)
+    project.do(outbox.store_rendered, "p1", [(one, '{"a": 1}', 0.5), (two, '{"b": 2}', 0.5)], keep=False)
     for nobody in (None, elsewhere):
-        assert not project.do(predictions.waiting, nobody)
-        assert project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=nobody) == []
-    assert project.do(predictions.waiting, INSTANCE)
-    claimed = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+        assert not project.do(outbox.waiting, nobody)
+        assert project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=nobody) == []
+    assert project.do(outbox.waiting, INSTANCE)
+    claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
     assert [one.document for one in claimed] == ['{"a": 1}', '{"b": 2}']
 
 
 def test_answers_are_as_many_as_fit_and_one_for_a_task_asked_twice(project):
     project.ask(1, 2, 3)
     project.finish()
-    claimed = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=None)
-    project.do(predictions.rendered, "p1", [(one, "ä" * 50, 0.5) for one in claimed], keep=False)
-    first = project.ask(3, 2, 1, 1, answering=250, missing=True)
-    assert [(one.task, one.document is not None) for one in first] == [(3, False), (2, True), (1, True), (1, False)]
-    second = together(*(lambda: project.ask(3, answering=10**6, missing=True) for _ in range(4)))
+    claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=None)
+    project.do(outbox.store_rendered, "p1", [(one, "ä" * 50, 0.5) for one in claimed], keep=False)
+    first = project.ask(3, 2, 1, 1, max_document_bytes=250, missing=True)
+    assert [(one.ls_task_id, one.document is not None) for one in first] == [
+        (3, False),
+        (2, True),
+        (1, True),
+        (1, False),
+    ]
+    second = together(*(lambda: project.ask(3, max_document_bytes=10**6, missing=True) for _ in range(4)))
     assert any(one.document for answers in second for one in answers)
     assert {row.state for row in project.predictions()} == {"sent"}
 
@@ -247,68 +252,68 @@ def test_an_answer_is_given_again_to_who_asks_again(project):
     """Whoever asks once more did not store it: a lost answer, a poll, a selection that overlaps the last one."""
     project.ask(1)
     project.finish()
-    claimed = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=None)
-    project.do(predictions.rendered, "p1", [(one, '{"result": []}', 0.5) for one in claimed], keep=False)
+    claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=None)
+    project.do(outbox.store_rendered, "p1", [(one, '{"result": []}', 0.5) for one in claimed], keep=False)
     for _ in range(3):
-        [answer] = project.ask(1, answering=10**6, missing=True)
+        [answer] = project.ask(1, max_document_bytes=10**6, missing=True)
         assert answer.document == '{"result": []}'
-        assert not project.do(predictions.waiting, INSTANCE)
-    assert project.do(answers.forget) == 0
-    project.later(answers.KEPT)
-    assert project.do(answers.forget) == 1
-    [answer] = project.ask(1, answering=10**6, missing=True)
+        assert not project.do(outbox.waiting, INSTANCE)
+    assert project.do(outbox.forget_documents) == 0
+    project.later(outbox.KEPT)
+    assert project.do(outbox.forget_documents) == 1
+    [answer] = project.ask(1, max_document_bytes=10**6, missing=True)
     assert answer.document is None
-    assert project.do(predictions.waiting, None)
+    assert project.do(outbox.waiting, None)
 
 
 def test_before_any_worker_told_its_weights_nothing_counts_as_deleted(project):
     project.ask(1)
     project.finish()
-    [one] = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    project.do(predictions.sent, "p1", one, 11)
+    [one] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    project.do(outbox.mark_sent, "p1", one, 11)
     project.later()
     project.ask(1, weights=None, missing=True)
     assert [row.state for row in project.predictions()] == ["sent"]
     project.ask(1, missing=True)
-    assert [(row.state, row.prediction) for row in project.predictions()] == [("pending", None)]
+    assert [(row.state, row.ls_prediction_id) for row in project.predictions()] == [("pending", None)]
 
 
 def test_failed_ones_go_again_when_somebody_says_so(project):
     project.ask(1, 2, 3)
     project.finish()
-    [one, two, three] = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert project.do(predictions.failed, "p1", one, code="prediction_invalid", detail="no such label")
+    [one, two, three] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    assert project.do(outbox.fail, "p1", one, code="prediction_invalid", detail="no such label")
     wait = timedelta(hours=1)
-    assert project.do(predictions.later, "p1", two, code="label_studio_unreachable", detail="away", wait=wait)
-    assert project.do(predictions.orphaned, "p1", three)
+    assert project.do(outbox.reschedule, "p1", two, code="label_studio_unreachable", detail="away", at_least=wait)
+    assert project.do(outbox.mark_orphaned, "p1", three)
     assert [row.state for row in project.predictions()] == ["failed", "pending", "orphaned"]
     project.ask(1, 2, 3, missing=False)
-    assert not project.do(predictions.waiting, INSTANCE)
-    assert project.do(predictions.retry, project.known.row) == 2
-    again = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert [(one.task, one.attempt, one.failures) for one in again] == [(1, 2, 0), (2, 2, 0)]
+    assert not project.do(outbox.waiting, INSTANCE)
+    assert project.do(outbox.retry, project.known.row) == 2
+    again = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    assert [(one.ls_task_id, one.attempt, one.failure_count) for one in again] == [(1, 2, 0), (2, 2, 0)]
 
 
 def test_what_a_publisher_holds_is_no_answer_however_long_it_takes(project):
     project.ask(1)
     project.finish()
-    [held] = project.do(predictions.claim, "p1", limit=1, lease=LEASE, instance=INSTANCE)
-    project.do(predictions.rendered, "p1", [(held, "{}", 0.5)], keep=True)
+    [held] = project.do(outbox.claim, "p1", limit=1, lease=LEASE, instance=INSTANCE)
+    project.do(outbox.store_rendered, "p1", [(held, "{}", 0.5)], keep=True)
     project.later()
-    assert project.do(predictions.extend, "p1", [held], LEASE) == {held.id}
-    [answer] = project.ask(1, answering=10**6, missing=True)
+    assert project.do(outbox.extend, "p1", [held], LEASE) == {held.id}
+    [answer] = project.ask(1, max_document_bytes=10**6, missing=True)
     assert answer.document is None
     project.later()
-    [answer] = project.ask(1, answering=10**6, missing=True)
+    [answer] = project.ask(1, max_document_bytes=10**6, missing=True)
     assert answer.document == "{}"
-    assert not project.do(predictions.sent, "p1", held, 7)
+    assert not project.do(outbox.mark_sent, "p1", held, 7)
 
 
 def test_what_is_handed_back_was_never_claimed(project):
     project.ask(1)
     project.finish()
-    claimed = project.do(predictions.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert project.do(predictions.hand_back, "p1", claimed) == {claimed[0].id}
-    assert project.do(predictions.hand_back, "p1", claimed) == set()
-    [again] = project.do(predictions.claim, "p2", limit=9, lease=LEASE, instance=INSTANCE)
+    claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    assert project.do(outbox.release, "p1", claimed) == {claimed[0].id}
+    assert project.do(outbox.release, "p1", claimed) == set()
+    [again] = project.do(outbox.claim, "p2", limit=9, lease=LEASE, instance=INSTANCE)
     assert again.attempt == 1

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from db import items, jobs
-from db.items import MAX_FAILURES, MAX_LOST, Claimed, Ended, Failed, Reaped
-from db.models import ItemState, Lane
+from db.models import ItemState, Priority
+from db.queue import items, jobs
+from db.queue.items import MAX_FAILURES, MAX_LOST_LEASES, ClaimedItem, CompletedItem, FailedItem, ReclaimResult
 from db.session import transaction
 from tests.support.rows import LEASE, together
 
@@ -24,12 +24,12 @@ class Life:
     """What is to be in an item's row."""
 
     job: object
-    lane: int
+    priority: int
     state: ItemState = ItemState.QUEUED
     attempt: int = 0
     lost: int = 0
     failures: int = 0
-    alone: bool = False
+    isolated: bool = False
     worker: str | None = None
     silent: bool = False
     waits: bool = False
@@ -50,7 +50,7 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         rows.sql("DELETE FROM job")
         self.rows, self.result = rows, result
-        self.jobs = [rows.job(lane=Lane.INTERACTIVE), rows.job(lane=Lane.BULK)]
+        self.jobs = [rows.job(priority=Priority.INTERACTIVE), rows.job(priority=Priority.BULK)]
         self.lives = {}
         self.given = []
 
@@ -64,30 +64,30 @@ class Lives(RuleBasedStateMachine):
     @rule(job=st.integers(0, 1), number=st.integers(1, 3))
     def list_some(self, job, number):
         for made in self.rows.items(self.jobs[job], number):
-            self.lives[made] = Life(self.jobs[job], lane=job)
+            self.lives[made] = Life(self.jobs[job], priority=job)
 
     @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4))
     def claim(self, worker, limit):
         held = self.held(worker)
-        if any(life.alone for life in held):
+        if any(life.isolated for life in held):
             return  # a worker with a suspect in hand claims nothing beside it
-        expected = self._next(limit, company=bool(held))
-        claimed = self.rows.do(items.claim, worker, limit=limit, lease=LEASE, company=bool(held))
+        expected = self._next(limit, occupied=bool(held))
+        claimed = self.rows.do(items.claim, worker, limit=limit, lease=LEASE, occupied=bool(held))
         assert [one.id for one in claimed] == sorted(expected)
         for one in claimed:
             life = self.lives[one.id]
-            assert (one.attempt, one.alone, one.job_id) == (life.attempt + 1, life.alone, life.job)
+            assert (one.attempt, one.isolated, one.job_id) == (life.attempt + 1, life.isolated, life.job)
             life.state, life.attempt, life.worker, life.silent = ItemState.RUNNING, one.attempt, worker, False
             self.given.append((one, worker))
 
-    def _next(self, limit, *, company):
+    def _next(self, limit, *, occupied):
         queued = [number for number, life in self.lives.items() if life.state == ItemState.QUEUED and not life.waits]
-        since = {row.id: row.not_before for row in self.rows.sql("SELECT id, not_before FROM item")}
-        queued.sort(key=lambda number: (self.lives[number].lane, since[number], number))
+        since = {row.id: row.available_at for row in self.rows.sql("SELECT id, available_at FROM item")}
+        queued.sort(key=lambda number: (self.lives[number].priority, since[number], number))
         seen = queued[:limit]
-        if seen and self.lives[seen[0]].alone:
-            return [] if company else seen[:1]
-        return [number for number in seen if not self.lives[number].alone]
+        if seen and self.lives[seen[0]].isolated:
+            return [] if occupied else seen[:1]
+        return [number for number in seen if not self.lives[number].isolated]
 
     @rule(number=st.integers(0, 9))
     def extend(self, number):
@@ -106,8 +106,8 @@ class Lives(RuleBasedStateMachine):
         claimed, worker = some
         life = self.lives[claimed.id]
         ours = life.of(claimed, worker)
-        ended = Ended(claimed, self.result, reused=False)
-        assert self.rows.do(items.finish, worker, [ended]) == ({claimed.id} if ours else set())
+        ended = CompletedItem(claimed, self.result, reused=False)
+        assert self.rows.do(items.complete, worker, [ended]) == ({claimed.id} if ours else set())
         if ours:
             life.state, life.silent = ItemState.DONE, False
 
@@ -118,7 +118,7 @@ class Lives(RuleBasedStateMachine):
         claimed, worker = some
         life = self.lives[claimed.id]
         ours = life.of(claimed, worker)
-        failed = Failed(claimed, "image_unreadable", "no \0 picture", retryable)
+        failed = FailedItem(claimed, "image_unreadable", "no \0 picture", retryable)
         assert self.rows.do(items.fail, worker, [failed]) == ({claimed.id} if ours else set())
         if not ours:
             return
@@ -127,7 +127,7 @@ class Lives(RuleBasedStateMachine):
         life.let_go(ItemState.QUEUED if again else ItemState.FAILED)
         if again:
             life.waits = True
-            [row] = self.rows.sql("SELECT not_before - now() AS waits FROM item WHERE id = :id", id=claimed.id)
+            [row] = self.rows.sql("SELECT available_at - now() AS waits FROM item WHERE id = :id", id=claimed.id)
             assert 0.7 <= row.waits.total_seconds() / WAITS[life.failures - 1] <= 1.3
 
     @rule(number=st.integers(0, 9), wait=st.sampled_from([timedelta(0), timedelta(seconds=2)]))
@@ -137,7 +137,7 @@ class Lives(RuleBasedStateMachine):
         claimed, worker = some
         life = self.lives[claimed.id]
         ours = life.of(claimed, worker)
-        assert self.rows.do(items.hand_back, worker, [claimed], wait=wait) == ({claimed.id} if ours else set())
+        assert self.rows.do(items.release, worker, [claimed], wait=wait) == ({claimed.id} if ours else set())
         if ours:
             life.let_go(ItemState.QUEUED)
             life.attempt -= 1
@@ -148,21 +148,22 @@ class Lives(RuleBasedStateMachine):
         for life in self.held(worker):
             life.silent = True
         self.rows.sql(
-            "UPDATE item SET leased_until = now() - interval '1 s' WHERE worker = :w AND state = 'running'", w=worker
+            "UPDATE item SET lease_expires_at = now() - interval '1 s' WHERE worker = :w AND state = 'running'",
+            w=worker,
         )
 
     @rule()
     def reap(self):
         lost = [life for life in self.lives.values() if life.state == ItemState.RUNNING and life.silent]
         for life in lost:
-            life.lost, life.alone = life.lost + 1, True
-            life.let_go(ItemState.QUEUED if life.lost < MAX_LOST else ItemState.DEAD)
+            life.lost, life.isolated = life.lost + 1, True
+            life.let_go(ItemState.QUEUED if life.lost < MAX_LOST_LEASES else ItemState.DEAD)
         dead = sum(life.state == ItemState.DEAD for life in lost)
-        assert self.rows.do(items.reap) == Reaped(requeued=len(lost) - dead, dead=dead)
+        assert self.rows.do(items.reclaim_expired) == ReclaimResult(requeued=len(lost) - dead, dead=dead)
 
     @rule()
     def let_time_pass(self):
-        self.rows.sql("UPDATE item SET not_before = now() WHERE not_before > now()")
+        self.rows.sql("UPDATE item SET available_at = now() WHERE available_at > now()")
         for life in self.lives.values():
             life.waits = False
 
@@ -178,7 +179,7 @@ class Lives(RuleBasedStateMachine):
         again = [life for life in self._of(job) if life.state in ENDED - {ItemState.DONE}]
         assert self.rows.do(jobs.retry, self.jobs[job]) == len(again)
         for life in again:
-            life.alone, life.lost, life.failures, life.waits = life.state == ItemState.DEAD, 0, 0, False
+            life.isolated, life.lost, life.failures, life.waits = life.state == ItemState.DEAD, 0, 0, False
             life.state = ItemState.QUEUED
 
     def _of(self, job):
@@ -191,24 +192,26 @@ class Lives(RuleBasedStateMachine):
         for number, life in self.lives.items():
             row = found[number]
             is_, should_be = (
-                (row.state, row.attempt, row.lost, row.failures, row.alone),
-                (life.state, life.attempt, life.lost, life.failures, life.alone),
+                (row.state, row.attempt, row.lost_lease_count, row.failure_count, row.isolated),
+                (life.state, life.attempt, life.lost, life.failures, life.isolated),
             )
             assert is_ == should_be
             assert row.worker == life.worker
-            assert (row.leased_until is not None) == (row.state == ItemState.RUNNING)
+            assert (row.lease_expires_at is not None) == (row.state == ItemState.RUNNING)
             assert (row.finished_at is not None) == (row.state in ENDED)
             assert (row.result_id is not None) == (row.state == ItemState.DONE)
-            assert row.state != ItemState.DEAD or (row.lost == MAX_LOST and row.error_code == "lost_worker")
+            assert row.state != ItemState.DEAD or (
+                row.lost_lease_count == MAX_LOST_LEASES and row.error_code == "lost_worker"
+            )
 
     def teardown(self):
         """One worker that does its work brings everything to its end."""
-        self.rows.sql("UPDATE item SET leased_until = now() - interval '1 s' WHERE state = 'running'")
-        self.rows.do(items.reap)
-        self.rows.sql("UPDATE item SET not_before = now() WHERE not_before > now()")
+        self.rows.sql("UPDATE item SET lease_expires_at = now() - interval '1 s' WHERE state = 'running'")
+        self.rows.do(items.reclaim_expired)
+        self.rows.sql("UPDATE item SET available_at = now() WHERE available_at > now()")
         for _ in range(len(self.lives) + 1):
             claimed = self.rows.do(items.claim, "last", limit=2, lease=LEASE)
-            self.rows.do(items.finish, "last", [Ended(one, self.result, reused=False) for one in claimed])
+            self.rows.do(items.complete, "last", [CompletedItem(one, self.result, reused=False) for one in claimed])
         self.rows.do(jobs.close)
         assert self.rows.sql("SELECT id FROM item WHERE state IN ('queued', 'running')") == []
         assert self.rows.sql("SELECT id FROM job WHERE listed_at IS NOT NULL AND finished_at IS NULL") == []
@@ -223,16 +226,18 @@ def test_whatever_befalls_an_item_its_row_says_so_and_it_comes_to_an_end(rows):
 
 def lose(rows, worker):
     """The worker falls silent for longer than its lease, and somebody looks."""
-    rows.sql("UPDATE item SET leased_until = now() - interval '1 s' WHERE worker = :w AND state = 'running'", w=worker)
-    return rows.do(items.reap)
+    rows.sql(
+        "UPDATE item SET lease_expires_at = now() - interval '1 s' WHERE worker = :w AND state = 'running'", w=worker
+    )
+    return rows.do(items.reclaim_expired)
 
 
 def test_an_item_is_dead_exactly_when_its_third_worker_is_lost(rows):
     [item] = rows.items(rows.job(), 1)
     for time in (1, 2, 3):
         [claimed] = rows.do(items.claim, f"w{time}", limit=9, lease=LEASE)
-        assert (claimed.attempt, claimed.alone) == (time, time > 1)
-        assert lose(rows, f"w{time}") == Reaped(requeued=int(time < 3), dead=int(time == 3))
+        assert (claimed.attempt, claimed.isolated) == (time, time > 1)
+        assert lose(rows, f"w{time}") == ReclaimResult(requeued=int(time < 3), dead=int(time == 3))
     [row] = rows.sql("SELECT state, error_code, error_detail FROM item WHERE id = :item", item=item)
     assert (row.state, row.error_code) == ("dead", "lost_worker")
     assert "3 times" in row.error_detail
@@ -242,11 +247,11 @@ def test_an_error_that_may_pass_is_met_six_times_with_growing_waits(rows):
     rows.items(rows.job(), 1)
     waits = []
     while claimed := rows.do(items.claim, "w", limit=1, lease=LEASE):
-        rows.do(items.fail, "w", [Failed(claimed[0], "store_unreachable", "away", retryable=True)])
-        [row] = rows.sql("SELECT state, not_before - now() AS wait, attempt FROM item")
+        rows.do(items.fail, "w", [FailedItem(claimed[0], "store_unreachable", "away", retryable=True)])
+        [row] = rows.sql("SELECT state, available_at - now() AS wait, attempt FROM item")
         waits.append(row.wait.total_seconds())
         assert rows.do(items.waiting) is False
-        rows.sql("UPDATE item SET not_before = now()")
+        rows.sql("UPDATE item SET available_at = now()")
     assert (row.state, row.attempt, len(waits)) == ("failed", MAX_FAILURES, MAX_FAILURES)
     assert all(0.7 * due <= wait <= 1.3 * due for wait, due in zip(waits, WAITS, strict=False))
 
@@ -256,12 +261,12 @@ def test_handing_back_costs_no_attempt_and_loses_no_place(rows):
     for _ in range(10):
         [claimed] = rows.do(items.claim, "w1", limit=1, lease=LEASE)
         assert (claimed.id, claimed.attempt) == (first, 1)
-        rows.do(items.hand_back, "w1", [claimed])
+        rows.do(items.release, "w1", [claimed])
     assert [one.id for one in rows.do(items.claim, "w2", limit=3, lease=LEASE)] == [first, *others]
 
 
 def test_interactive_items_come_before_bulk_ones_that_were_there_first(rows):
-    bulk, quick = rows.items(rows.job(), 2), rows.items(rows.job(lane=Lane.INTERACTIVE), 2)
+    bulk, quick = rows.items(rows.job(), 2), rows.items(rows.job(priority=Priority.INTERACTIVE), 2)
     assert [one.id for one in rows.do(items.claim, "w", limit=2, lease=LEASE)] == quick
     assert [one.id for one in rows.do(items.claim, "w", limit=2, lease=LEASE)] == bulk
 
@@ -270,8 +275,8 @@ def test_an_item_that_failed_once_does_not_wait_behind_all_that_come_later(rows)
     job = rows.job()
     [unlucky] = rows.items(job, 1)
     [claimed] = rows.do(items.claim, "w", limit=1, lease=LEASE)
-    rows.do(items.fail, "w", [Failed(claimed, "store_unreachable", "away", retryable=True)])
-    rows.sql("UPDATE item SET not_before = now()")  # its wait is over
+    rows.do(items.fail, "w", [FailedItem(claimed, "store_unreachable", "away", retryable=True)])
+    rows.sql("UPDATE item SET available_at = now()")  # its wait is over
     rows.items(job, 5)
     assert rows.do(items.claim, "w", limit=1, lease=LEASE)[0].id == unlucky
 
@@ -280,10 +285,10 @@ def test_a_suspect_is_given_to_an_empty_hand_and_nothing_beside_it(rows):
     suspect, *others = rows.items(rows.job(), 4)
     rows.do(items.claim, "w1", limit=1, lease=LEASE)
     lose(rows, "w1")
-    assert rows.do(items.claim, "w2", limit=4, lease=LEASE, company=True) == []
+    assert rows.do(items.claim, "w2", limit=4, lease=LEASE, occupied=True) == []
     [alone] = rows.do(items.claim, "w2", limit=4, lease=LEASE)
-    assert (alone.id, alone.alone) == (suspect, True)
-    assert [one.id for one in rows.do(items.claim, "w3", limit=4, lease=LEASE, company=True)] == others
+    assert (alone.id, alone.isolated) == (suspect, True)
+    assert [one.id for one in rows.do(items.claim, "w3", limit=4, lease=LEASE, occupied=True)] == others
 
 
 def test_a_worker_that_comes_late_changes_nothing(rows):
@@ -294,13 +299,13 @@ def test_a_worker_that_comes_late_changes_nothing(rows):
     [now] = rows.do(items.claim, "w2", limit=1, lease=LEASE)
     before = rows.sql("SELECT * FROM item")
     for worker, claimed in (("w1", late), ("w1", now), ("w2", late), ("w2", replace(now, attempt=3))):
-        assert rows.do(items.fence, worker, [claimed]) == set()
+        assert rows.do(items.lock_owned, worker, [claimed]) == set()
         assert rows.do(items.extend, worker, [claimed], LEASE) == set()
-        assert rows.do(items.finish, worker, [Ended(claimed, result, reused=False)]) == set()
-        assert rows.do(items.fail, worker, [Failed(claimed, "x", "x", retryable=True)]) == set()
-        assert rows.do(items.hand_back, worker, [claimed]) == set()
+        assert rows.do(items.complete, worker, [CompletedItem(claimed, result, reused=False)]) == set()
+        assert rows.do(items.fail, worker, [FailedItem(claimed, "x", "x", retryable=True)]) == set()
+        assert rows.do(items.release, worker, [claimed]) == set()
     assert rows.sql("SELECT * FROM item") == before
-    assert rows.do(items.finish, "w2", [Ended(now, result, reused=True)]) == {item}
+    assert rows.do(items.complete, "w2", [CompletedItem(now, result, reused=True)]) == {item}
 
 
 def test_eight_workers_share_two_thousand_items_and_none_is_given_twice(rows):
@@ -326,17 +331,17 @@ def test_heartbeats_commits_cancels_and_reapers_never_wait_in_a_circle(rows):
         return [rows.do(items.extend, "w", claimed[::-1], LEASE) for _ in range(15)]
 
     def looks():
-        return [rows.do(items.fence, "w", claimed[part::2]) for part in (0, 1) * 15]
+        return [rows.do(items.lock_owned, "w", claimed[part::2]) for part in (0, 1) * 15]
 
     def commits():
         for start in range(0, 200, 20):
             some = claimed[start : start + 20][::-1]
             with transaction(rows.engine) as session:
-                items.fence(session, "w", some)
-                items.finish(session, "w", [Ended(one, result, reused=True) for one in some])
+                items.lock_owned(session, "w", some)
+                items.complete(session, "w", [CompletedItem(one, result, reused=True) for one in some])
 
     def reaps():
-        return [rows.do(lambda session: (items.reap(session), jobs.close(session))) for _ in range(30)]
+        return [rows.do(lambda session: (items.reclaim_expired(session), jobs.close(session))) for _ in range(30)]
 
     together(heartbeats, looks, commits, reaps)
     together(heartbeats, lambda: rows.do(jobs.cancel, job), looks, reaps)
@@ -348,14 +353,14 @@ def test_details_that_no_text_column_holds_are_stored_readably(rows):
     rows.items(rows.job(), 1)
     claimed = rows.do(items.claim, "w", limit=1, lease=LEASE)
     detail = "\0" + "ü" * 5_000
-    rows.do(items.fail, "w", [Failed(one, "image_unreadable", detail, retryable=False) for one in claimed])
+    rows.do(items.fail, "w", [FailedItem(one, "image_unreadable", detail, retryable=False) for one in claimed])
     [row] = rows.sql("SELECT error_detail FROM item")
     assert row.error_detail == ("\\0" + "ü" * 5_000)[:2_000]
 
 
-@pytest.mark.parametrize("nothing", [items.finish, items.fail, items.hand_back])
+@pytest.mark.parametrize("nothing", [items.complete, items.fail, items.release])
 def test_nothing_to_write_writes_nothing(rows, nothing):
     assert rows.do(nothing, "w", []) == set()
     assert rows.do(items.extend, "w", [], LEASE) == set()
-    stranger = Claimed(99, 1, rows.job(), "s3://b/k", "", alone=False, vocabulary_id=None, recipe_id=None)
-    assert rows.do(items.hand_back, "w", [stranger]) == set()
+    stranger = ClaimedItem(99, 1, rows.job(), "s3://b/k", "", isolated=False, vocabulary_id=None, recipe_id=None)
+    assert rows.do(items.release, "w", [stranger]) == set()

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from db import api_keys, items, jobs, listings
+from db import api_keys
 from db.api_keys import Scope
-from db.errors import Conflict, CursorInvalid, NotFound
-from db.items import Ended, Failed
-from db.jobs import NewJob
-from db.listings import Found
-from db.models import ItemState, JobKind, Lane
-from db.progress import JobStatus, progress_of
+from db.errors import ConflictError, CursorInvalidError, NotFoundError
+from db.models import ItemState, JobKind, Priority
+from db.queue import items, jobs, listings
+from db.queue.items import CompletedItem, FailedItem
+from db.queue.jobs import NewJob
+from db.queue.listings import ListedObject
+from db.queue.progress import JobStatus, progress_of
 from db.session import transaction
 from tests.support.rows import LEASE, together
 
@@ -24,7 +25,7 @@ def wish(rows):
     key, _ = rows.do(api_keys.create, "tests", [Scope.WRITE])
     return NewJob(
         kind=JobKind.BULK,
-        lane=Lane.BULK,
+        priority=Priority.BULK,
         source={"kind": "given", "given": ["s3://bucket/a.jpg"]},
         vocabulary_id=vocabulary,
         recipe_id=recipe,
@@ -42,9 +43,11 @@ def end(rows, worker="w", limit=99, **of):
     """Claim and finish, or fail with `code`."""
     claimed = rows.do(items.claim, worker, limit=limit, lease=LEASE)
     if "code" in of:
-        return rows.do(items.fail, worker, [Failed(one, of["code"], "no", retryable=False) for one in claimed])
+        return rows.do(items.fail, worker, [FailedItem(one, of["code"], "no", retryable=False) for one in claimed])
     result = rows.result()
-    return rows.do(items.finish, worker, [Ended(one, result, reused=of.get("reused", False)) for one in claimed])
+    return rows.do(
+        items.complete, worker, [CompletedItem(one, result, reused=of.get("reused", False)) for one in claimed]
+    )
 
 
 def test_one_idempotency_key_makes_one_job_however_many_ask_at_once(rows, wish):
@@ -73,7 +76,7 @@ def test_a_rolled_back_request_leaves_its_idempotency_key_free(rows, wish):
 
 def test_another_request_under_the_same_idempotency_key_is_refused(rows, wish):
     job, _ = rows.do(jobs.create, wish)
-    with pytest.raises(Conflict, match=str(job.id)):
+    with pytest.raises(ConflictError, match=str(job.id)):
         rows.do(jobs.create, replace(wish, request_digest="d2"))
     other, _ = rows.do(api_keys.create, "others", [Scope.WRITE])
     assert rows.do(jobs.create, replace(wish, api_key_id=other.id, request_digest="d2"))[1]
@@ -99,8 +102,8 @@ def test_progress_counts_states_and_never_ends_before_the_items(rows):
     assert (now.status, now.progress, now.reused) == (JobStatus.RUNNING, 4 / 6, 1)
     assert now.rate > 0
     assert now.eta_seconds == pytest.approx(2 / now.rate)
-    rows.sql("UPDATE item SET leased_until = now() - interval '1 s' WHERE state = 'running'")
-    rows.do(items.reap)
+    rows.sql("UPDATE item SET lease_expires_at = now() - interval '1 s' WHERE state = 'running'")
+    rows.do(items.reclaim_expired)
     end(rows)
     end(rows)
     assert rows.do(jobs.close) == 1
@@ -117,16 +120,16 @@ def test_a_job_that_has_ended_is_not_counted_again_until_it_is_tried_again(rows)
     end(rows, limit=1, code="image_unreadable")
     end(rows)
     counted = progress(rows, job)
-    assert rows.sql("SELECT tally FROM job") == [(None,)]
+    assert rows.sql("SELECT item_counts FROM job") == [(None,)]
     rows.do(jobs.close)
-    assert rows.sql("SELECT tally FROM job") == [({"done": 3, "failed": 1, "reused": 2},)]
+    assert rows.sql("SELECT item_counts FROM job") == [({"done": 3, "failed": 1, "reused": 2},)]
     kept = progress(rows, job)
     assert (kept.counts, kept.reused) == (counted.counts, counted.reused)
     rows.do(jobs.retry, job)
     again = progress(rows, job)
     assert (again.counts[ItemState.QUEUED], again.counts[ItemState.DONE], again.reused) == (1, 3, 2)
     rows.do(jobs.cancel, job)
-    assert rows.sql("SELECT tally FROM job") == [({"done": 3, "cancelled": 1, "reused": 2},)]
+    assert rows.sql("SELECT item_counts FROM job") == [({"done": 3, "cancelled": 1, "reused": 2},)]
 
 
 def test_a_job_without_pictures_is_done_and_complete(rows):
@@ -144,7 +147,7 @@ def test_the_counts_always_add_up_while_workers_end_items(rows):
 
     def work(worker):
         while claimed := rows.do(items.claim, worker, limit=7, lease=LEASE):
-            rows.do(items.finish, worker, [Ended(one, result, reused=False) for one in claimed])
+            rows.do(items.complete, worker, [CompletedItem(one, result, reused=False) for one in claimed])
 
     def watch():
         seen = []
@@ -195,9 +198,9 @@ def test_cancelling_twice_is_cancelling_once_and_cancelling_the_ended_is_refused
     done = rows.job()
     rows.items(done, 0)
     rows.do(jobs.close)
-    with pytest.raises(Conflict, match="nothing to cancel"):
+    with pytest.raises(ConflictError, match="nothing to cancel"):
         rows.do(jobs.cancel, done)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         rows.do(jobs.cancel, rows.result())
 
 
@@ -205,7 +208,12 @@ def test_what_was_listed_before_the_source_broke_goes_on_and_can_be_cancelled(ro
     job = rows.job()
     listing = rows.do(listings.claim, "l", LEASE)
     rows.do(
-        listings.add, "l", listing, [Found("s3://b/1.jpg"), Found("s3://b/2.jpg")], cursor={"after": 1}, lease=LEASE
+        listings.add,
+        "l",
+        listing,
+        [ListedObject("s3://b/1.jpg"), ListedObject("s3://b/2.jpg")],
+        cursor={"after": 1},
+        lease=LEASE,
     )
     rows.do(listings.fail, "l", listing, code="access_denied", detail="no", retryable=False)
     assert rows.do(jobs.close) == 0
@@ -222,14 +230,14 @@ def test_what_was_listed_before_the_source_broke_goes_on_and_can_be_cancelled(ro
 def test_a_broken_job_ends_with_its_last_item(rows):
     job = rows.job()
     listing = rows.do(listings.claim, "l", LEASE)
-    rows.do(listings.add, "l", listing, [Found("s3://b/1.jpg")], cursor={"after": 1}, lease=LEASE)
+    rows.do(listings.add, "l", listing, [ListedObject("s3://b/1.jpg")], cursor={"after": 1}, lease=LEASE)
     rows.do(listings.fail, "l", listing, code="access_denied", detail="no", retryable=False)
     end(rows)
     assert rows.do(jobs.close) == 1
     now = progress(rows, job)
     assert (now.status, now.job.error_code) == (JobStatus.FAILED, "access_denied")
     assert now.job.finished_at is not None
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         rows.do(jobs.cancel, job)
 
 
@@ -237,17 +245,18 @@ def test_a_retry_takes_what_failed_died_or_was_cancelled_and_not_what_can_never_
     job = rows.job()
     rows.items(job, 5)
     rows.sql(
-        "UPDATE item SET state = (ARRAY['failed', 'dead', 'cancelled', 'done', 'failed'])[row_number], lost = 2, "
-        "attempt = 1, failures = 4, error_code = CASE row_number WHEN 5 THEN 'source_invalid' END "
+        "UPDATE item SET state = (ARRAY['failed', 'dead', 'cancelled', 'done', 'failed'])[row_number], "
+        "lost_lease_count = 2, attempt = 1, failure_count = 4, "
+        "error_code = CASE row_number WHEN 5 THEN 'source_invalid' END "
         "FROM (SELECT id AS number, row_number() OVER (ORDER BY id) FROM item) AS numbered WHERE id = number"
     )
     assert rows.do(jobs.retry, job) == 3
-    found = rows.sql("SELECT state, alone, lost, failures FROM item ORDER BY id")
+    found = rows.sql("SELECT state, isolated, lost_lease_count, failure_count FROM item ORDER BY id")
     fresh = ("queued", False, 0, 0)
     assert [tuple(row) for row in found[:3]] == [fresh, ("queued", True, 0, 0), fresh]
     assert [row.state for row in found[3:]] == ["done", "failed"]
     assert rows.do(jobs.retry, job) == 0
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         rows.do(jobs.retry, rows.result())
 
 
@@ -276,12 +285,12 @@ def test_a_cursor_of_another_job_or_state_is_refused(rows):
     rows.items(one, 3)
     _, cursor = rows.do(jobs.items, one, state=None, cursor=None, limit=2)
     for job, state in ((other, None), (one, ItemState.DONE)):
-        with pytest.raises(CursorInvalid):
+        with pytest.raises(CursorInvalidError):
             rows.do(jobs.items, job, state=state, cursor=cursor, limit=2)
-    with pytest.raises(CursorInvalid):
+    with pytest.raises(CursorInvalidError):
         rows.do(jobs.page, cursor=cursor, limit=2)
 
 
 def test_a_job_that_is_not_there_is_said_so(rows):
-    with pytest.raises(NotFound, match="there is no job"):
+    with pytest.raises(NotFoundError, match="there is no job"):
         rows.do(jobs.get, rows.result())

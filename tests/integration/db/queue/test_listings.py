@@ -2,16 +2,16 @@
 
 import pytest
 
-from db import items, jobs, listings
-from db.errors import Conflict
-from db.listings import MAX_LISTING_FAILURES, Found, Refused
-from db.models import Lane
-from db.progress import JobStatus, progress_of
+from db.errors import ConflictError
+from db.models import Priority
+from db.queue import items, jobs, listings
+from db.queue.listings import MAX_LISTING_FAILURES, ListedObject, RejectedLine
+from db.queue.progress import JobStatus, progress_of
 from tests.support.rows import LEASE, together
 
 
 def found(*numbers, etag=""):
-    return [Found(f"s3://bucket/{number}.jpg", etag) for number in numbers]
+    return [ListedObject(f"s3://bucket/{number}.jpg", etag) for number in numbers]
 
 
 def add(rows, worker, listing, some, at):
@@ -19,7 +19,8 @@ def add(rows, worker, listing, some, at):
 
 
 def run_out(rows):
-    rows.sql("UPDATE job SET listing_until = now() - interval '1 s' WHERE listing_until IS NOT NULL")
+    rows.sql("UPDATE job SET lease_expires_at = now() - interval '1 s' WHERE lease_expires_at IS NOT NULL")
+    rows.sql("UPDATE job SET available_at = now() WHERE available_at > now()")
 
 
 def status(rows, job):
@@ -31,15 +32,15 @@ def uris(rows):
 
 
 def test_one_of_many_workers_lists_a_source_interactive_ones_first(rows):
-    bulk, quick = rows.job(), rows.job(lane=Lane.INTERACTIVE)
+    bulk, quick = rows.job(), rows.job(priority=Priority.INTERACTIVE)
     assert rows.do(listings.waiting)
     claimed = together(*(lambda name=f"l{number}": rows.do(listings.claim, name, LEASE) for number in range(6)))
-    assert {one.job_id for one in claimed if one} == {bulk, quick}
+    assert {one.id for one in claimed if one} == {bulk, quick}
     assert sum(one is not None for one in claimed) == 2
     assert not rows.do(listings.waiting)
-    rows.sql("UPDATE job SET listing_until = NULL")
-    assert rows.do(listings.claim, "l", LEASE).job_id == quick
-    assert rows.do(listings.claim, "l", LEASE).lane == 1
+    rows.sql("UPDATE job SET lease_expires_at = NULL")
+    assert rows.do(listings.claim, "l", LEASE).id == quick
+    assert rows.do(listings.claim, "l", LEASE).priority == 1
 
 
 def test_another_worker_goes_on_where_a_silent_one_stopped_and_shuts_it_out(rows):
@@ -49,11 +50,11 @@ def test_another_worker_goes_on_where_a_silent_one_stopped_and_shuts_it_out(rows
     assert add(rows, "l1", first, found(1, 2), at=2) == 2
     run_out(rows)
     second = rows.do(listings.claim, "l2", LEASE)
-    assert (second.job_id, second.cursor, second.attempt) == (job, {"at": 2}, 2)
+    assert (second.id, second.cursor, second.attempt) == (job, {"at": 2}, 2)
     assert add(rows, "l1", first, found(3), at=3) is None
     assert rows.do(listings.finish, "l1", first) is False
     rows.do(listings.fail, "l1", first, code="x", detail="x", retryable=False)
-    rows.do(listings.hand_back, "l1", first)
+    rows.do(listings.release, "l1", first)
     assert add(rows, "l2", second, found(3, 4), at=4) == 2
     assert rows.do(listings.finish, "l2", second) is True
     assert uris(rows) == [one.uri for one in found(1, 2, 3, 4)]
@@ -74,7 +75,7 @@ def test_handing_a_listing_back_costs_no_attempt(rows):
     for _ in range(3):
         listing = rows.do(listings.claim, "l", LEASE)
         assert listing.attempt == 1
-        rows.do(listings.hand_back, "l", listing)
+        rows.do(listings.release, "l", listing)
 
 
 def test_a_page_that_comes_twice_adds_nothing_and_other_content_under_a_known_key_does(rows):
@@ -88,7 +89,10 @@ def test_a_page_that_comes_twice_adds_nothing_and_other_content_under_a_known_ke
 def test_refused_lines_are_failed_items_that_nobody_claims(rows):
     job = rows.job()
     listing = rows.do(listings.claim, "l", LEASE)
-    refused = [Refused("\0ü" * 3_000, "source_invalid", "x" * 5_000), Refused("line 2", "source_invalid", "no \0")]
+    refused = [
+        RejectedLine("\0ü" * 3_000, "source_invalid", "x" * 5_000),
+        RejectedLine("line 2", "source_invalid", "no \0"),
+    ]
     assert add(rows, "l", listing, [*refused, *refused, *found(1)], at=1) == 1
     assert [one.uri for one in rows.do(items.claim, "w", limit=9, lease=LEASE)] == ["s3://bucket/1.jpg"]
     failed = rows.sql("SELECT uri, error_code, error_detail, finished_at FROM item WHERE state = 'failed'")
@@ -115,17 +119,17 @@ def test_what_may_pass_is_tried_again_with_growing_waits_and_then_given_up(rows)
     for time in range(1, MAX_LISTING_FAILURES + 1):
         listing = rows.do(listings.claim, "l", LEASE)
         rows.do(listings.fail, "l", listing, code="store_unreachable", detail=f"time {time}", retryable=True)
-        [row] = rows.sql("SELECT listing_until - now() AS wait, error_code FROM job")
+        [row] = rows.sql("SELECT available_at - now() AS wait, lease_expires_at, error_code FROM job")
         if time < MAX_LISTING_FAILURES:
             assert rows.do(listings.claim, "l", LEASE) is None
-            waits.append(round(row.wait.total_seconds()))
+            waits.append(row.wait.total_seconds())
         run_out(rows)
-    assert waits == [5, 10, 20, 40, 80, 160, 300]
-    assert (row.wait, row.error_code) == (None, "store_unreachable")
+    assert all(0.7 <= wait / usual <= 1.3 for wait, usual in zip(waits, [5, 15, 45, 135, 300, 300, 300], strict=True))
+    assert (row.lease_expires_at, row.error_code) == (None, "store_unreachable")
     assert rows.do(listings.claim, "l", LEASE) is None
     assert status(rows, job) is JobStatus.FAILED
     rows.do(jobs.retry, job)
-    assert rows.do(listings.claim, "l", LEASE).job_id == job
+    assert rows.do(listings.claim, "l", LEASE).id == job
 
 
 def test_errors_and_kills_count_only_until_the_next_page(rows):
@@ -146,7 +150,7 @@ def test_what_cannot_pass_ends_the_job_at_once_with_its_reason(rows):
     rows.do(listings.fail, "l", listing, code="bucket_missing", detail="no \0 bucket", retryable=False)
     [row] = rows.sql("SELECT error_code, error_detail, finished_at FROM job")
     assert (row.error_code, row.error_detail, row.finished_at is None) == ("bucket_missing", "no \\0 bucket", False)
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         rows.do(jobs.cancel, job)
 
 
@@ -163,5 +167,5 @@ def test_listing_again_begins_at_the_beginning_whoever_is_on_its_way(rows):
     rows.do(jobs.relist, job)
     assert status(rows, job) is JobStatus.LISTING
     rows.do(jobs.cancel, job)
-    with pytest.raises(Conflict, match="cancelled"):
+    with pytest.raises(ConflictError, match="cancelled"):
         rows.do(jobs.relist, job)

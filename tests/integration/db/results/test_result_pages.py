@@ -8,7 +8,7 @@ from sqlalchemy import text
 from benchmarks.results import Timing, explain, filter_combinations
 from benchmarks.seed_rows import fill
 from cli.errors import WrongUse
-from db import result_pages
+from db.results import queries as result_queries
 from db.session import transaction
 
 RESULTS = 20_000
@@ -53,7 +53,7 @@ def plainly(session, wanted):
 def paged(session, wanted, limit):
     found, cursor = [], None
     while len(found) < 300:
-        entries, cursor = result_pages.page(session, wanted, cursor=cursor, limit=limit)
+        entries, cursor = result_queries.page(session, wanted, cursor=cursor, limit=limit)
         assert len(entries) <= limit
         found += [one.id for one in entries]
         if cursor is None:

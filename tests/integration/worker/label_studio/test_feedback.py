@@ -9,8 +9,8 @@ from car.found import Found, FoundMask
 from car.outcomes import Outcome
 from car.prediction_document import made_of
 from car.rle import encode_brush, encode_coco
-from db import feedback
-from db.errors import StoreUnreachable
+from db.errors import StoreUnreachableError
+from db.label_studio import feedback
 from db.objects import ObjectStore
 from tests.support.rows import LEASE, together
 from worker.feedback import compare_annotations
@@ -55,7 +55,7 @@ def brush(label, mask):
 
 
 def note(project, task, number, result):
-    project.do(feedback.note, project.known.row, task, number, result)
+    project.do(feedback.record, project.known.row, task, number, result)
 
 
 def compare(project, store, worker="io", **options):
@@ -65,7 +65,7 @@ def compare(project, store, worker="io", **options):
 def said(project, annotation=100):
     query = (
         "SELECT feedback.* FROM feedback JOIN annotation ON annotation.id = annotation_id "
-        "WHERE annotation.annotation = :annotation ORDER BY feedback.label"
+        "WHERE annotation.ls_annotation_id = :annotation ORDER BY feedback.label"
     )
     return {row.label: row for row in project.sql(query, annotation=annotation)}
 
@@ -120,7 +120,7 @@ def test_one_changed_while_it_is_compared_is_compared_again(predicted, store):
     note(predicted, 1, 100, [])
     [held] = predicted.do(feedback.claim, "slow", limit=4, lease=LEASE)
     note(predicted, 1, 100, regions(predicted))
-    assert predicted.do(feedback.compared, "slow", held, [], {}) is False
+    assert predicted.do(feedback.save_comparison, "slow", held, [], {}) is False
     assert compare(predicted, store).compared == 1
     assert {row.outcome for row in said(predicted).values()} == {"accepted"}
 
@@ -146,8 +146,9 @@ def test_what_was_sent_after_the_person_had_drawn_says_nothing(predicted, store)
 def test_the_newest_prediction_is_the_one_that_was_seen(predicted, store):
     old = predicted.predictions()[0]
     predicted.sql(
-        "INSERT INTO prediction (instance, project, task, model_version, item_id, result_id, state, sent_at) "
-        "SELECT instance, project, task, 'older', item_id, result_id, 'sent', sent_at - interval '1 day' "
+        "INSERT INTO prediction (instance, ls_project_id, ls_task_id, model_version, item_id, result_id, "
+        "state, sent_at) "
+        "SELECT instance, ls_project_id, ls_task_id, 'older', item_id, result_id, 'sent', sent_at - interval '1 day' "
         "FROM prediction WHERE id = :id",
         id=old.id,
     )
@@ -163,7 +164,7 @@ def test_a_lost_worker_costs_its_lease_and_an_annotation_that_kills_workers_ends
         assert held.attempt == attempt
         assert predicted.do(feedback.claim, "other", limit=4, lease=LEASE) == []
         assert predicted.do(feedback.waiting) is False
-        predicted.sql("UPDATE annotation SET leased_until = now() - interval '1 second'")
+        predicted.sql("UPDATE annotation SET lease_expires_at = now() - interval '1 second'")
     assert compare(predicted, store).compared == 0
     [row] = predicted.sql("SELECT state, error_code FROM annotation")
     assert tuple(row) == ("failed", "lost_worker")
@@ -181,14 +182,14 @@ def test_several_workers_compare_each_annotation_once(predicted, store):
 def test_an_outage_of_the_store_is_waited_for(predicted, store):
     class Away:
         def get(self, key):
-            raise StoreUnreachable("the store does not answer")
+            raise StoreUnreachableError("the store does not answer")
 
     note(predicted, 1, 100, [])
     assert compare(predicted, Away()).failed == 1
-    [row] = predicted.sql("SELECT state, error_code, not_before > now() AS waits FROM annotation")
+    [row] = predicted.sql("SELECT state, error_code, available_at > now() AS waits FROM annotation")
     assert tuple(row) == ("pending", "store_unreachable", True)
     assert compare(predicted, store).compared == 0
-    predicted.sql("UPDATE annotation SET not_before = now()")
+    predicted.sql("UPDATE annotation SET available_at = now()")
     assert predicted.do(feedback.waiting)
     assert compare(predicted, store).compared == 1
 
@@ -239,9 +240,9 @@ def test_the_reaper_rings_for_annotations_that_wait(predicted, store):
 
 
 def test_another_project_is_another_matter(predicted, store):
-    other = predicted.note(number=8)
+    other = predicted.note(ls_project_id=8)
     note(predicted, 1, 100, [])
-    predicted.do(feedback.note, other.row, 1, 100, [])
+    predicted.do(feedback.record, other.row, 1, 100, [])
     compare(predicted, store)
     assert predicted.do(feedback.report, other.row) == []
     assert predicted.do(feedback.forget, other.row, [100]) == 1

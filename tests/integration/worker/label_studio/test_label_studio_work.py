@@ -5,7 +5,8 @@ from datetime import timedelta
 from functools import partial
 
 from car.recipe import Recipe
-from db import offers, predictions, projects
+from db.label_studio import outbox, project_sync
+from db.queue import model_registry
 from tests.support.label_studio_rows import INSTANCE, OTHER_WEIGHTS, WEIGHTS
 from tests.support.rows import LEASE
 from worker import start
@@ -17,10 +18,10 @@ from worker.reaping import reap
 def test_a_worker_tells_the_weights_of_each_pair_it_loads_once(rows, tiny_clips):
     places = Places(tiny_clips / "proposal", tiny_clips / "classifier")
     model = load_model(places, device="cpu", loaded=partial(start._tell, rows.engine))
-    assert rows.do(offers.offered, Recipe(proposal_model="any/model")) == dict(model.weights)
-    before = rows.sql("SELECT * FROM offer")
+    assert rows.do(model_registry.weights_for, Recipe(proposal_model="any/model")) == dict(model.weights)
+    before = rows.sql("SELECT * FROM worker_model")
     model.load(Recipe())
-    assert rows.sql("SELECT * FROM offer") == before
+    assert rows.sql("SELECT * FROM worker_model") == before
 
 
 def test_a_pair_of_one_recipe_is_offered_under_its_names(tiny_clips):
@@ -47,36 +48,38 @@ def test_the_reaper_sees_what_waits_for_label_studio(project):
     project.ask(1)
     project.finish()
     assert reap(project.engine).predictions_wait
-    [one] = project.do(predictions.claim, "io", limit=1, lease=LEASE, instance=None)
-    project.do(predictions.rendered, "io", [(one, "{}", 0.5)], keep=False)
+    [one] = project.do(outbox.claim, "io", limit=1, lease=LEASE, instance=None)
+    project.do(outbox.store_rendered, "io", [(one, "{}", 0.5)], keep=False)
     assert reap(project.engine, instance=INSTANCE).predictions_wait
     assert not reap(project.engine).predictions_wait
     assert not reap(project.engine, instance="http://elsewhere:8080").predictions_wait
 
 
 def test_the_reaper_wants_a_look_at_all_tasks_every_so_often(project):
-    project.sql("UPDATE project SET created_at = now() - interval '10 min'")
+    project.sql(
+        "UPDATE project SET created_at = now() - interval '10 min', available_at = created_at - interval '10 min'"
+    )
     assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(0)).syncs_wait
     assert not reap(project.engine, instance=None, sync_every=timedelta(minutes=5)).syncs_wait
     assert reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
-    look = project.do(projects.claim_sync, "io", LEASE, instance=INSTANCE)
+    look = project.do(project_sync.claim, "io", LEASE, instance=INSTANCE)
     assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
-    project.do(projects.finish_sync, "io", look)
+    project.do(project_sync.finish, "io", look)
     assert not reap(project.engine, instance=INSTANCE, sync_every=timedelta(minutes=5)).syncs_wait
 
 
 def test_the_newest_offer_that_fits_a_recipe_counts(project):
     recipe = project.known.plan.recipe
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) is None
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
-    assert project.do(offers.offered, replace(recipe, sam=True)) is None
-    project.do(offers.offer, "*", "*", WEIGHTS | {"sam": "5" * 64}, sam="*")
-    assert project.do(offers.offered, replace(recipe, sam=True)) == WEIGHTS | {"sam": "5" * 64}
-    assert project.do(offers.offered, recipe) == WEIGHTS
-    project.do(offers.offer, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
-    assert project.do(offers.offered, recipe) == OTHER_WEIGHTS
-    project.do(offers.offer, "*", "*", WEIGHTS)
-    assert project.do(offers.offered, recipe) == WEIGHTS
+    assert project.do(model_registry.weights_for, recipe) is None
+    project.do(model_registry.register, recipe.proposal_model, "another/classifier", OTHER_WEIGHTS)
+    assert project.do(model_registry.weights_for, recipe) is None
+    project.do(model_registry.register, "*", "*", WEIGHTS)
+    assert project.do(model_registry.weights_for, recipe) == WEIGHTS
+    assert project.do(model_registry.weights_for, replace(recipe, sam=True)) is None
+    project.do(model_registry.register, "*", "*", WEIGHTS | {"sam": "5" * 64}, sam="*")
+    assert project.do(model_registry.weights_for, replace(recipe, sam=True)) == WEIGHTS | {"sam": "5" * 64}
+    assert project.do(model_registry.weights_for, recipe) == WEIGHTS
+    project.do(model_registry.register, recipe.proposal_model, recipe.classifier_model, OTHER_WEIGHTS)
+    assert project.do(model_registry.weights_for, recipe) == OTHER_WEIGHTS
+    project.do(model_registry.register, "*", "*", WEIGHTS)
+    assert project.do(model_registry.weights_for, recipe) == WEIGHTS

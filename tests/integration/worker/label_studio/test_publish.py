@@ -10,13 +10,13 @@ from worker.publish.gate import Gate
 
 
 def test_what_is_owed_is_rendered_and_sent_once(outbox):
-    tasks = outbox.owe(5)
+    tasks = outbox.enqueue(5)
     published = outbox.publish()
     assert published.counts == {"rendered": 5, "sent": 5}
     assert not published.more
     outbox.agree()
     [stored] = outbox.studio.predictions(tasks[0])
-    [row] = [one for one in outbox.predictions() if one.task == tasks[0]]
+    [row] = [one for one in outbox.predictions() if one.ls_task_id == tasks[0]]
     assert stored["model_version"] == row.model_version
     assert [region["value"]["brushlabels"] for region in stored["result"]] == [["cat"]]
     assert (row.document, row.error_code) == (None, None)
@@ -27,16 +27,16 @@ def test_what_is_owed_is_rendered_and_sent_once(outbox):
 
 def test_label_studios_own_validation_accepts_what_is_sent(outbox):
     outbox.studio.validates = True
-    outbox.owe(1)
+    outbox.enqueue(1)
     assert outbox.publish().counts["sent"] == 1
 
 
 def test_without_a_token_documents_wait_for_predict_to_answer_with_them(outbox):
-    outbox.owe(2)
+    outbox.enqueue(2)
     Publisher(outbox.engine, outbox.objects, None, "io", preset="demo").publish()
     made = [json.loads(row.document) for row in outbox.predictions()]
     assert [sorted(one) for one in made] == [["model_version", "result", "score"]] * 2
-    assert [(row.state, row.leased_until, row.attempted_at) for row in outbox.predictions()] == [
+    assert [(row.state, row.lease_expires_at, row.attempted_at) for row in outbox.predictions()] == [
         ("pending", None, None)
     ] * 2
     assert outbox.publish().counts == {"sent": 2}
@@ -44,7 +44,7 @@ def test_without_a_token_documents_wait_for_predict_to_answer_with_them(outbox):
 
 
 def test_rows_of_another_instance_are_rendered_and_left(outbox):
-    outbox.owe(1)
+    outbox.enqueue(1)
     with FakeLabelStudio() as other, LabelStudio(other.url, other.token) as client:
         assert outbox.publish(client).counts == {"rendered": 1}
         assert other.predictions() == []
@@ -52,16 +52,16 @@ def test_rows_of_another_instance_are_rendered_and_left(outbox):
 
 
 def test_a_deleted_task_is_orphaned_and_not_tried_again(outbox):
-    gone, here = outbox.owe(2)
+    gone, here = outbox.enqueue(2)
     outbox.studio.delete_task(gone)
     assert outbox.publish().counts == {"rendered": 2, "orphaned": 1, "sent": 1}
-    assert {row.task: row.state for row in outbox.predictions()} == {gone: "orphaned", here: "sent"}
+    assert {row.ls_task_id: row.state for row in outbox.predictions()} == {gone: "orphaned", here: "sent"}
     outbox.due()
     assert outbox.publish().counts == {}
 
 
 def test_a_deleted_task_is_noticed_when_it_is_looked_for_first(outbox):
-    [gone] = outbox.owe(1)
+    [gone] = outbox.enqueue(1)
     outbox.studio.fail("POST", "/api/predictions/", status=502, times=1)
     assert outbox.publish().counts["put_off"] == 1
     outbox.studio.delete_task(gone)
@@ -70,31 +70,31 @@ def test_a_deleted_task_is_noticed_when_it_is_looked_for_first(outbox):
 
 
 def test_a_refused_prediction_fails_with_the_reason_and_stops_no_other(outbox):
-    first, *others = outbox.owe(4)
+    first, *others = outbox.enqueue(4)
     outbox.render()
     region = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "value": {"brushlabels": ["cow"]}}
     outbox.sql(
-        "UPDATE prediction SET document = :bad WHERE task = :task",
+        "UPDATE prediction SET document = :bad WHERE ls_task_id = :task",
         bad=json.dumps({"model_version": "v", "score": 1.0, "result": [region]}),
         task=first,
     )
     outbox.studio.validates = True
     assert outbox.publish().counts == {"failed": 1, "sent": 3}
-    [row] = [one for one in outbox.predictions() if one.task == first]
+    [row] = [one for one in outbox.predictions() if one.ls_task_id == first]
     assert (row.state, row.error_code) == ("failed", "prediction_rejected")
     assert "cow" in row.error_detail
     assert [outbox.by_task()[task] for task in others] == [1, 1, 1]
 
 
 def test_masks_that_are_gone_fail_their_row_alone(outbox):
-    outbox.owe(2)
+    outbox.enqueue(2)
     outbox.sql("UPDATE result SET masks_key = 'nowhere' WHERE id = (SELECT min(result_id::text)::uuid FROM prediction)")
     assert outbox.publish().counts == {"rendered": 1, "failed": 1, "sent": 1}
     assert [row.error_code for row in outbox.predictions() if row.state == "failed"] == ["object_missing"]
 
 
 def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
-    outbox.owe(30)
+    outbox.enqueue(30)
     outbox.studio.token = "another"  # noqa: S105
     clock = [0.0]
     gate = Gate(now=lambda: clock[0])
@@ -116,7 +116,7 @@ def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
 
 
 def test_a_label_studio_that_is_away_costs_a_few_questions_and_no_row(outbox):
-    outbox.owe(30)
+    outbox.enqueue(30)
     url, token = outbox.studio.url, outbox.studio.token
     with FakeLabelStudio() as gone:
         away = gone.url
@@ -125,7 +125,7 @@ def test_a_label_studio_that_is_away_costs_a_few_questions_and_no_row(outbox):
     with LabelStudio(away, token) as client:
         assert outbox.publish(client).counts["sent"] == 0
     assert outbox.states() == {"pending": 30}
-    assert sum(row.failures for row in outbox.predictions()) <= 8
+    assert sum(row.failure_count for row in outbox.predictions()) <= 8
     outbox.sql("UPDATE prediction SET instance = :url", url=url)
     outbox.sql("UPDATE project SET instance = :url", url=url)
     outbox.due()
@@ -134,19 +134,21 @@ def test_a_label_studio_that_is_away_costs_a_few_questions_and_no_row(outbox):
 
 
 def test_waits_grow_with_each_failure(outbox):
-    outbox.owe(1)
+    outbox.enqueue(1)
     outbox.studio.fail("POST", "/api/predictions/", status=403, body={"detail": "no"}, times=3)
     waits = []
     for _ in range(3):
         outbox.publish()
-        waits.append(outbox.sql("SELECT extract(epoch FROM not_before - now())::float AS wait FROM prediction")[0].wait)
+        waits.append(
+            outbox.sql("SELECT extract(epoch FROM available_at - now())::float AS wait FROM prediction")[0].wait
+        )
         outbox.due()
     assert waits[0] < waits[1] < waits[2]
     assert outbox.publish().counts == {"sent": 1}
 
 
 def test_a_busy_label_studio_is_left_alone_as_long_as_it_asks(outbox):
-    outbox.owe(10)
+    outbox.enqueue(10)
     clock = [0.0]
     gate = Gate(now=lambda: clock[0])
     outbox.studio.fail("POST", "/api/predictions/", status=429, headers={"Retry-After": "90"}, times=1)
@@ -164,7 +166,7 @@ def test_a_busy_label_studio_is_left_alone_as_long_as_it_asks(outbox):
 
 
 def test_a_row_that_breaks_label_studio_holds_up_no_other(outbox):
-    bad, *_ = outbox.owe(12)
+    bad, *_ = outbox.enqueue(12)
 
     class Breaking(LabelStudio):
         def predict(self, task, document):
@@ -177,12 +179,12 @@ def test_a_row_that_breaks_label_studio_holds_up_no_other(outbox):
     for _ in range(5):
         outbox.due()
         outbox.publish(Breaking(outbox.studio.url, outbox.studio.token))
-    [row] = [one for one in outbox.predictions() if one.task == bad]
+    [row] = [one for one in outbox.predictions() if one.ls_task_id == bad]
     assert (row.state, row.error_code) == ("failed", "internal_error")
 
 
 def test_a_publisher_that_is_told_to_stop_hands_back_what_it_did_not_begin(outbox):
-    outbox.owe(20)
+    outbox.enqueue(20)
     stopped = threading.Event()
 
     class Stopping(LabelStudio):
@@ -199,7 +201,7 @@ def test_a_publisher_that_is_told_to_stop_hands_back_what_it_did_not_begin(outbo
 
 
 def test_a_slice_of_time_ends_with_more_to_do(outbox):
-    outbox.owe(20)
+    outbox.enqueue(20)
     published = outbox.publish(seconds=0.0, threads=1)
     assert published.more
     outbox.publish()
@@ -207,7 +209,7 @@ def test_a_slice_of_time_ends_with_more_to_do(outbox):
 
 
 def test_a_project_that_label_studio_numbered_anew_gets_nothing(outbox):
-    [task] = outbox.owe(1)
+    [task] = outbox.enqueue(1)
     outbox.studio.tasks[task]["project"] = outbox.studio.add_project(title="Another one")
     assert outbox.publish().counts == {"rendered": 1, "orphaned": 1}
     assert outbox.studio.predictions() == []

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.second_looks import AFTER
+from db.label_studio.outbox import DUPLICATE_CHECK_AFTER
 from tests.support.rows import together
 from worker.label_studio import LabelStudio
 from worker.reaping import reap
@@ -15,13 +15,13 @@ from worker.reaping import reap
 
 @pytest.mark.parametrize("drop", ["after", "before"])
 def test_a_dropped_connection_neither_loses_nor_doubles(outbox, drop):
-    outbox.owe(3)
+    outbox.enqueue(3)
     outbox.studio.fail("POST", "/api/predictions/", drop=drop, times=2)
     assert outbox.publish().counts == {"rendered": 3, "put_off": 2, "sent": 1}
     uncertain = [row for row in outbox.predictions() if row.state == "pending"]
     assert {row.error_code for row in uncertain} == {"outcome_uncertain"}
     # It may still be on its way into Label Studio's database.
-    assert all(row.not_before > row.attempted_at + timedelta(seconds=59) for row in uncertain)
+    assert all(row.available_at > row.attempted_at + timedelta(seconds=59) for row in uncertain)
     assert outbox.publish().counts == {}
     outbox.due()
     assert outbox.publish().counts == {"sent": 2}
@@ -29,7 +29,7 @@ def test_a_dropped_connection_neither_loses_nor_doubles(outbox, drop):
 
 
 def test_a_slow_server_that_stores_after_nobody_waits_is_looked_for_first(outbox):
-    outbox.owe(2)
+    outbox.enqueue(2)
     outbox.studio.fail("POST", "/api/predictions/", delay=1.0, times=2)
     assert outbox.publish(outbox.client(read_seconds=0.3)).counts["put_off"] == 2
     stored_by = time.monotonic() + 20
@@ -43,7 +43,7 @@ def test_a_slow_server_that_stores_after_nobody_waits_is_looked_for_first(outbox
 
 
 def test_doubles_that_are_found_are_deleted_but_for_the_oldest(outbox):
-    [task] = outbox.owe(1)
+    [task] = outbox.enqueue(1)
     outbox.studio.fail("POST", "/api/predictions/", drop="after", times=1)
     outbox.publish()
     [first] = outbox.studio.predictions(task)
@@ -56,11 +56,11 @@ def test_doubles_that_are_found_are_deleted_but_for_the_oldest(outbox):
     outbox.due()
     assert outbox.publish().counts == {"sent": 1}
     assert [one["id"] for one in outbox.studio.predictions(task)] == [first["id"], other.number]
-    assert [row.prediction for row in outbox.predictions()] == [first["id"]]
+    assert [row.ls_prediction_id for row in outbox.predictions()] == [first["id"]]
 
 
 def test_two_publishers_at_once_send_each_row_once(outbox):
-    outbox.owe(40)
+    outbox.enqueue(40)
     made = together(*(lambda name=name: outbox.publish(worker=name) for name in ("one", "two", "three")))
     assert sum(one.counts["sent"] for one in made) == 40
     assert len(outbox.studio.asked("POST", "/api/predictions/")) == 40
@@ -69,7 +69,7 @@ def test_two_publishers_at_once_send_each_row_once(outbox):
 
 def test_a_publisher_that_sleeps_past_its_lease_leaves_one_prediction(outbox):
     """Frozen between its POST and the record of it, while another one sends the same row."""
-    outbox.owe(1)
+    outbox.enqueue(1)
     reached, go_on = threading.Event(), threading.Event()
 
     class Frozen(LabelStudio):
@@ -91,7 +91,7 @@ def test_a_publisher_that_sleeps_past_its_lease_leaves_one_prediction(outbox):
 
 
 def test_a_publisher_that_sleeps_before_its_post_takes_its_double_back(outbox):
-    outbox.owe(1)
+    outbox.enqueue(1)
     reached, go_on = threading.Event(), threading.Event()
 
     class Frozen(LabelStudio):
@@ -116,7 +116,7 @@ def test_a_publisher_that_sleeps_before_its_post_takes_its_double_back(outbox):
 
 def test_two_that_sleep_across_each_others_posts_leave_it_to_a_third(outbox):
     """Each posts while the other one holds the row; who deletes what is decided by whoever comes next."""
-    outbox.owe(1)
+    outbox.enqueue(1)
     first, second, go_on = threading.Event(), threading.Event(), threading.Event()
 
     class Frozen(LabelStudio):
@@ -145,7 +145,7 @@ def test_two_that_sleep_across_each_others_posts_leave_it_to_a_third(outbox):
 
 def test_a_late_sender_deletes_nothing_that_another_may_have_found(outbox):
     """One sleeps after its POST; another finds that prediction and sleeps before it records it; the first wakes."""
-    outbox.owe(1)
+    outbox.enqueue(1)
     posted, found, first_goes_on, second_goes_on = (threading.Event() for _ in range(4))
 
     class Sender(LabelStudio):
@@ -210,7 +210,7 @@ def doomed_sender(outbox):
 
 
 def test_a_sender_that_sleeps_past_its_lease_and_is_killed_after_its_post_leaves_one_prediction_in_the_end(outbox):
-    outbox.owe(1)
+    outbox.enqueue(1)
     wake = doomed_sender(outbox)
     assert outbox.publish(worker="other").counts == {"sent": 1}
     wake()
@@ -233,7 +233,7 @@ def store_late(outbox):
 
 def uncertain(outbox):
     """Sent by the second attempt; nobody knows what became of the first."""
-    outbox.owe(1)
+    outbox.enqueue(1)
     outbox.studio.fail("POST", "/api/predictions/", drop="before", times=1)
     outbox.publish()
     outbox.due()
@@ -243,11 +243,11 @@ def uncertain(outbox):
 @pytest.mark.parametrize("looks", [1, 2, 3])
 def test_a_post_that_is_stored_hours_late_is_found_and_deleted(outbox, looks):
     uncertain(outbox)
-    for wait in AFTER[: looks - 1]:
+    for wait in DUPLICATE_CHECK_AFTER[: looks - 1]:
         outbox.later(wait)
         outbox.publish()
     store_late(outbox)
-    outbox.later(AFTER[looks - 1])
+    outbox.later(DUPLICATE_CHECK_AFTER[looks - 1])
     outbox.publish()
     outbox.agree()
 
@@ -258,12 +258,12 @@ def test_looks_come_to_an_end(outbox):
     for _ in range(5):
         outbox.later(timedelta(days=2))
         outbox.publish()
-    assert len(outbox.studio.asked("GET", "/api/predictions/")) == before + len(AFTER)
-    assert [row.look_at for row in outbox.predictions()] == [None]
+    assert len(outbox.studio.asked("GET", "/api/predictions/")) == before + len(DUPLICATE_CHECK_AFTER)
+    assert [row.next_duplicate_check_at for row in outbox.predictions()] == [None]
 
 
 def test_what_was_sent_at_once_is_not_looked_for_again(outbox):
-    outbox.owe(3)
+    outbox.enqueue(3)
     outbox.publish()
     outbox.later(timedelta(days=2))
     outbox.publish()
@@ -272,14 +272,14 @@ def test_what_was_sent_at_once_is_not_looked_for_again(outbox):
 
 def test_what_label_studio_got_as_an_answer_is_looked_for_when_a_publisher_had_it_too(outbox):
     """Frozen before its POST, while /predict answered with the same; killed after it."""
-    [task] = outbox.owe(1)
+    [task] = outbox.enqueue(1)
     wake = doomed_sender(outbox)
     [row] = outbox.predictions()
-    assert outbox.ask(task, answering=10**6)[0].document is not None
+    assert outbox.ask(task, max_document_bytes=10**6)[0].document is not None
     with outbox.client() as client:  # as Label Studio stores its backends' answers
         stored = client.predict(task, json.dumps({"model_version": row.model_version, "result": []})).number
     wake()
-    outbox.later(AFTER[0])
+    outbox.later(DUPLICATE_CHECK_AFTER[0])
     outbox.publish()
     assert [one["id"] for one in outbox.studio.predictions()] == [stored]
 
@@ -288,7 +288,7 @@ def test_a_second_look_at_a_deleted_task_finds_nothing_to_do(outbox):
     uncertain(outbox)
     outbox.studio.tasks.clear()
     outbox.studio.stored.clear()
-    outbox.later(AFTER[0])
+    outbox.later(DUPLICATE_CHECK_AFTER[0])
     assert outbox.publish().counts == {}
     assert outbox.states() == {"sent": 1}
 
@@ -297,10 +297,10 @@ def test_a_second_look_that_fails_leaves_it_to_the_next(outbox):
     uncertain(outbox)
     store_late(outbox)
     outbox.studio.fail("GET", "/api/predictions/", status=500, times=1)
-    outbox.later(AFTER[0])
+    outbox.later(DUPLICATE_CHECK_AFTER[0])
     outbox.publish()
     assert len(outbox.studio.predictions()) == 2
-    outbox.later(AFTER[1])
+    outbox.later(DUPLICATE_CHECK_AFTER[1])
     outbox.publish()
     outbox.agree()
 
@@ -308,6 +308,6 @@ def test_a_second_look_that_fails_leaves_it_to_the_next(outbox):
 def test_second_looks_alone_are_reason_enough_to_ring(outbox):
     uncertain(outbox)
     assert not reap(outbox.engine, instance=outbox.studio.url).predictions_wait
-    outbox.later(AFTER[0])
+    outbox.later(DUPLICATE_CHECK_AFTER[0])
     assert reap(outbox.engine, instance=outbox.studio.url).predictions_wait
     assert not reap(outbox.engine).predictions_wait

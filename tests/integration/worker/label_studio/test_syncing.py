@@ -2,7 +2,8 @@
 
 import pytest
 
-from db import offers, projects
+from db.label_studio import project_sync
+from db.queue import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from worker.label_studio import LabelStudio
 from worker.syncing import Syncing
@@ -14,9 +15,9 @@ def sync(outbox):
 
     def look(*, offered=WEIGHTS, client=None, wanted=True, page=3, **options):
         if offered:
-            outbox.do(offers.offer, "*", "*", offered)
+            outbox.do(model_registry.register, "*", "*", offered)
         if wanted:
-            outbox.do(projects.want_sync, outbox.row())
+            outbox.do(project_sync.request, outbox.row())
         with client or outbox.client() as asked:
             syncing = Syncing(outbox.engine, outbox.objects, asked, "io", "demo", page=page)
             return syncing.sync(**options)
@@ -33,7 +34,7 @@ def test_tasks_that_nobody_told_are_queued_page_by_page(outbox, sync):
     synced = sync()
     assert (synced.projects, synced.asked, synced.more) == (1, 8, False)
     assert pages(outbox) == 3
-    assert [(row.task, row.uri, row.state) for row in outbox.items_by_task()] == [
+    assert [(row.ls_task_id, row.uri, row.state) for row in outbox.items_by_task()] == [
         (task, f"s3://bucket/{number}.jpg", "queued") for number, task in enumerate(tasks)
     ]
     row = outbox.row()
@@ -49,25 +50,28 @@ def test_the_project_is_taken_down_as_it_is_now(outbox, sync):
             {"url": "http://car:9090", "project": outbox.number, "extra_params": {"background": ["moon"]}}
         )
     outbox.studio.add_tasks(outbox.number, ["s3://bucket/1.jpg"])
-    before = outbox.row().words
+    before = outbox.row().vocabulary_digest
     sync()
     row = outbox.row()
     assert (row.title, row.extra_params) == ("New", {"background": ["moon"]})
-    assert row.stamp.startswith(f"{outbox.number}.")
-    assert row.words != before
+    assert row.ls_project_key.startswith(f"{outbox.number}.")
+    assert row.vocabulary_digest != before
 
 
 def test_only_tasks_without_the_present_version_are_asked_for(outbox, sync):
-    known = outbox.owe(4)
+    known = outbox.enqueue(4)
     outbox.publish()
     [new] = outbox.studio.add_tasks(outbox.number, ["s3://bucket/new.jpg"])
     assert sync().asked == 1
-    assert {row.task: row.state for row in outbox.items_by_task()} == {**dict.fromkeys(known, "done"), new: "queued"}
+    assert {row.ls_task_id: row.state for row in outbox.items_by_task()} == {
+        **dict.fromkeys(known, "done"),
+        new: "queued",
+    }
     assert sync(offered=OTHER_WEIGHTS).asked == 5
 
 
 def test_what_was_deleted_there_goes_out_again(outbox, sync):
-    gone, kept = outbox.owe(2)
+    gone, kept = outbox.enqueue(2)
     outbox.publish()
     outbox.studio.stored = {one["id"]: one for one in outbox.studio.predictions(kept)}
     sync()  # it may have been sent while Label Studio listed its tasks
@@ -81,7 +85,7 @@ def test_what_was_deleted_there_goes_out_again(outbox, sync):
 
 
 def test_before_any_worker_told_its_weights_every_task_is_asked_for(outbox, sync):
-    outbox.owe(2)
+    outbox.enqueue(2)
     outbox.publish()
     assert sync(offered=None).asked == 2
     assert outbox.states() == {"sent": 2}
@@ -109,7 +113,7 @@ def test_a_look_whose_worker_died_goes_on_after_its_lease(outbox, sync):
     with pytest.raises(SystemExit):
         sync(client=Dying(outbox.studio.url, outbox.studio.token))
     assert sync(wanted=False).projects == 0
-    outbox.sql("UPDATE project SET sync_until = now() - interval '1 s'")
+    outbox.sql("UPDATE project SET lease_expires_at = now() - interval '1 s'")
     assert sync(wanted=False).asked == 5
     assert len(outbox.items_by_task()) == 8
 
@@ -120,13 +124,13 @@ def test_tasks_deleted_and_added_meanwhile_shift_no_other_out_of_sight(outbox, s
     outbox.studio.delete_task(tasks[0])
     outbox.studio.delete_task(tasks[1])
     sync(wanted=False)
-    assert [row.task for row in outbox.items_by_task()] == tasks
+    assert [row.ls_task_id for row in outbox.items_by_task()] == tasks
 
 
 def test_a_task_without_a_picture_is_explained_and_stops_no_other(outbox, sync):
     bad, good = outbox.studio.add_tasks(outbox.number, [{"text": "no picture"}, "s3://bucket/1.jpg"])
     sync()
-    by_task = {row.task: (row.state, row.error_code) for row in outbox.items_by_task()}
+    by_task = {row.ls_task_id: (row.state, row.error_code) for row in outbox.items_by_task()}
     assert by_task == {bad: ("failed", "source_invalid"), good: ("queued", None)}
 
 
@@ -154,6 +158,6 @@ def test_a_label_studio_that_is_away_is_asked_again_later(outbox, sync):
     assert row.sync_error.startswith("label_studio_unreachable: ")
     assert row.sync_wanted_at is not None
     assert sync(wanted=False).projects == 0
-    outbox.sql("UPDATE project SET sync_until = now() - interval '1 s'")
+    outbox.sql("UPDATE project SET available_at = now()")
     assert sync(wanted=False).asked == 1
     assert outbox.row().sync_error is None

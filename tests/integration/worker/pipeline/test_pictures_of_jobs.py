@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import text
 
 from car.bulk_source import BulkSource
+from car.label_studio.image_urls import resolve_url
 from car.presets import preset
 from car.vocabulary import Vocabulary
-from db import jobs, vocabularies
-from db.models import JobKind, Lane
-from db.pictures import address_of
+from db import vocabularies
+from db.models import JobKind, Priority
+from db.queue import jobs
 from db.session import transaction
 from tests.support.painter import AtOnce, Painter
 from tests.support.picture_server import picture_bytes, redirect
@@ -25,11 +26,11 @@ def run(engine, objects):
 
     def drained(addresses, sources):
         with transaction(engine) as session:
-            vocabulary = vocabularies.keep(session, Vocabulary.of(["cat", "dog"]))
-            recipe = vocabularies.keep_recipe(session, preset("demo"))
+            vocabulary = vocabularies.get_or_create(session, Vocabulary.of(["cat", "dog"]))
+            recipe = vocabularies.get_or_create_recipe(session, preset("demo"))
             source = BulkSource.parse(addresses).to_json()
             wish = jobs.NewJob(
-                kind=JobKind.BULK, lane=Lane.BULK, source=source, vocabulary_id=vocabulary, recipe_id=recipe
+                kind=JobKind.BULK, priority=Priority.BULK, source=source, vocabulary_id=vocabulary, recipe_id=recipe
             )
             jobs.create(session, wish)
         list_sources(engine, objects, "lister")
@@ -87,11 +88,11 @@ def test_a_server_in_trouble_is_asked_again_later(run, objects, site):
 
 def test_a_picture_within_a_task_is_labeled_from_our_own_bucket(run, objects, bucket):
     data = picture_bytes(width=40, height=30)
-    address = address_of(
+    address = resolve_url(
         "data:image/png;base64," + base64.b64encode(data).decode(), instance="http://ls.example", objects=objects
     )
     assert (
-        address_of("data:image/png;base64," + base64.b64encode(data).decode(), instance="", objects=objects) == address
+        resolve_url("data:image/png;base64," + base64.b64encode(data).decode(), instance="", objects=objects) == address
     )
     assert len(bucket.keys("car/inputs/")) == 1
     assert run([address], None) == {address: ("done", None, 40, 30)}

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from car.vocabulary import Vocabulary
-from db import results, vocabularies
-from db.models import ItemState, Lane
-from db.tasks import Asked
+from db import vocabularies
+from db.label_studio.tasks import TaskSubmission
+from db.models import ItemState, Priority
+from db.results import store as result_store
 from tests.support.label_studio_rows import ProjectRows
 from tests.support.painter import Painter, png
 from worker.pipeline import intake
@@ -98,7 +99,7 @@ def test_interactive_pictures_go_before_a_job_of_many(bucket, job_over, pipeline
         bucket.put(f"many/{number}.png", png(number))
     bucket.put("one/a.png", png(99))
     job_over("many/")
-    urgent = job_over("one/", lane=Lane.INTERACTIVE)
+    urgent = job_over("one/", priority=Priority.INTERACTIVE)
     model = Painter(batch=2, wait=0.05)
     pipeline_of(model, ahead=1).drain()
     before = sql(
@@ -113,18 +114,18 @@ def test_what_another_worker_stores_between_the_look_and_the_reservation_is_not_
     bucket, job_over, pipeline_of, counts, sql, monkeypatch
 ):
     bucket.put("in/one.png", png(1))
-    job, look, other, mine = job_over(), results.known, Painter(), Painter()
+    job, look, other, mine = job_over(), result_store.known, Painter(), Painter()
 
     def slow(session, keys):
         seen = look(session, keys)
-        monkeypatch.setattr(results, "known", look)
+        monkeypatch.setattr(result_store, "known", look)
         time.sleep(max(0.0, claiming - time.monotonic()))  # this worker claims nothing of the second job
         bucket.put("in/two.png", png(1))
         job_over()
         pipeline_of(other, "w2").drain()
         return seen
 
-    monkeypatch.setattr(results, "known", slow)
+    monkeypatch.setattr(result_store, "known", slow)
     claiming = time.monotonic() + 3.5
     pipeline_of(mine, "w1").drain(seconds=3)
     assert counts(job) == {"done": 1}
@@ -163,9 +164,11 @@ def test_words_of_each_task_are_as_many_as_pictures_and_a_worker_keeps_few_of_th
 ):
     monkeypatch.setattr(intake, "_WISHES_KEPT", 2)
     project = ProjectRows(engine)
-    words = project.do(vocabularies.keep_all, [Vocabulary.of([f"word {number}"]) for number in range(6)])
+    words = project.do(vocabularies.get_or_create_many, [Vocabulary.of([f"word {number}"]) for number in range(6)])
     asked = [
-        Asked(task=number, uri=f"s3://{bucket.name}/in/{number % 2}.png", vocabulary_id=words[number % 6])
+        TaskSubmission(
+            ls_task_id=number, uri=f"s3://{bucket.name}/in/{number % 2}.png", vocabulary_id=words[number % 6]
+        )
         for number in range(18)
     ]
     for number in range(2):
@@ -174,9 +177,9 @@ def test_words_of_each_task_are_as_many_as_pictures_and_a_worker_keeps_few_of_th
     drained = pipeline_of(Painter(batch=2)).drain()
     assert (drained.done, drained.failed) == (6, 0)
     project.ask(*asked, weights=Painter.weights)
-    assert [row.task for row in project.predictions()] == list(range(18))
+    assert [row.ls_task_id for row in project.predictions()] == list(range(18))
     labels = project.sql(
-        "SELECT task.task, mask.label FROM task JOIN item ON item.id = task.item_id "
+        "SELECT task.ls_task_id, mask.label FROM task JOIN item ON item.id = task.item_id "
         "JOIN mask ON mask.result_id = item.result_id"
     )
     assert dict(map(tuple, labels)) == {number: f"word {number % 6}" for number in range(18)}

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from db import items, jobs
-from db.errors import StoreUnreachable
+from db.errors import StoreUnreachableError
 from db.objects import ObjectStore
+from db.queue import items, jobs
 from db.session import transaction
 from tests.support.painter import UNKNOWN_PAIR, Painter, png
 
@@ -55,7 +55,9 @@ def test_a_stopped_worker_hands_back_at_no_cost_of_an_attempt(bucket, job_over, 
     assert drained.more
     assert 1 <= drained.done <= 2  # what had begun
     assert counts(job) == {"done": drained.done, "queued": 40 - drained.done}
-    assert sql("SELECT DISTINCT attempt, lost, alone FROM item WHERE state = 'queued'") == [(0, 0, False)]
+    assert sql("SELECT DISTINCT attempt, lost_lease_count, isolated FROM item WHERE state = 'queued'") == [
+        (0, 0, False)
+    ]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
     pipeline_of(Painter(), "w2").drain()
     assert counts(job) == {"done": 40}
@@ -75,7 +77,7 @@ def test_a_model_that_cannot_go_on_ends_the_worker_and_everything_goes_back(buck
     with pytest.raises(ZeroDivisionError):
         pipeline_of(Broken()).drain()
     assert counts(job) == {"queued": 40}
-    assert sql("SELECT DISTINCT attempt, lost FROM item") == [(0, 0)]
+    assert sql("SELECT DISTINCT attempt, lost_lease_count FROM item") == [(0, 0)]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
 
 
@@ -101,7 +103,9 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
     assert 2 <= done < 30
     assert done == sum(model.batches) == drained.done  # what the model began is stored
     assert counts(job) == {"done": done, "queued": 30 - done}
-    assert sql("SELECT DISTINCT attempt, lost, alone FROM item WHERE state = 'queued'") == [(0, 0, False)]
+    assert sql("SELECT DISTINCT attempt, lost_lease_count, isolated FROM item WHERE state = 'queued'") == [
+        (0, 0, False)
+    ]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
 
 
@@ -114,7 +118,7 @@ def test_a_long_batch_keeps_its_lease_by_heartbeats(bucket, job_over, pipeline_o
         for _ in range(10):
             time.sleep(0.2)
             with transaction(engine) as session:
-                looks.append(items.reap(session).requeued)
+                looks.append(items.reclaim_expired(session).requeued)
 
     other = threading.Thread(target=reap_meanwhile)
     other.start()
@@ -132,8 +136,8 @@ def test_what_was_taken_over_while_it_was_computed_is_dropped(bucket, job_over, 
     def take_over():
         model.began.wait()
         with transaction(engine) as session:
-            session.execute(text("UPDATE item SET leased_until = now() - interval '1 second'"))
-            items.reap(session)
+            session.execute(text("UPDATE item SET lease_expires_at = now() - interval '1 second'"))
+            items.reclaim_expired(session)
         with transaction(engine) as session:
             items.claim(session, "thief", limit=9, lease=timedelta(seconds=30))
 
@@ -170,7 +174,7 @@ def test_a_suspect_is_computed_alone(bucket, job_over, pipeline_of, counts, engi
         bucket.put(f"in/{number}.png", png(number))
     job = job_over()
     with transaction(engine) as session:
-        session.execute(text("UPDATE item SET alone = true WHERE uri LIKE '%/5.png' OR uri LIKE '%/7.png'"))
+        session.execute(text("UPDATE item SET isolated = true WHERE uri LIKE '%/5.png' OR uri LIKE '%/7.png'"))
     model = Painter(batch=4)
     pipeline_of(model).drain()
     assert counts(job) == {"done": 12}
@@ -188,14 +192,14 @@ def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
 
     class Away(ObjectStore):
         def read(self, bucket, key, *, max_bytes=None):
-            raise StoreUnreachable("the S3 server does not answer")
+            raise StoreUnreachableError("the S3 server does not answer")
 
     with transaction(engine) as session:
-        session.execute(text("UPDATE item SET state = 'queued', finished_at = NULL, failures = 0"))
+        session.execute(text("UPDATE item SET state = 'queued', finished_at = NULL, failure_count = 0"))
     pipeline = pipeline_of(Painter())
     pipeline.objects = Away(objects.client, objects.bucket, objects.prefix)
     pipeline.drain()
-    assert sql("SELECT state, error_code, failures, not_before > now() FROM item") == [
+    assert sql("SELECT state, error_code, failure_count, available_at > now() FROM item") == [
         ("queued", "store_unreachable", 1, True)
     ]
 

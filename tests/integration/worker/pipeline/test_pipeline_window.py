@@ -3,7 +3,7 @@
 import threading
 import time
 
-from db.models import Lane
+from db.models import Priority
 from tests.support.painter import Painter, png
 from worker.images.fetch import Sources
 
@@ -94,12 +94,12 @@ def test_an_interactive_picture_overtakes_those_in_hand(bucket, job_over, pipeli
     working = threading.Thread(target=pipeline.drain)
     working.start()
     model.began.wait()
-    job_over("now/", lane=Lane.INTERACTIVE)
+    job_over("now/", priority=Priority.INTERACTIVE)
     before = len(model.batches)
     working.join()
     earlier = sql("""
         SELECT count(*) FROM item, item AS now
-        WHERE now.lane = 0 AND item.lane = 1 AND item.finished_at <= now.finished_at
+        WHERE now.priority = 0 AND item.priority = 1 AND item.finished_at <= now.finished_at
     """)
     # One that the model had, one whose end made room for the claim, and what it computed while this one was fetched.
     assert earlier[0][0] - before < 8

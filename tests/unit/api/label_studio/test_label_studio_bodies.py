@@ -42,7 +42,7 @@ def test_a_webhooks_project_is_named_as_setup_names_it():
 
 @pytest.mark.parametrize(("sent", "number"), [(7, 7), (0, None), (-1, None), (True, None), ("7", None), (2**63, None)])
 def test_an_id_is_a_positive_number_that_a_row_can_hold(sent, number):
-    assert bodies.number_of(sent) == number
+    assert bodies.task_id_of(sent) == number
 
 
 @pytest.mark.parametrize("sent", [{"background": ["wall"]}, json.dumps({"background": ["wall"]})])

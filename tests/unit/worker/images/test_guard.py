@@ -6,7 +6,7 @@ import threading
 import httpcore
 import pytest
 
-from db.errors import SettingsInvalid
+from db.errors import SettingsInvalidError
 from tests.support.hostile_addresses import HOSTILE
 from tests.support.network import connects_watched
 from tests.support.picture_server import PictureServer, redirect
@@ -243,7 +243,7 @@ def test_allowed_hosts_are_those_that_are_named(value, place, free):
 
 @pytest.mark.parametrize("value", ["user@host", "host:port", "host:99999", "10.0.0.0/8", "*.lan", "0x7f.1", "a b"])
 def test_an_entry_that_names_no_host_stops_a_worker_at_its_start(value):
-    with pytest.raises(SettingsInvalid, match="CAR_ALLOWED_HOSTS"):
+    with pytest.raises(SettingsInvalidError, match="CAR_ALLOWED_HOSTS"):
         Allowed({"CAR_ALLOWED_HOSTS": value})
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.errors import AccessDenied, BucketMissing, ObjectMissing, StoreUnreachable
+from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError
 from tests.support.picture_server import redirect
 from tests.support.sources import PNG, Shelf
 from worker.errors import (
@@ -37,7 +37,7 @@ def test_an_object_is_read_by_our_own_key_first(ours, label_studio, task):
     assert label_studio.requests == []
 
 
-@pytest.mark.parametrize("kind", [AccessDenied, BucketMissing, ObjectMissing, StoreUnreachable])
+@pytest.mark.parametrize("kind", [AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError])
 def test_an_object_that_we_cannot_read_is_read_through_label_studio(ours, label_studio, task, site, kind):
     """Label Studio redirects to a link that it signed; the token does not go along."""
     site.pages["/signed"] = PNG
@@ -67,7 +67,10 @@ def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(ou
 
 @pytest.mark.parametrize(
     ("own", "kind", "retryable"),
-    [(AccessDenied("no right"), SourceNotFound, False), (StoreUnreachable("no answer"), SourceUnreachable, True)],
+    [
+        (AccessDeniedError("no right"), SourceNotFound, False),
+        (StoreUnreachableError("no answer"), SourceUnreachable, True),
+    ],
 )
 def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, own, kind, retryable):
     sources = ours(Shelf(theirs=own), token=label_studio.token)
@@ -83,8 +86,8 @@ def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(ours, lab
 
 
 def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, label_studio, task):
-    sources = ours(Shelf(theirs=AccessDenied("no right")))
-    with pytest.raises(AccessDenied, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
+    sources = ours(Shelf(theirs=AccessDeniedError("no right")))
+    with pytest.raises(AccessDeniedError, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
         sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     with pytest.raises(SourceForbidden, match="LABEL_STUDIO_API_KEY"):
         sources.read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
@@ -93,9 +96,9 @@ def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, 
 
 def test_jobs_of_others_do_not_borrow_the_token(ours, label_studio, task):
     label_studio.files |= {(task, "s3://theirs/a.jpg"): PNG, "/data/upload/1/a.png": PNG}
-    sources = ours(Shelf(theirs=AccessDenied("no right")), token=label_studio.token)
+    sources = ours(Shelf(theirs=AccessDeniedError("no right")), token=label_studio.token)
     for instance, of in ((None, None), ("http://another.example", task)):
-        with pytest.raises(AccessDenied):
+        with pytest.raises(AccessDeniedError):
             sources.read("s3://theirs/a.jpg", instance=instance, task=of)
         with pytest.raises(SourceDenied):
             sources.read(f"{label_studio.url}/data/upload/1/a.png", instance=instance, task=of)

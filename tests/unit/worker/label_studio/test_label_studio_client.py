@@ -115,7 +115,7 @@ def test_a_label_studio_below_a_path_is_asked_below_it():
 
 def test_a_project_names_itself_as_to_an_ml_backend(client, project):
     known = client.project(project)
-    assert known.stamp == f"{project}.1795271012"
+    assert known.ls_project_key == f"{project}.1795271012"
     assert (known.title, known.model_version) == ("Shelves", "")
     assert [one.number for one in client.projects()] == [project]
 

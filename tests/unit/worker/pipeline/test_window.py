@@ -40,8 +40,8 @@ def test_most_is_never_less_than_least():
     assert go(Window(128, 64), 1000, starved=True) == 128
 
 
-def fetched(name, lane):
-    return SimpleNamespace(name=name, item=SimpleNamespace(lane=lane))
+def fetched(name, priority):
+    return SimpleNamespace(name=name, item=SimpleNamespace(priority=priority))
 
 
 def test_who_somebody_waits_for_goes_to_the_model_before_those_that_came_earlier():

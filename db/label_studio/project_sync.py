@@ -1,0 +1,120 @@
+"""Syncs: going through all tasks of a project. A sync is requested, leased, and resumed where it stopped."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db import leases, models
+
+MAX_SYNC_FAILURES = 8
+"""Errors that may pass by themselves, with no page in between."""
+
+SYNCS = leases.LeasedTable(
+    name="project",
+    due="sync_wanted_at IS NOT NULL",
+    held="sync_wanted_at IS NOT NULL",
+    lock="FOR NO KEY UPDATE",
+    may_retry=f"failure_count + 1 < {MAX_SYNC_FAILURES}",
+    on_failure="sync_error = left(mine.code || ': ' || mine.detail, 2000), "
+    "sync_wanted_at = CASE WHEN {again} THEN sync_wanted_at END",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncClaim:
+    """A project whose sync is this worker's until its lease expires."""
+
+    id: int
+    """Of the project's row."""
+    attempt: int
+    instance: str
+    ls_project_id: int
+    cursor: int | None
+    """The last task that was handled; none at the beginning."""
+    seen: int
+
+
+_FROM_THE_BEGINNING = f"sync_wanted_at = now(), sync_cursor = NULL, sync_seen = 0, sync_total = NULL, {leases.RESET}"
+
+_REQUEST_ALL = text(f"""
+    UPDATE project SET {_FROM_THE_BEGINNING}
+    WHERE id IN (
+        SELECT id FROM project
+        WHERE instance = :instance AND sync_wanted_at IS NULL
+            AND greatest(synced_at, available_at, created_at) < now() - CAST(:every AS interval)
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING 1
+""")  # noqa: S608 - made of its own constants
+
+_CLAIM = leases.claim_statement(
+    SYNCS,
+    leases.choose(SYNCS, "sync_wanted_at, id", where="instance = :instance"),
+    "project.id, project.attempt, project.instance, project.ls_project_id, project.sync_cursor, project.sync_seen",
+)
+
+
+def request(session: Session, project: models.Project) -> None:
+    """All its tasks are to be gone through, now. A sync that is under way goes on; one that waits after an error waits
+    no longer.
+    """
+    session.execute(
+        text(f"UPDATE project SET {_FROM_THE_BEGINNING}, sync_error = NULL WHERE id = :id AND sync_wanted_at IS NULL"),  # noqa: S608
+        {"id": project.id},
+    )
+    session.execute(
+        text("UPDATE project SET available_at = now() WHERE id = :id AND worker IS NULL AND available_at > now()"),
+        {"id": project.id},
+    )
+    if project in session:
+        session.refresh(project)
+
+
+def request_all(session: Session, *, instance: str, every: timedelta) -> int:
+    """The same for the projects of an instance whose last sync is so long ago; how many. May be called at any rate."""
+    return len(session.execute(_REQUEST_ALL, {"instance": instance, "every": every}).all())
+
+
+def claim(session: Session, worker: str, lease: timedelta, *, instance: str) -> SyncClaim | None:
+    """Claim the project of this instance that has waited longest."""
+    rows = leases.claim(session, _CLAIM, worker, lease, limit=1, instance=instance)
+    return SyncClaim(*rows[0]) if rows else None
+
+
+def advance(
+    session: Session, worker: str, claimed: SyncClaim, *, cursor: int, seen: int, total: int | None, lease: timedelta
+) -> bool:
+    """A page of `seen` more tasks was submitted, up to task `cursor`; call it in the transaction that submits them.
+    False where the sync is not this worker's any more.
+    """
+    change = f"""
+        sync_cursor = :cursor, sync_seen = sync_seen + :seen, sync_total = :total, failure_count = 0,
+        sync_error = NULL, {leases.EXTEND}
+    """
+    values = {"cursor": cursor, "seen": seen, "total": total, "lease": lease.total_seconds()}
+    return bool(leases.change_owned(session, SYNCS, worker, [claimed], change, values=values))
+
+
+def finish(session: Session, worker: str, claimed: SyncClaim) -> bool:
+    """All tasks were gone through."""
+    change = f"synced_at = now(), sync_wanted_at = NULL, sync_cursor = NULL, sync_error = NULL, {leases.RESET}"
+    return bool(leases.change_owned(session, SYNCS, worker, [claimed], change))
+
+
+def release(session: Session, worker: str, claimed: SyncClaim) -> None:
+    """Leave it to another worker to go on with, from the cursor."""
+    leases.release(session, SYNCS, worker, [claimed])
+
+
+def fail(session: Session, worker: str, claimed: SyncClaim, *, code: str, detail: str, retryable: bool) -> None:
+    """Label Studio did not answer, or refused. What may pass by itself is tried again after a wait, from the cursor on;
+    a sync that failed too often ends until it is requested anew.
+    """
+    leases.fail(session, SYNCS, worker, [claimed], codes=[code], details=[detail], retryable=[retryable])
+
+
+def waiting(session: Session, *, instance: str) -> bool:
+    """Whether a worker would find a project to sync."""
+    return leases.has_available(session, SYNCS, where="instance = :instance", instance=instance)
