@@ -7,7 +7,7 @@ TESTS ?= tests
 DEVICE ?= cpu
 LABEL_STUDIO := .venv-label-studio
 
-.PHONY: help install demo test test-slow test-gpu bench test-label-studio chromium check format lock lock-images clean
+.PHONY: help install demo test test-fast test-slow test-gpu bench test-label-studio chromium check format lock lock-images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ help:
 ## make install    the environment in .venv, from requirements.lock
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch_build.py worker/segmenter/lattice.c
+$(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch_build.py worker/segmenter/crf/lattice.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
@@ -32,6 +32,10 @@ demo: $(INSTALLED)
 ## make test       the whole test suite
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not label_studio"
+
+## make test-fast  units alone: no torch, no service
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m "not slow"
 
 ## make test-slow  drills and full-size benchmarks that take minutes
 test-slow: $(INSTALLED)
@@ -59,12 +63,13 @@ chromium:
 	@command -v chromium > /dev/null || apt-get install -y --no-install-recommends chromium \
 	  || echo "No Chromium: tests that look at Label Studio in a browser are skipped."
 
-## make check      lint, types and layers
+## make check      lint, types, layers and names
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/check_names.py
 
 ## make format     rewrite the code as `make check` wants it
 format: $(INSTALLED)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path(__file__).parent / "worker" / "segmenter" / "lattice.c"
+SOURCE = Path(__file__).parent / "worker" / "segmenter" / "crf" / "lattice.c"
 # No option here lets bits hang on the processor: no contraction, no -march, no fast mathematics.
 OPTIONS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 

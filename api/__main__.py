@@ -7,7 +7,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from api.interpreter import answer_promptly
+from api.gc_tuning import tune_interpreter
 from api.logs import configure
 from api.settings import ApiSettings
 from car.errors import CarError
@@ -29,7 +29,7 @@ def main() -> None:
     if settings.basic_auth_user is None:
         structlog.get_logger("api").warning("anybody may speak as Label Studio: BASIC_AUTH_USER is not set")
     app.state.face.aside.start()
-    answer_promptly()
+    tune_interpreter()
     uvicorn.run(
         app,
         host=chosen.host,

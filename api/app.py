@@ -8,12 +8,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
-from api import errors, health, jobs, keys, label_studio, metrics, projects, recipes, results, vocabularies
-from api.dependencies import Engines
-from api.health import Probes
-from api.label_studio import Face
+from api import errors, label_studio, metrics
+from api.dependencies import Connections
+from api.label_studio import BackendContext
 from api.metrics import MetricsPage, QueueMetrics, RequestMetrics
-from api.middleware import BodyLimit, Observed
+from api.middleware import BodyLimit, RequestLogging
+from api.routes import health, jobs, keys, projects, recipes, results, vocabularies
+from api.routes.health import Probes
 from api.schemas import Problem
 from api.settings import ApiSettings
 
@@ -46,7 +47,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         SettingsInvalidError: the environment is not complete.
 
     """
-    engines = Engines.of(settings or ApiSettings.from_environment())
+    engines = Connections.from_settings(settings or ApiSettings.from_environment())
     registry = CollectorRegistry()
     app = Api(
         title="CaR Labeler",
@@ -57,7 +58,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         responses={"default": {"model": Problem, "content": {errors.PROBLEM: {}}, "description": "what went wrong"}},
     )
     app.state.engines = engines
-    app.state.face = Face.of(engines, registry)
+    app.state.face = BackendContext.from_connections(engines, registry)
     app.state.probes = Probes(engines)
     app.state.metrics = MetricsPage(registry)
     registry.register(QueueMetrics(engines.probes))
@@ -65,7 +66,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     # The last one added is the outermost.
     theirs = dict.fromkeys(label_studio.ADDRESSES, engines.settings.predict_max_body)
     app.add_middleware(BodyLimit, most=engines.settings.max_body, others=theirs)
-    app.add_middleware(Observed, metrics=RequestMetrics(registry))
+    app.add_middleware(RequestLogging, metrics=RequestMetrics(registry))
     versioned = APIRouter(prefix="/api/v1")
     for part in (jobs, results, projects, vocabularies, recipes, keys):
         versioned.include_router(part.router)

@@ -16,7 +16,7 @@ from api.notifier import Notifier
 from api.settings import ApiSettings
 from db.objects import ObjectStore, StoreTimeouts
 from db.session import make_engine, transaction
-from worker.queue import Task
+from worker.celery_app import TaskName
 
 _PROBE_MS = 3_000
 _POOL_SECONDS = 1.0
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Engines:
+class Connections:
     """Connections of this process, each opened when it is first used, and the limits of their use."""
 
     settings: ApiSettings
@@ -48,7 +48,7 @@ class Engines:
     """A full-size mask may take tens of megabytes: only so many are drawn at a time."""
 
     @classmethod
-    def of(cls, settings: ApiSettings) -> "Engines":
+    def from_settings(cls, settings: ApiSettings) -> "Connections":
         url = settings.database_url.get_secret_value()
         return cls(
             settings=settings,
@@ -102,20 +102,20 @@ async def from_store(limit: ThreadLimiter, question: Callable[[], Result], recei
         raise StoreTimeoutError("the S3 server does not answer in time; try again later") from None
 
 
-async def engines(request: Request) -> Engines:
+async def connections(request: Request) -> Connections:
     return request.app.state.engines  # type: ignore[no-any-return] # starlette keeps no types of its state
 
 
-EnginesDep = Annotated[Engines, Depends(engines)]
+ConnectionsDep = Annotated[Connections, Depends(connections)]
 
 
-async def database_slot(request: Request, given: EnginesDep) -> AsyncIterator[None]:
+async def database_slot(request: Request, given: ConnectionsDep) -> AsyncIterator[None]:
     """Admission to the database, from before the connection is taken until it is given back."""
     async with given.database_limit.slot(request.receive):
         yield
 
 
-def session(given: EnginesDep, _: Annotated[None, Depends(database_slot, scope="function")]) -> Iterator[Session]:
+def session(given: ConnectionsDep, _: Annotated[None, Depends(database_slot, scope="function")]) -> Iterator[Session]:
     """One transaction, committed after the handler and before its answer is sent: who reads "202" finds the row."""
     with transaction(given.database) as opened:
         yield opened
@@ -124,12 +124,12 @@ def session(given: EnginesDep, _: Annotated[None, Depends(database_slot, scope="
 SessionDep = Annotated[Session, Depends(session, scope="function")]
 
 
-async def doorbell(given: EnginesDep, after: BackgroundTasks) -> Callable[[Task], None]:
+async def notifier(given: ConnectionsDep, after: BackgroundTasks) -> Callable[[TaskName], None]:
     """Notifies once the answer is sent, hence after the commit."""
     return lambda task: after.add_task(given.notifier.notify, [task])
 
 
-DoorbellDep = Annotated[Callable[[Task], None], Depends(doorbell)]
+NotifierDep = Annotated[Callable[[TaskName], None], Depends(notifier)]
 
 
 def storable(text: str) -> str:

@@ -32,35 +32,35 @@ _CLIENT_CLOSED_REQUEST = 499
 """As nginx has it in its log."""
 
 
-class KeyMissing(CarError):  # noqa: N818 - the name is the sentence
+class KeyMissingError(CarError):
     code = "key_missing"
 
 
-class ScopeMissing(CarError):  # noqa: N818
+class ScopeMissingError(CarError):
     code = "scope_missing"
 
 
-class CredentialsRefused(CarError):  # noqa: N818
+class CredentialsRefusedError(CarError):
     code = "credentials_refused"
 
 
-class BodyInvalid(CarError):  # noqa: N818
+class BodyInvalidError(CarError):
     code = "request_invalid"
 
 
-class TextInvalid(CarError):  # noqa: N818
+class TextInvalidError(CarError):
     code = "request_invalid"
 
 
-class InstanceUnknown(CarError):  # noqa: N818
+class InstanceUnknownError(CarError):
     code = "request_invalid"
 
 
-class SourceEmpty(SourceError):  # noqa: N818
+class SourceEmptyError(SourceError):
     code = "source_empty"
 
 
-class ObjectsUnavailable(CarError):  # noqa: N818
+class ObjectsUnavailableError(CarError):
     code = "objects_unavailable"
     retryable = True
 

@@ -35,7 +35,7 @@ class _Answer:
         return time.perf_counter() - self.at
 
 
-class Observed:
+class RequestLogging:
     """The outermost: what it does not see, nobody does."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:

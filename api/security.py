@@ -6,8 +6,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.dependencies import EnginesDep, SessionDep
-from api.errors import KeyMissing, ScopeMissing
+from api.dependencies import ConnectionsDep, SessionDep
+from api.errors import KeyMissingError, ScopeMissingError
 from db import api_keys
 from db.api_keys import KeyRefusedError, Scope
 from db.models import ApiKey
@@ -18,7 +18,7 @@ _bearer = HTTPBearer(auto_error=False, description="A key made by `car keys crea
 Given = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-class Needs:
+class RequireScope:
     """The key of this request, if it is good for `scope`."""
 
     def __init__(self, scope: Scope) -> None:
@@ -34,7 +34,7 @@ class NeedsAlone:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
-    async def __call__(self, request: Request, engines: EnginesDep, given: Given) -> ApiKey:
+    async def __call__(self, request: Request, engines: ConnectionsDep, given: Given) -> ApiKey:
         def key_of(session: Session) -> ApiKey:
             return authorize(session, request, given, self.scope)
 
@@ -44,7 +44,7 @@ class NeedsAlone:
 def authorize(session: Session, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> ApiKey:
     """Raises: KeyMissing, KeyRefusedError, ScopeMissing."""
     if given is None or not given.credentials:
-        raise KeyMissing("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
+        raise KeyMissingError("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
     secret = given.credentials
     if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
         raise KeyRefusedError("this API key is not known; make one with `car keys create`")
@@ -52,11 +52,11 @@ def authorize(session: Session, request: Request, given: HTTPAuthorizationCreden
     key = api_keys.check(session, secret, Scope.READ)
     request.state.key = key.prefix
     if needed not in api_keys.granted(key):
-        raise ScopeMissing(f"API key {key.prefix}… may not do this: it needs the scope {needed}; make another one")
+        raise ScopeMissingError(f"API key {key.prefix}… may not do this: it needs the scope {needed}; make another one")
     return key
 
 
-Reader = Annotated[ApiKey, Depends(Needs(Scope.READ))]
-Writer = Annotated[ApiKey, Depends(Needs(Scope.WRITE))]
-Admin = Annotated[ApiKey, Depends(Needs(Scope.ADMIN))]
+Reader = Annotated[ApiKey, Depends(RequireScope(Scope.READ))]
+Writer = Annotated[ApiKey, Depends(RequireScope(Scope.WRITE))]
+Admin = Annotated[ApiKey, Depends(RequireScope(Scope.ADMIN))]
 WriterAlone = Annotated[ApiKey, Depends(NeedsAlone(Scope.WRITE))]

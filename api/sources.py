@@ -3,7 +3,7 @@
 import time
 from itertools import islice
 
-from api.errors import SourceEmpty
+from api.errors import SourceEmptyError
 from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import SourceError
 from db.objects import ObjectStore
@@ -15,9 +15,9 @@ _SECONDS = 4.0
 """The same holds for a source whose first picture is not found by then: somebody waits."""
 
 
-def look(objects: ObjectStore, source: BulkSource) -> None:
+def validate_source(objects: ObjectStore, source: BulkSource) -> None:
     """Raises: SourceError, SourceEmpty, or what `ObjectStore.check_bucket` and `head` raise."""
-    if source.kind is SourceKind.GIVEN:
+    if source.kind is SourceKind.URIS:
         _look_at_addresses(objects, source)
     elif source.kind is SourceKind.MANIFEST:
         _look_at_manifest(objects, source)
@@ -33,7 +33,7 @@ def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
             return
         if not listed:
             what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like a picture (.jpg, …)"
-            raise SourceEmpty(f"{source} holds no picture: no key {what}; check the address")
+            raise SourceEmptyError(f"{source} holds no picture: no key {what}; check the address")
         after = listed[-1].key
         if time.monotonic() > until:
             return
@@ -53,13 +53,13 @@ def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
         if time.monotonic() > until:
             return
     if lines < _LINES:
-        raise SourceEmpty(f"the manifest {source} holds no address of a picture{first_fault}")
+        raise SourceEmptyError(f"the manifest {source} holds no address of a picture{first_fault}")
 
 
 def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
     addresses: list[str] = []
     fault: SourceError | None = None
-    for line in source.given:
+    for line in source.uris:
         try:
             address = manifest_line(line)
         except SourceError as error:
@@ -67,7 +67,7 @@ def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
         else:
             addresses += [address] if address is not None else []
     if not addresses:
-        raise fault or SourceEmpty("the list of addresses holds none; give s3://bucket/folder/picture.jpg")
+        raise fault or SourceEmptyError("the list of addresses holds none; give s3://bucket/folder/picture.jpg")
     buckets = {split_s3(one)[0] if one.startswith("s3://") else None for one in addresses}
     bucket = buckets.pop()
     # Of several places, and of those on the web, each picture's own failure says which are missing.

@@ -29,16 +29,16 @@ from cli.commands.bench.options import (
     set_up_torch,
 )
 from cli.commands.bench.report import Report
-from cli.model_choice import DEMO, ModelChoice, load
+from cli.model_selection import DEMO, ModelSelection, load
 from cli.options import Device
 from demo.scenes import WORDS, held_out_scenes
 from evaluation.stopwatch import Stopwatch
-from worker.segmenter.asking import Ask, Begun
+from worker.segmenter.batch_scheduler import BatchStats
 from worker.segmenter.classifier import Crops
-from worker.segmenter.finishing import Unfinished
-from worker.segmenter.flow import Slots
+from worker.segmenter.postprocess import PendingSegmentation
+from worker.segmenter.requests import SegmentRequest, StartedRequest
+from worker.segmenter.resizing import Image
 from worker.segmenter.segmenter import Batches, Segmenter
-from worker.segmenter.sizes import Image
 
 SHARED = Batches(images=8, crops=64)
 """A GPU's batches."""
@@ -111,7 +111,7 @@ def batching(
 
 def _measure_demo(images: int, device: BenchDevice, turns: int) -> BatchingCost:
     recipe = preset("demo")
-    pair = load(ModelChoice(DEMO), recipe, Device(device.value))
+    pair = load(ModelSelection(DEMO), recipe, Device(device.value))
     scenes = [held_out_scenes(-(-images // len(_SIZES)), seed=seed, size=size) for seed, size in enumerate(_SIZES)]
     mixed = [scene.image for row in zip(*scenes, strict=True) for scene in row][:images]
     return measure_batching(Segmenter(pair.proposal, pair.classifier), mixed, Vocabulary.of(WORDS), recipe, turns=turns)
@@ -138,11 +138,11 @@ def measure_batching(
 ) -> BatchingCost:
     """Count batches and CPU seconds in alternation; the least of the turns counts. `max_running` 0: the default."""
     segmenter = replace(segmenter, batches=batches, clock=None)
-    asks = [Ask(index, image, vocabulary, recipe) for index, image in enumerate(images)]
+    asks = [SegmentRequest(index, image, vocabulary, recipe) for index, image in enumerate(images)]
     watch = Stopwatch(time.process_time)
-    ends: dict[str, dict[int, Unfinished]] = {}
-    slots: dict[str, Slots] = {}
-    sides: dict[str, Callable[[], tuple[dict[int, Unfinished], Slots]]] = {
+    ends: dict[str, dict[int, PendingSegmentation]] = {}
+    slots: dict[str, BatchStats] = {}
+    sides: dict[str, Callable[[], tuple[dict[int, PendingSegmentation], BatchStats]]] = {
         "static": lambda: _run_static(segmenter, asks, batches),
         "continuous": lambda: _run_continuous(segmenter, asks, max_running),
     }
@@ -162,7 +162,7 @@ def measure_batching(
     )
 
 
-def _side(slots: Slots, batches: Batches, seconds: float) -> Side:
+def _side(slots: BatchStats, batches: Batches, seconds: float) -> Side:
     return Side(
         f_batches=slots.f_batches,
         f_filled=slots.f_pictures / (slots.f_batches * batches.images),
@@ -172,10 +172,12 @@ def _side(slots: Slots, batches: Batches, seconds: float) -> Side:
     )
 
 
-def _run_continuous(segmenter: Segmenter, asks: Sequence[Ask], max_running: int) -> tuple[dict[int, Unfinished], Slots]:
-    flow = segmenter.flow(most=max_running)
+def _run_continuous(
+    segmenter: Segmenter, asks: Sequence[SegmentRequest], max_running: int
+) -> tuple[dict[int, PendingSegmentation], BatchStats]:
+    flow = segmenter.scheduler(most=max_running)
     ends = {}
-    for key, found in flow.over(asks):
+    for key, found in flow.run(asks):
         if isinstance(found, Exception):
             raise found
         if found is not None:
@@ -183,12 +185,14 @@ def _run_continuous(segmenter: Segmenter, asks: Sequence[Ask], max_running: int)
     return ends, flow.slots
 
 
-def _run_static(segmenter: Segmenter, asks: Sequence[Ask], batches: Batches) -> tuple[dict[int, Unfinished], Slots]:
-    kinds: dict[Any, list[Ask]] = defaultdict(list)
+def _run_static(
+    segmenter: Segmenter, asks: Sequence[SegmentRequest], batches: Batches
+) -> tuple[dict[int, PendingSegmentation], BatchStats]:
+    kinds: dict[Any, list[SegmentRequest]] = defaultdict(list)
     for ask in asks:
         kinds[segmenter.kind(ask)].append(ask)
-    ends: dict[int, Unfinished] = {}
-    slots = Slots()
+    ends: dict[int, PendingSegmentation] = {}
+    slots = BatchStats()
     for same_kind in kinds.values():
         for start in range(0, len(same_kind), batches.images):
             group = same_kind[start : start + batches.images]
@@ -199,9 +203,11 @@ def _run_static(segmenter: Segmenter, asks: Sequence[Ask], batches: Batches) -> 
     return ends, slots
 
 
-def _run_group(begun: dict[int, Begun[Unfinished]], batches: Batches, slots: Slots) -> dict[int, Unfinished]:
+def _run_group(
+    begun: dict[int, StartedRequest[PendingSegmentation]], batches: Batches, slots: BatchStats
+) -> dict[int, PendingSegmentation]:
     """Run the recurrences of a group in rounds: each waits for all others."""
-    ends: dict[int, Unfinished] = {}
+    ends: dict[int, PendingSegmentation] = {}
     answers: dict[int, torch.Tensor | None] = dict.fromkeys(begun)
     while answers:
         requested: dict[int, Crops] = {}
@@ -213,7 +219,7 @@ def _run_group(begun: dict[int, Begun[Unfinished]], batches: Batches, slots: Slo
                 ends[key] = stop.value
         if not requested:
             break
-        crops, lens = torch.cat(list(requested.values())), begun[next(iter(requested))].lens
+        crops, lens = torch.cat(list(requested.values())), begun[next(iter(requested))].encoder
         if lens is None:
             raise RuntimeError("a group has crops and no encoder")
         slots.g_batches += -(-len(crops) // batches.crops)

@@ -20,7 +20,7 @@ from rich.console import Console
 from cli.commands.bench.display import number_table
 from cli.commands.bench.options import JsonOption
 from cli.commands.bench.report import Report
-from cli.errors import WrongUse
+from cli.errors import UsageError
 
 SHIPPED = ("car", "db", "worker", "api", "client", "cli", "evaluation", "demo")
 """The wheel's packages without migrations, whose length the schema dictates."""
@@ -125,7 +125,7 @@ def _sources(repository: Path, revision: str | None) -> dict[str, str]:
 def _git(repository: Path, *arguments: str) -> bytes:
     done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, check=False)  # noqa: S603, S607
     if done.returncode:
-        raise WrongUse(f"git {arguments[0]} failed: {done.stderr.decode().strip()}")
+        raise UsageError(f"git {arguments[0]} failed: {done.stderr.decode().strip()}")
     return done.stdout
 
 

@@ -16,7 +16,7 @@ import pyperf
 import typer
 from rich.console import Console
 
-from cli.errors import WrongUse
+from cli.errors import UsageError
 
 _UNITS = {
     "s": ("second", 1.0),
@@ -56,7 +56,7 @@ def compare(
         Console(stderr=True).print(f"[yellow]{warning}[/yellow]")
     figures = [measurements(run) for run in runs]
     if not figures[0].keys() & figures[1].keys():
-        raise WrongUse(f"{old} and {new} have no time and no memory in common")
+        raise UsageError(f"{old} and {new} have no time and no memory in common")
     with TemporaryDirectory() as folder:
         files = [f"{folder}/{name}.json" for name in ("old", "new")]
         for file, values in zip(files, figures, strict=True):
@@ -120,12 +120,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         documents = {file.stem: json.loads(file.read_text()) for file in files}
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise WrongUse(f"{path} is not JSON: compare takes what --json wrote") from None
+        raise UsageError(f"{path} is not JSON: compare takes what --json wrote") from None
     for name, document in documents.items():
         if not isinstance(document, dict) or not {*_CONDITIONS, "machine"} <= document.keys():
-            raise WrongUse(f"{path}: {name} was not written by a benchmark's --json")
+            raise UsageError(f"{path}: {name} was not written by a benchmark's --json")
     return documents if path.is_dir() else {document["bench"]: document for document in documents.values()}
 
 

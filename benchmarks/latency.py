@@ -15,13 +15,13 @@ from cli.commands.bench.display import print_with_goals, progress_bar
 from cli.commands.bench.environment import BenchEnvironment, bench_environment
 from cli.commands.bench.options import JsonOption, ThreadsOption
 from cli.commands.bench.report import Report
-from cli.model_choice import ModelChoice, demo_folder
+from cli.model_selection import ModelSelection, demo_folder
 from db.objects import ObjectStore
 from demo.scenes import held_out_scenes
-from worker.finishers import Finishers
-from worker.pipeline.work import Drained
+from worker.bootstrap import make_pipeline
+from worker.pipeline.postprocess_pool import PostprocessPool
+from worker.pipeline.types import DrainStats
 from worker.settings import WorkerSettings
-from worker.start import make_pipeline
 
 _GOAL = 0.9
 
@@ -73,29 +73,29 @@ def _upload(objects: ObjectStore, images: int) -> list[str]:
     return uris
 
 
-def _run_pipeline(environment: BenchEnvironment, endpoint: str, uris: list[str], models: str, batch: int) -> Drained:
-    choice = ModelChoice(models)
+def _run_pipeline(environment: BenchEnvironment, endpoint: str, uris: list[str], models: str, batch: int) -> DrainStats:
+    choice = ModelSelection(models)
     labels = parse_labels_file((demo_folder() / "labels.txt").read_text())
     environment.queue_images(uris, [label.name for label in labels], recipe=choice.default_preset)
     settings = WorkerSettings.model_validate(
         {**environment.variables, "AWS_ENDPOINT_URL_S3": endpoint, "CAR_BATCH": batch, "CAR_MODELS": models}
     )
     objects = ObjectStore.of(settings, connections=settings.fetch_threads + settings.store_threads)
-    paths = choice.places(preset(choice.default_preset))
+    paths = choice.paths(preset(choice.default_preset))
     with Console(stderr=True).status("labeling the scenes"):
         pipeline = make_pipeline(settings, paths, environment.engine, objects, "bench")
         try:
-            return pipeline.drain()
+            return pipeline.run_until_idle()
         finally:
-            if isinstance(pipeline.finish, Finishers):
-                pipeline.finish.close()
+            if isinstance(pipeline.postprocess, PostprocessPool):
+                pipeline.postprocess.close()
 
 
-def _figures(drained: Drained) -> dict[str, Any]:
-    first = drained.first_turn_seconds or 0.0
+def _figures(drained: DrainStats) -> dict[str, Any]:
+    first = drained.first_step_seconds or 0.0
     return {
         "done": drained.done,
-        "turns": drained.turns,
+        "turns": drained.model_steps,
         "seconds": drained.seconds,
         "first_turn_seconds": first,
         "busy_seconds": drained.busy_seconds,

@@ -16,8 +16,8 @@ from cli.commands.bench.environment import BenchEnvironment, bench_environment
 from cli.commands.bench.fake_model import LABELS
 from cli.commands.bench.options import DurableOption, JsonOption
 from cli.commands.bench.report import Report
-from cli.errors import ProcessFailed
-from worker.queue import WINDOW
+from cli.errors import ProcessFailedError
+from worker.celery_app import MAX_PENDING
 
 _GOAL_DATABASE, _GOAL_REDIS = 60.0, 10.0
 _KEYS_PER_COMMIT = 4_000
@@ -47,7 +47,7 @@ def listing(
         ("lister before, MiB", f"{figures['lister_before_mb']:.0f}", ""),
         ("lister peak, MiB", f"{figures['lister_peak_mb']:.0f}", ""),
         ("growth of Redis, MiB", f"{figures['redis_growth_mb']:.2f}", f"<= {_GOAL_REDIS:g}"),
-        ("waiting messages, at most", f"{figures['most_messages_waiting']}", f"<= {WINDOW}"),
+        ("waiting messages, at most", f"{figures['most_messages_waiting']}", f"<= {MAX_PENDING}"),
     ]
     title = f"{figures['items']:,} keys listed, {figures['notifications']} commits"
     print_with_goals(Console(soft_wrap=True), title, rows)
@@ -72,7 +72,7 @@ def _list(environment: BenchEnvironment, keys: int) -> dict[str, Any]:
                 peak = max(peak, _used_memory(redis))
                 progress.update(task, completed=min(keys, message.get("commits", 0) * _KEYS_PER_COMMIT))
         if child.returncode or "items" not in message:
-            raise ProcessFailed(f"the lister ended with exit code {child.returncode}; its error is above")
+            raise ProcessFailedError(f"the lister ended with exit code {child.returncode}; its error is above")
         return message | {"redis_before_mb": before / 2**20, "redis_growth_mb": (peak - before) / 2**20}
 
 

@@ -21,8 +21,8 @@ from cli.commands.bench.display import timed
 from db.objects import Listed
 from db.session import make_engine
 from db.settings import EngineSettings
+from worker.celery_app import TaskName, make_celery_app, notify
 from worker.listing import list_sources
-from worker.queue import Task, celery_app, ring
 
 _PAGE_SIZE = 1_000
 _KEY = "year=2026/camera=07/frame-{:09d}.jpg"
@@ -69,12 +69,12 @@ class TimedNotifier:
     _client: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._app = celery_app(self.broker_url)
+        self._app = make_celery_app(self.broker_url)
         self._client = Redis.from_url(self.broker_url)
 
     def notify(self) -> None:
         with timed() as spent:
-            if not ring(self._app, Task.SEGMENT):
+            if not notify(self._app, TaskName.SEGMENT):
                 raise AssertionError("Redis did not answer")
         self.seconds += spent.seconds
         self.calls += 1

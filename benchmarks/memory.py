@@ -16,7 +16,7 @@ from benchmarks.memory_worker import Models
 from cli.commands.bench.display import measure_cases, number_table
 from cli.commands.bench.options import BenchDevice, DeviceOption, JsonOption, SizesOption, parse_sizes, set_up_torch
 from cli.commands.bench.report import Report
-from cli.errors import ProcessFailed
+from cli.errors import ProcessFailedError
 
 _GOAL_GIB = 8
 
@@ -99,7 +99,7 @@ def measure_memory(
     try:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own module
     except subprocess.CalledProcessError as error:
-        raise ProcessFailed(f"{width}x{height}, {words} words: the measured process failed ({error})") from None
+        raise ProcessFailedError(f"{width}x{height}, {words} words: the measured process failed ({error})") from None
     figures = json.loads(done.stdout.splitlines()[-1])
     return MemoryCost(width=width, height=height, words=words, models=models, device=device, **figures)
 

@@ -20,7 +20,8 @@ from car.presets import preset
 from car.vocabulary import Vocabulary
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, VIT_L14, Shape, encoder
 from evaluation.synthetic_images import tiled_image
-from worker.segmenter import proposals, texts
+from worker.segmenter import proposals
+from worker.segmenter.clip import texts
 from worker.segmenter.segmenter import Batches, Segmenter
 
 _PROCESS = Path("/proc/self")

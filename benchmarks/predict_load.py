@@ -19,7 +19,7 @@ from car.model_version import CODE_VERSION, model_version
 from cli.commands.bench.environment import BenchEnvironment
 from cli.commands.bench.fake_model import fake_segmentation
 from cli.embedded.ports import free_port
-from cli.errors import ProcessFailed
+from cli.errors import ProcessFailedError
 from db import vocabularies
 from db.label_studio import outbox
 from db.queue import model_registry
@@ -140,7 +140,7 @@ def _wait(process: subprocess.Popen[bytes], url: str) -> None:
             time.sleep(0.1)
         else:
             return
-    raise ProcessFailed("the API did not start; its error is above")
+    raise ProcessFailedError("the API did not start; its error is above")
 
 
 def _setup(project: int) -> dict[str, Any]:

@@ -29,12 +29,13 @@ from cli.commands.bench.options import (
 )
 from cli.commands.bench.report import Report
 from evaluation.stopwatch import Stopwatch, clock_of
-from worker.segmenter import classifier, visual_prompts
+from worker.segmenter import classifier
 from worker.segmenter.classifier import Crops
-from worker.segmenter.encoder import Encoder
-from worker.segmenter.prompting import prompter
+from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.prompts import visual_prompts
+from worker.segmenter.prompts.prompting import prompter
 from worker.segmenter.proposals import MULTIPLE
-from worker.segmenter.sizes import Image, enlarge
+from worker.segmenter.resizing import Image, enlarge
 
 Cams = list[Float[np.ndarray, "rows columns"]]
 
@@ -165,13 +166,15 @@ def measure_prompts(
 
 
 def _reference(image: Image, cams: Cams, recipe: Recipe, size: int) -> Crops:
-    behind = visual_prompts.backdrop(image, recipe.visual_prompts, recipe)
+    behind = visual_prompts.prepare(image, recipe.visual_prompts, recipe)
     masks = (enlarge(cam, *image.shape[:2]) > recipe.eta for cam in cams)
-    return torch.from_numpy(np.stack([classifier.crop(visual_prompts.show(behind, mask), size) for mask in masks]))
+    return torch.from_numpy(
+        np.stack([classifier.crop(visual_prompts.apply_prompts(behind, mask), size) for mask in masks])
+    )
 
 
 def _ours(image: Image, cams: Cams, recipe: Recipe, size: int, device: torch.device) -> Crops:
-    behind = visual_prompts.backdrop(image, recipe.visual_prompts, recipe)
+    behind = visual_prompts.prepare(image, recipe.visual_prompts, recipe)
     masks = [np.packbits(enlarge(cam, *image.shape[:2]) > recipe.eta) for cam in cams]
     return prompter(behind, size, device).crops(masks)
 

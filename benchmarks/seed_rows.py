@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from car.presets import PRESETS
 from car.vocabulary import Vocabulary
-from cli.errors import WrongUse
+from cli.errors import UsageError
 from db import session as sessions
 
 LABELS = 200
@@ -108,7 +108,7 @@ def fill(engine: Engine, results: int) -> Iterator[str]:
     """
     with sessions.transaction(engine) as session:
         if session.scalar(text("SELECT EXISTS (SELECT 1 FROM result)")):
-            raise WrongUse("--database-url: this database already holds results; give an empty one")
+            raise UsageError("--database-url: this database already holds results; give an empty one")
         _insert_jobs(session)
     indexes = _drop_indexes(engine)
     for name, sql in _STEPS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 
-from cli.errors import ProcessFailed
+from cli.errors import ProcessFailedError
 
 SMALL_GOAL_MS = 20.0
 FLOOR = "floor"
@@ -47,7 +47,7 @@ def send_small_requests(url: str, bodies: Mapping[str, str]) -> Iterator[Observe
 
         def observed() -> dict[str, list[Span]]:
             if any(process.poll() is not None for process in clients):
-                raise ProcessFailed("a small request failed; the client's error is above")
+                raise ProcessFailedError("a small request failed; the client's error is above")
             return {path: _read(file) for path, file in files.items()}
 
         yield observed

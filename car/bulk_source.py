@@ -29,7 +29,7 @@ class SourceKind(StrEnum):
     """Keys that match: * and ? within one folder, ** across folders, [abc], {a,b}."""
     MANIFEST = "manifest"
     """An object with one address a line."""
-    GIVEN = "given"
+    URIS = "uris"
     """Addresses in the request itself."""
 
 
@@ -43,7 +43,7 @@ class BulkSource:
     kind: SourceKind
     bucket: str = ""
     key: str = ""
-    given: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, source: object) -> Self:
@@ -72,23 +72,23 @@ class BulkSource:
                 raise SourceError(f"{len(source)} addresses are too many for one request; put them into a manifest")
             for one in source:
                 _refuse_unstorable(one)
-            return cls(SourceKind.GIVEN, given=tuple(source))
+            return cls(SourceKind.URIS, uris=tuple(source))
         raise SourceError(
             "source must be s3://bucket/prefix/, a glob such as s3://bucket/**/*.jpg, a manifest or a list"
         )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        given = tuple(document.get("given", ()))
-        return cls(SourceKind(document["kind"]), document.get("bucket", ""), document.get("key", ""), given)
+        uris = tuple(document.get("uris", ()))
+        return cls(SourceKind(document["kind"]), document.get("bucket", ""), document.get("key", ""), uris)
 
     def to_json(self) -> dict[str, Any]:
-        if self.kind is SourceKind.GIVEN:
-            return {"kind": str(self.kind), "given": list(self.given)}
+        if self.kind is SourceKind.URIS:
+            return {"kind": str(self.kind), "uris": list(self.uris)}
         return {"kind": str(self.kind), "bucket": self.bucket, "key": self.key}
 
     def __str__(self) -> str:
-        return f"{len(self.given)} addresses" if self.kind is SourceKind.GIVEN else f"s3://{self.bucket}/{self.key}"
+        return f"{len(self.uris)} addresses" if self.kind is SourceKind.URIS else f"s3://{self.bucket}/{self.key}"
 
     @property
     def prefix(self) -> str:
@@ -186,7 +186,7 @@ def check_address(uri: str) -> None:
         raise SourceError(f"{shown} is no address of a picture; it looks like https://host/picture.jpg")
 
 
-def cut(text: str, most: int = MAX_URI) -> str:
+def truncate_bytes(text: str, most: int = MAX_URI) -> str:
     """The beginning of a text that has at most so many bytes."""
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 

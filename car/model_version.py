@@ -31,7 +31,7 @@ def label_studio_version(weights: Mapping[str, str] | None, recipe: Recipe, word
     return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{words[:8]}.{regions[:8]}"
 
 
-def of_results(version: str) -> str:
+def results_version(version: str) -> str:
     """The model version of the results behind what Label Studio calls `version`: without the digest of regions, which
     results know nothing of. Any other text stays as it is.
     """

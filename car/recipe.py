@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from car.errors import RecipeError
-from car.words import STUFF
+from car.text_data import STUFF
 
 
 class VisualPrompt(StrEnum):

@@ -19,7 +19,7 @@ class StopReason(StrEnum):
     """The recipe's safety net was hit while queries were still falling."""
 
 
-class Source(StrEnum):
+class MaskSource(StrEnum):
     CRF = "crf"
     SAM = "sam"
 
@@ -56,7 +56,7 @@ class Step:
 
     step: int
     queries: tuple[QueryScore, ...]
-    within: Pass = Pass.THINGS
+    pass_kind: Pass = Pass.THINGS
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Mask:
     bbox: tuple[int, int, int, int]
     """x, y, width, height in pixels, from the top left."""
     rle: CocoRle
-    source: Source = Source.CRF
+    source: MaskSource = MaskSource.CRF
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkCounters:
     """What was computed for one picture, in counts that do not depend on the machine."""
 
     proposal_forwards: int = 0
@@ -82,9 +82,9 @@ class Work:
     crops_reused: int = 0
     crf_runs: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: "WorkCounters") -> "WorkCounters":
         mine, theirs = asdict(self), asdict(other)
-        return Work(**{name: mine[name] + theirs[name] for name in mine})
+        return WorkCounters(**{name: mine[name] + theirs[name] for name in mine})
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Segmentation:
     stop_reason: StopReason
     timings: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by stage; empty where no clock was given."""
-    work: Work = field(default_factory=Work)
+    work: WorkCounters = field(default_factory=WorkCounters)
 
     def to_json(self) -> dict[str, Any]:
         """`stop_reason`, `steps`, `masks`, `timings` and `work` as plain JSON values."""
@@ -116,4 +116,4 @@ class Segmentation:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    return {"step": step.step, "pass": str(step.within), "queries": [asdict(query) for query in step.queries]}
+    return {"step": step.step, "pass": str(step.pass_kind), "queries": [asdict(query) for query in step.queries]}

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from car.errors import VocabularyError
 from car.recipe import Mode
-from car.words import BACKGROUNDS, CAM_TEMPLATE, CLASSIFIER_TEMPLATES
+from car.text_data import BACKGROUNDS, CAM_TEMPLATE, CLASSIFIER_TEMPLATES
 
 MAX_LABELS = 2_000
 MAX_CHARACTERS = 200

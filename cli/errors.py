@@ -20,7 +20,7 @@ CarError
 from car.errors import CarError
 
 
-class WrongUse(CarError):  # noqa: N818 - the name is the sentence
+class UsageError(CarError):
     code = "wrong_use"
 
 
@@ -28,12 +28,12 @@ class OutputError(CarError):
     code = "output_error"
 
 
-class BrokerUnreachable(CarError):  # noqa: N818
+class BrokerUnreachableError(CarError):
     code = "broker_unreachable"
     retryable = True
 
 
-class ProcessFailed(CarError):  # noqa: N818
+class ProcessFailedError(CarError):
     code = "process_failed"
 
 
@@ -41,24 +41,24 @@ class EngineError(CarError):
     code = "engine_error"
 
 
-class DataDirUnusable(EngineError):  # noqa: N818
+class DataDirUnusableError(EngineError):
     code = "data_dir_unusable"
 
 
-class DataDirInUse(EngineError):  # noqa: N818
+class DataDirInUseError(EngineError):
     code = "data_dir_in_use"
     retryable = True
 
 
-class EngineMissing(EngineError):  # noqa: N818
+class EngineMissingError(EngineError):
     code = "engine_missing"
 
 
-class EngineFailed(EngineError):  # noqa: N818
+class EngineFailedError(EngineError):
     code = "engine_failed"
 
 
-class EnginesNeverRan(EngineError):  # noqa: N818
+class EnginesNeverRanError(EngineError):
     code = "engines_never_ran"
 
 
@@ -66,12 +66,12 @@ class ApiError(CarError):
     code = "api_error"
 
 
-class ApiUnreachable(ApiError):  # noqa: N818
+class ApiUnreachableError(ApiError):
     code = "api_unreachable"
     retryable = True
 
 
-class ApiRefused(ApiError):  # noqa: N818
+class ApiRefusedError(ApiError):
     """`problem` is the code that the server gave."""
 
     code = "api_refused"
@@ -86,6 +86,6 @@ class ApiRefused(ApiError):  # noqa: N818
         return said if self.problem == "error" else f"{said} ({self.problem})"
 
 
-class ApiBusy(ApiRefused):
+class ApiBusyError(ApiRefusedError):
     code = "api_busy"
     retryable = True

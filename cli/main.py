@@ -10,15 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from car.errors import CarError
-from cli import evaluate, jobs, keys, label_studio, models, recipes, results
+from cli import label_studio
+from cli.commands import evaluate, jobs, keys, models, recipes, results
 from cli.commands.bench import bench
-from cli.demo import demo
-from cli.doctor.command import doctor
-from cli.env import env
-from cli.segment import segment
-from cli.settings import settings
-from cli.up import up
-from cli.worker import beat, migrate, worker
+from cli.commands.demo import demo
+from cli.commands.doctor import doctor
+from cli.commands.env import env
+from cli.commands.segment import segment
+from cli.commands.settings import settings
+from cli.commands.up import up
+from cli.commands.worker import migrate, scheduler, worker
 
 
 class CommandGroup(TyperGroup):
@@ -72,7 +73,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=_SERVICE)
 app.add_typer(results.app, name="results", rich_help_panel=_SERVICE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 app.command(rich_help_panel=_SERVERS)(worker)
-app.command(rich_help_panel=_SERVERS)(beat)
+app.command(rich_help_panel=_SERVERS)(scheduler)
 app.command(rich_help_panel=_SERVERS)(migrate)
 app.command(rich_help_panel=_SERVERS)(settings)
 app.add_typer(models.app, name="models")

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from car.crf_by import CrfBy
-from car.precision import Precision
+from car.options import CrfBackend, Precision
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary, parse_labels, parse_labels_file
-from cli.errors import WrongUse
+from cli.errors import UsageError
 
 
 class Device(StrEnum):
@@ -96,7 +95,7 @@ InPrecision = Annotated[
     ),
 ]
 ByWhom = Annotated[
-    CrfBy,
+    CrfBackend,
     typer.Option(
         "--crf",
         help="Who computes the CRF: ours, or pydensecrf, the reference on the CPU. Masks are the same.",
@@ -128,7 +127,7 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise WrongUse(f"--set {setting!r} is not KEY=VALUE, such as --set theta=0.5")
+            raise UsageError(f"--set {setting!r} is not KEY=VALUE, such as --set theta=0.5")
         parsed[key.strip()] = value.strip()
     return parsed
 
@@ -146,25 +145,25 @@ def with_sam(recipe: Recipe, sam: str | None, settings: list[str] | None) -> Rec
         return recipe
     wanted = sam != NO_SAM
     if "sam" in parse_settings(settings) and recipe.sam is not wanted:
-        raise WrongUse(f"--sam {sam} and --set sam={'on' if recipe.sam else 'off'} say the opposite of each other")
+        raise UsageError(f"--sam {sam} and --set sam={'on' if recipe.sam else 'off'} say the opposite of each other")
     return replace(recipe, sam=wanted)
 
 
 def labels_of(labels: str | None, labels_file: Path | None, *, default: Path | None = None) -> list[Label]:
     """Labels from exactly one of the two options, or from the `default` file where neither is given."""
     if labels is not None and labels_file is not None:
-        raise WrongUse("give --labels or --labels-file, not both")
+        raise UsageError("give --labels or --labels-file, not both")
     if labels is not None:
         return parse_labels(labels)
     source = labels_file or default
     if source is None:
-        raise WrongUse('no labels: give --labels "red car,rusty bolt" or --labels-file FILE')
+        raise UsageError('no labels: give --labels "red car,rusty bolt" or --labels-file FILE')
     try:
         return parse_labels_file(source.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise WrongUse(f"the labels file {source} is not UTF-8 text; save it as UTF-8") from None
+        raise UsageError(f"the labels file {source} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise WrongUse(f"the labels file {source} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the labels file {source} cannot be read: {error.strerror}") from None
 
 
 def vocabulary_of(labels: list[Label], background: str, mode: Mode) -> Vocabulary:

@@ -12,12 +12,12 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from car.words import CLASSIFIER_TEMPLATES
+from car.text_data import CLASSIFIER_TEMPLATES
+from demo.clip_models import CLASSIFIER, block, create_folder, embed
 from demo.crops import Crop, draw_crop
 from demo.proposal_training import PatchReadout, normalised, word_coverage
 from demo.scenes import WORDS, draw_scene
 from demo.texts import Texts, text_features
-from demo.towers import CLASSIFIER, block, create_folder, embed
 
 SIZES: Final[tuple[tuple[int, int], ...]] = (
     (160, 160),

@@ -11,7 +11,7 @@ from car.recipe import Recipe, VisualPrompt
 from demo.drawing import chance
 from demo.scenes import WORDS, Scene
 from worker.segmenter.classifier import crop
-from worker.segmenter.visual_prompts import backdrop, show
+from worker.segmenter.prompts.visual_prompts import apply_prompts, prepare
 
 PATCH: Final = 16
 """Pixels of one cell of the proposal generator's grid."""
@@ -110,7 +110,7 @@ def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
 
 
 def crop_of(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
-    shown = show(backdrop(scene.image, prompts, Recipe()), mask)
+    shown = apply_prompts(prepare(scene.image, prompts, Recipe()), mask)
     inside = np.where(mask, scene.labels, 0)
     return Crop(image=crop(shown, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Float32, Int, Int16
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from car.words import CAM_TEMPLATE
+from car.text_data import CAM_TEMPLATE
+from demo.clip_models import MEAN, PROPOSAL, STD, attend, block, create_folder, embed
 from demo.drawing import chance
 from demo.scenes import WORDS, Scene, SceneStyle, draw_scene
 from demo.texts import QUERIES, RAW, Texts, text_features
-from demo.towers import MEAN, PROPOSAL, STD, attend, block, create_folder, embed
 from worker.segmenter.proposals import boxes_mask
 
 GRIDS: Final[tuple[tuple[int, int], ...]] = ((10, 10), (8, 8), (9, 12), (12, 9), (14, 14), (10, 16), (15, 20))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from demo.drawing import chance
-from demo.sam_lessons import SCENES_A_STEP, TINY, WINDOWED, Lesson, lesson, random_scene
-from worker.segmenter.sam_network import build
+from demo.sam_dataset import SCENES_A_STEP, TINY, WINDOWED, SamSample, make_sample, random_scene
+from worker.segmenter.sam.network import build
 
 _FREQUENCIES: Final = (0.4, 2.5)
 """Slowest and fastest of the points' random Fourier features, times SAM's own: half a picture to a patch or two."""
@@ -59,7 +59,7 @@ class SamStage:
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss on fresh scenes, and its named parts."""
         windowed = chance(rng, WINDOWED)
-        lessons = [lesson(rng, random_scene(rng), windowed=windowed) for _ in range(SCENES_A_STEP[windowed])]
+        lessons = [make_sample(rng, random_scene(rng), windowed=windowed) for _ in range(SCENES_A_STEP[windowed])]
         embeddings = encode(self.model, lessons)
         totals, masked, judged, ious = [], [], [], []
         for one, embedding in zip(lessons, embeddings, strict=True):
@@ -105,7 +105,7 @@ def first_weights(model: Sam) -> None:
         norm.weight.data.mul_(_QUIET)
 
 
-def encode(model: Sam, lessons: list[Lesson]) -> Float[Tensor, "b c g g"]:
+def encode(model: Sam, lessons: list[SamSample]) -> Float[Tensor, "b c g g"]:
     """Image embeddings of lessons whose windows are of one size: SAM's image encoder with a part of its positions."""
     encoder = model.image_encoder
     positions = encoder.pos_embed.permute(0, 3, 1, 2)
@@ -119,7 +119,7 @@ def encode(model: Sam, lessons: list[Lesson]) -> Float[Tensor, "b c g g"]:
 
 
 def decode(
-    model: Sam, embedding: Float[Tensor, "c g g"], one: Lesson
+    model: Sam, embedding: Float[Tensor, "c g g"], one: SamSample
 ) -> tuple[Float[Tensor, "k 4 m m"], Float[Tensor, "k 4"]]:
     """Mask logits and predicted IoU of all four mask tokens; the last three are those of SAM's multimask output."""
     sparse, dense = model.prompt_encoder(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from car.words import BACKGROUNDS, CLASSIFIER_TEMPLATES
+from car.text_data import BACKGROUNDS, CLASSIFIER_TEMPLATES
 from demo.scenes import WORDS
 
 BACKGROUND_WORDS: Final = BACKGROUNDS["shipped"]

@@ -24,12 +24,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from transformers import CLIPModel
 
+from demo.classifier_finetuning import FinetuningStage
 from demo.classifier_training import ClassifierStage
+from demo.clip_models import WEIGHTS, save_model
 from demo.proposal_training import ProposalStage
-from demo.rehearsal import RehearsalStage
 from demo.sam_training import SamStage, load_sam, save_sam
 from demo.scenes import Split, generator
-from demo.towers import WEIGHTS, save_model
 from demo.trunk_training import TrunkStage
 
 
@@ -49,13 +49,13 @@ STAGES: Final[dict[str, type[TrunkStage | ProposalStage | ClassifierStage | SamS
     "trunk": TrunkStage,
     "proposal": ProposalStage,
     "classifier": ClassifierStage,
-    "rehearsal": RehearsalStage,
+    "rehearsal": FinetuningStage,
     "sam": SamStage,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingConfig:
     """How long and how fast."""
 
     steps: int
@@ -67,17 +67,17 @@ class Plan:
     save_every: int = 250
 
 
-PLANS: Final = {
-    "trunk": Plan(steps=4000, rate=1.3e-3),
-    "proposal": Plan(steps=2400, rate=8e-4),
-    "classifier": Plan(steps=1800, rate=6e-4),
-    "rehearsal": Plan(steps=1500, rate=5e-4),
-    "sam": Plan(steps=6000, rate=1.2e-3, report_every=20, save_every=50),
+TRAINING_CONFIGS: Final = {
+    "trunk": TrainingConfig(steps=4000, rate=1.3e-3),
+    "proposal": TrainingConfig(steps=2400, rate=8e-4),
+    "classifier": TrainingConfig(steps=1800, rate=6e-4),
+    "rehearsal": TrainingConfig(steps=1500, rate=5e-4),
+    "sam": TrainingConfig(steps=6000, rate=1.2e-3, report_every=20, save_every=50),
 }
 """About what the shipped weights were trained with; demo/MODEL_CARD.md says how they came about."""
 
 
-def learning_rate(plan: Plan, step: int) -> float:
+def learning_rate(plan: TrainingConfig, step: int) -> float:
     """Linear warm-up, then half a cosine down to a fiftieth."""
     if step < plan.warmup:
         return plan.rate * (step + 1) / plan.warmup
@@ -85,7 +85,7 @@ def learning_rate(plan: Plan, step: int) -> float:
     return plan.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def train(stage: Stage, plan: Plan, checkpoint: Path, folder: Path) -> None:
+def train(stage: Stage, plan: TrainingConfig, checkpoint: Path, folder: Path) -> None:
     """Run `stage` to the end of `plan`, writing the model to `folder` at every checkpoint."""
     modules = stage.modules()
     optimizer = torch.optim.AdamW(
@@ -134,7 +134,7 @@ def read(model: CLIPModel | Sam, folder: Path) -> None:
         model.load_state_dict(CLIPModel.from_pretrained(folder).float().state_dict())
 
 
-def report(step: int, plan: Plan, first: int, started: float, sums: dict[str, float]) -> None:
+def report(step: int, plan: TrainingConfig, first: int, started: float, sums: dict[str, float]) -> None:
     """One progress line: losses, rate, time to go."""
     rate = (step - first) / (time.monotonic() - started)
     losses = "  ".join(f"{name} {total / plan.report_every:.3f}" for name, total in sums.items())
@@ -175,7 +175,7 @@ def main() -> None:
     stage = STAGES[options.stage](folder)
     if options.start:
         read(stage.model, options.start)
-    plan = PLANS[options.stage]
+    plan = TRAINING_CONFIGS[options.stage]
     plan = replace(plan, steps=options.steps or plan.steps, rate=options.rate or plan.rate)
     train(stage, plan, options.checkpoints / f"{options.stage}.safetensors", folder)
 

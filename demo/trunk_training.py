@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from demo.clip_models import PROPOSAL, block, create_folder, embed, prime
 from demo.drawing import COLOURS, SHAPES
 from demo.proposal_training import collate, normalised
 from demo.scenes import SceneStyle, Split, draw_scene, generator
-from demo.towers import PROPOSAL, block, create_folder, embed, prime
 
 SIDES: Final[tuple[tuple[int, float], ...]] = ((96, 0.6), (128, 0.25), (160, 0.15))
 """Side of the square pictures of a step, and how often it is met."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from worker.segmenter.encoder import Encoder
+from worker.segmenter.clip.encoder import Encoder
 
 _START, _END = 49406, 49407
 _WORDS = 49152

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from car import rle
 from car.recipe import Recipe
-from car.segmentation import Mask, Segmentation, Source
+from car.segmentation import Mask, MaskSource, Segmentation
 from car.vocabulary import Vocabulary
 from demo.scenes import WORDS, Scene
 from evaluation.metrics import ConfusionMatrix, boundary_f, boundary_iou
@@ -136,7 +136,7 @@ class _Tally:
         self.found_words += len(names)
         self.right_words += len(names & set(scene.words))
         self.steps += len(found.steps)
-        self.by_sam += sum(mask.source is Source.SAM for mask in found.masks)
+        self.by_sam += sum(mask.source is MaskSource.SAM for mask in found.masks)
         painted = label_map(found, WORDS)
         self.pixels.add(scene.labels, painted)
         for k in _indices(scene.words):

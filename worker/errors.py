@@ -29,19 +29,19 @@ class ImageError(CarError):
     code = "image_error"
 
 
-class ImageMissing(ImageError):  # noqa: N818 - the name is the sentence
+class ImageMissingError(ImageError):
     code = "image_missing"
 
 
-class ImageUnsupported(ImageError):  # noqa: N818
+class ImageUnsupportedError(ImageError):
     code = "image_unsupported"
 
 
-class ImageTooLarge(ImageError):  # noqa: N818
+class ImageTooLargeError(ImageError):
     code = "image_too_large"
 
 
-class ImageCorrupt(ImageError):  # noqa: N818
+class ImageCorruptError(ImageError):
     code = "image_corrupt"
 
 
@@ -49,36 +49,36 @@ class FetchError(CarError):
     code = "source_error"
 
 
-class SourceForbidden(FetchError):  # noqa: N818
+class SourceForbiddenError(FetchError):
     code = "source_forbidden"
 
 
-class SourceNotFound(FetchError):  # noqa: N818
+class SourceNotFoundError(FetchError):
     code = "source_not_found"
 
 
-class SourceDenied(FetchError):  # noqa: N818
+class SourceDeniedError(FetchError):
     code = "source_denied"
 
 
-class SourceTooLarge(FetchError):  # noqa: N818
+class SourceTooLargeError(FetchError):
     code = "source_too_large"
 
 
-class SourceUnreachable(FetchError):  # noqa: N818
+class SourceUnreachableError(FetchError):
     code = "source_unreachable"
     retryable = True
 
 
-class SourceTruncated(SourceUnreachable):
+class SourceTruncatedError(SourceUnreachableError):
     code = "source_truncated"
 
 
-class OutOfMemory(CarError):  # noqa: N818
+class OutOfMemoryError(CarError):
     code = "out_of_memory"
 
 
-class DeviceMissing(CarError):  # noqa: N818
+class DeviceMissingError(CarError):
     code = "device_missing"
 
 
@@ -86,14 +86,14 @@ class WeightsError(CarError):
     code = "weights_error"
 
 
-class WeightsMissing(WeightsError):  # noqa: N818
+class WeightsMissingError(WeightsError):
     code = "weights_missing"
 
 
-class WeightsInvalid(WeightsError):  # noqa: N818
+class WeightsInvalidError(WeightsError):
     code = "weights_invalid"
 
 
-class FinisherLost(CarError):  # noqa: N818
+class PostprocessCrashedError(CarError):
     code = "finisher_lost"
     retryable = True

@@ -25,7 +25,7 @@ Page = tuple[list[ListedObject | RejectedLine], dict[str, Any]]
 """What a page holds, and the cursor after it."""
 
 
-class Listable(Protocol):
+class ObjectLister(Protocol):
     """The part of db.objects.ObjectStore that listing uses: see there."""
 
     def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]: ...
@@ -36,30 +36,30 @@ class Listable(Protocol):
 
 
 @dataclass
-class Listings:
+class ListingStats:
     """What one call did."""
 
     items: int = 0
     """New ones."""
     jobs: int = 0
     """Sources that were listed to their end, or failed."""
-    more: bool = False
+    has_more: bool = False
     """It ended before its work did."""
 
 
 def list_sources(
     engine: Engine,
-    objects: Listable,
+    objects: ObjectLister,
     worker: str,
     *,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
     found: Callable[[], object] = lambda: None,
-) -> Listings:
+) -> ListingStats:
     """List the sources that nobody lists, the oldest first, for about so long. `found` is called after each commit of
     new items.
     """
-    done = Listings()
+    done = ListingStats()
     deadline = time.monotonic() + seconds
 
     def ending() -> bool:
@@ -73,17 +73,17 @@ def list_sources(
         if not _list(engine, objects, worker, listing, done, ending, found):
             with transaction(engine) as session:
                 listings.release(session, worker, listing)
-            done.more = True
+            done.has_more = True
             return done
         done.jobs += 1
 
 
 def _list(
     engine: Engine,
-    objects: Listable,
+    objects: ObjectLister,
     worker: str,
     listing: Listing,
-    done: Listings,
+    done: ListingStats,
     ending: Callable[[], bool],
     found: Callable[[], object],
 ) -> bool:
@@ -121,16 +121,16 @@ def _fail(engine: Engine, worker: str, listing: Listing, code: str, detail: str,
         listings.fail(session, worker, listing, code=code, detail=detail, retryable=retryable)
 
 
-def pages(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def pages(objects: ObjectLister, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     """The source's pictures after `cursor` ({}: from the beginning)."""
-    if source.kind is SourceKind.GIVEN:
+    if source.kind is SourceKind.URIS:
         return _given(source, cursor)
     if source.kind is SourceKind.MANIFEST:
         return _manifest(objects, source, cursor)
     return _keys(objects, source, cursor)
 
 
-def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _keys(objects: ObjectLister, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     after = str(cursor.get("after", ""))
     some: list[ListedObject | RejectedLine] = []
     read = 0
@@ -149,7 +149,7 @@ def _keys(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iter
             return
 
 
-def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _manifest(objects: ObjectLister, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     etag = objects.head(source.bucket, source.key).etag
     # Offsets of a manifest that has been replaced since mean nothing; known pictures are not added twice.
     offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)
@@ -171,9 +171,9 @@ def _manifest(objects: Listable, source: BulkSource, cursor: dict[str, Any]) -> 
 
 
 def _given(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
-    for start in range(int(cursor.get("index", 0)), len(source.given), _PAGE):
+    for start in range(int(cursor.get("index", 0)), len(source.uris), _PAGE):
         some: list[ListedObject | RejectedLine] = []
-        for number, line in enumerate(source.given[start : start + _PAGE], start=start + 1):
+        for number, line in enumerate(source.uris[start : start + _PAGE], start=start + 1):
             try:
                 uri = manifest_line(line)
             except SourceError as error:

@@ -4,10 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from car.crf_by import CrfBy
-from car.precision import Precision
+from car.options import CrfBackend, Precision
 from db.settings import EngineSettings
-from worker.cores import usable_cores
+from worker.cpu_count import usable_cpus
 
 
 class WorkerSettings(EngineSettings):
@@ -29,8 +28,8 @@ class WorkerSettings(EngineSettings):
         alias="CAR_BATCH",
         description="pictures that are under way through the models; 0: by device",
     )
-    crf_by: CrfBy = Field(
-        default=CrfBy.LATTICE,
+    crf_by: CrfBackend = Field(
+        default=CrfBackend.LATTICE,
         alias="CAR_CRF",
         description="who computes the CRF: lattice (ours, on the device) or pydensecrf (the reference, on the CPU)",
     )
@@ -47,7 +46,7 @@ class WorkerSettings(EngineSettings):
         default=8, ge=1, le=64, alias="CAR_FETCH_THREADS", description="pictures fetched and decoded at a time"
     )
     finish_processes: int = Field(
-        default_factory=lambda: max(1, usable_cores() - 1),
+        default_factory=lambda: max(1, usable_cpus() - 1),
         ge=0,
         le=256,
         alias="CAR_FINISH_PROCESSES",

@@ -31,15 +31,15 @@ from db.objects import ObjectStore
 from db.queue import workers
 from db.schema import require_current
 from db.session import make_engine, transaction
-from worker.feedback import compare_annotations
+from worker.celery_app import Queue, TaskName, notify
 from worker.label_studio import LabelStudio
+from worker.label_studio.feedback import process_annotations
+from worker.label_studio.publish import Publisher
+from worker.label_studio.sync import ProjectSync
 from worker.listing import list_sources
-from worker.places import Places
-from worker.publish import Publisher
-from worker.queue import Queue, Task, ring
-from worker.reaping import reap as reap_once
+from worker.maintenance import run_maintenance as reap_once
+from worker.models.model_paths import ModelPaths
 from worker.settings import WorkerSettings
-from worker.syncing import Syncing
 
 if TYPE_CHECKING:
     from worker.pipeline.pipeline import Pipeline
@@ -53,26 +53,26 @@ _PRESENCE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerConfig:
     """What the parent decided before it forked."""
 
     settings: WorkerSettings
     queues: tuple[Queue, ...]
-    models: Places | None
+    models: ModelPaths | None
     """None: those that each recipe names."""
 
 
 @dataclass
-class Process:
+class WorkerProcess:
     """What a child process keeps between tasks."""
 
-    plan: Plan
+    config: WorkerConfig
     name: str
     engine: Engine
     objects: ObjectStore
     pipeline: "Pipeline | None" = None
     publisher: Publisher | None = None
-    syncing: Syncing | None = None
+    syncing: ProjectSync | None = None
     """None where no Label Studio may be asked, as where this process serves another queue."""
 
 
@@ -80,114 +80,114 @@ _stopping = RawValue(c_bool, False)
 """Set in the parent, seen by its children: they begin nothing more. An Event would wait for those of them that were
 killed while they waited for it.
 """
-_plan: list[Plan] = []
-_process: list[Process] = []
+_plan: list[WorkerConfig] = []
+_process: list[WorkerProcess] = []
 
 
-def configure(plan: Plan) -> None:
+def configure(plan: WorkerConfig) -> None:
     """For the processes that are forked from here on."""
     _plan[:] = [plan]
 
 
-def preload(queues: Collection[Queue]) -> None:
+def preload_modules(queues: Collection[Queue]) -> None:
     """Import the models' code in the parent, so that a child that takes a dead one's place has it at once. Nothing of
     it asks for a device: CUDA that was begun before a fork is lost to the child.
     """
     if Queue.GPU in queues:
         # torch then asks the driver's NVML whether there is CUDA, which begins nothing.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        importlib.import_module("worker.start")
+        importlib.import_module("worker.bootstrap")
 
 
 def _told_to_stop() -> bool:
     return bool(_stopping.value)
 
 
-def here() -> Process:
+def current_process() -> WorkerProcess:
     """What this child keeps; made when it began."""
     return _process[0]
 
 
-@shared_task(name=str(Task.SEGMENT), acks_late=True, ignore_result=True, time_limit=_GPU_LIMIT)
+@shared_task(name=str(TaskName.SEGMENT), acks_late=True, ignore_result=True, time_limit=_GPU_LIMIT)
 def segment() -> None:
     """Segment what is queued, for a slice of time."""
-    process = here()
+    process = current_process()
     if process.pipeline is None or _told_to_stop():
         return
-    drained = process.pipeline.drain(
+    drained = process.pipeline.run_until_idle(
         stop=_told_to_stop,
-        seconds=process.plan.settings.slice_seconds,
-        plenty=partial(ring, current_app, Task.SEGMENT),  # for a neighbour that sleeps
+        seconds=process.config.settings.slice_seconds,
+        on_backlog=partial(notify, current_app, TaskName.SEGMENT),  # for a neighbour that sleeps
     )
     structlog.get_logger().info("drained", **vars(drained))
-    if drained.more and not _told_to_stop():
-        ring(current_app, Task.SEGMENT)
+    if drained.has_more and not _told_to_stop():
+        notify(current_app, TaskName.SEGMENT)
     with transaction(process.engine) as session:
-        owed = outbox.waiting(session, _instance(process.plan.settings))
+        owed = outbox.waiting(session, _instance(process.config.settings))
     if owed:
-        ring(current_app, Task.PUBLISH)
+        notify(current_app, TaskName.PUBLISH)
 
 
-@shared_task(name=str(Task.LIST), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+@shared_task(name=str(TaskName.LIST), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def list_() -> None:
     """List the sources of new jobs, for a while."""
-    process = here()
-    bell = partial(ring, current_app, Task.SEGMENT)
+    process = current_process()
+    bell = partial(notify, current_app, TaskName.SEGMENT)
     listed = list_sources(
         process.engine, process.objects, process.name, stop=_told_to_stop, seconds=_LISTING_SECONDS, found=bell
     )
-    if listed.more:
-        ring(current_app, Task.LIST)
+    if listed.has_more:
+        notify(current_app, TaskName.LIST)
 
 
-@shared_task(name=str(Task.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+@shared_task(name=str(TaskName.FEEDBACK), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def feedback() -> None:
     """Compare what annotators drew with what was predicted, for a while."""
-    process = here()
-    done = compare_annotations(
+    process = current_process()
+    done = process_annotations(
         process.engine,
         process.objects,
         process.name,
-        preset=process.plan.settings.preset,
+        preset=process.config.settings.preset,
         stop=_told_to_stop,
         seconds=_LISTING_SECONDS,
     )
-    if done.more and not _told_to_stop():
-        ring(current_app, Task.FEEDBACK)
+    if done.has_more and not _told_to_stop():
+        notify(current_app, TaskName.FEEDBACK)
 
 
-@shared_task(name=str(Task.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+@shared_task(name=str(TaskName.PUBLISH), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def publish() -> None:
     """Render predictions and write them back, for a while."""
-    process = here()
+    process = current_process()
     if process.publisher is None or _told_to_stop():
         return
     published = process.publisher.publish(stop=_told_to_stop, seconds=_PUBLISHING_SECONDS)
     if published.counts:
         structlog.get_logger().info("published", **published.counts)
-    if published.more:
-        ring(current_app, Task.PUBLISH)
+    if published.has_more:
+        notify(current_app, TaskName.PUBLISH)
 
 
-@shared_task(name=str(Task.SYNC), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+@shared_task(name=str(TaskName.SYNC), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def sync() -> None:
     """Look at the tasks of Label Studio's projects, for a while."""
-    process = here()
+    process = current_process()
     if process.syncing is None or _told_to_stop():
         return
     synced = process.syncing.sync(stop=_told_to_stop, seconds=_LISTING_SECONDS)
     if synced.asked:
         structlog.get_logger().info("synced", **vars(synced))
-        ring(current_app, Task.PUBLISH)
-    if synced.more:
-        ring(current_app, Task.SYNC)
+        notify(current_app, TaskName.PUBLISH)
+    if synced.has_more:
+        notify(current_app, TaskName.SYNC)
 
 
-@shared_task(name=str(Task.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
+@shared_task(name=str(TaskName.REAP), acks_late=True, ignore_result=True, time_limit=_IO_LIMIT)
 def reap() -> None:
     """Bring back what silent workers held, and ring for whatever waits."""
-    process = here()
-    settings = process.plan.settings
+    process = current_process()
+    settings = process.config.settings
     seen = reap_once(
         process.engine,
         instance=_instance(settings),
@@ -196,14 +196,14 @@ def reap() -> None:
     if seen.requeued or seen.dead:
         structlog.get_logger().warning("reaped", requeued=seen.requeued, dead=seen.dead)
     for wanted, task in (
-        (seen.items_wait, Task.SEGMENT),
-        (seen.sources_wait, Task.LIST),
-        (seen.predictions_wait, Task.PUBLISH),
-        (seen.syncs_wait, Task.SYNC),
-        (seen.annotations_wait, Task.FEEDBACK),
+        (seen.items_wait, TaskName.SEGMENT),
+        (seen.sources_wait, TaskName.LIST),
+        (seen.predictions_wait, TaskName.PUBLISH),
+        (seen.syncs_wait, TaskName.SYNC),
+        (seen.annotations_wait, TaskName.FEEDBACK),
     ):
         if wanted:
-            ring(current_app, task)
+            notify(current_app, task)
 
 
 @worker_process_init.connect
@@ -218,7 +218,7 @@ def _begin(**_: Any) -> None:  # noqa: ANN401 - Celery's signals
         os.kill(os.getppid(), signal.SIGTERM)
 
 
-def _say_so(process: Process) -> None:
+def _say_so(process: WorkerProcess) -> None:
     """Keep the worker's row fresh, busy or idle."""
     while not _told_to_stop():
         time.sleep(_PRESENCE_SECONDS)
@@ -247,15 +247,15 @@ def _end(**_: Any) -> None:  # noqa: ANN401
             process.pipeline.close()
 
 
-def _made(plan: Plan) -> Process:
+def _made(plan: WorkerConfig) -> WorkerProcess:
     settings = plan.settings
     engine = make_engine(settings.database_url.get_secret_value(), pool=settings.database_pool)
     require_current(engine)
     objects = ObjectStore.of(settings, connections=settings.fetch_threads + settings.store_threads)
     name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
-    process = Process(plan, name, engine, objects)
+    process = WorkerProcess(plan, name, engine, objects)
     if Queue.GPU in plan.queues:
-        from worker.start import make_pipeline  # noqa: PLC0415 - torch, in the child alone
+        from worker.bootstrap import make_pipeline  # noqa: PLC0415 - torch, in the child alone
 
         process.pipeline = make_pipeline(settings, plan.models, engine, objects, name)
     if Queue.IO in plan.queues:
@@ -265,7 +265,7 @@ def _made(plan: Plan) -> Process:
     return process
 
 
-def _connect(process: Process, settings: WorkerSettings) -> None:
+def _connect(process: WorkerProcess, settings: WorkerSettings) -> None:
     """What talks to Label Studio; documents are made without one, too, for /predict to answer with."""
     client = LabelStudio.of(settings, connections=settings.publish_threads + 1)
     process.publisher = Publisher(
@@ -277,8 +277,10 @@ def _connect(process: Process, settings: WorkerSettings) -> None:
         preset=settings.preset,
     )
     if client is not None:
-        bell = partial(ring, current_app, Task.SEGMENT)
-        process.syncing = Syncing(process.engine, process.objects, client, process.name, settings.preset, found=bell)
+        bell = partial(notify, current_app, TaskName.SEGMENT)
+        process.syncing = ProjectSync(
+            process.engine, process.objects, client, process.name, settings.preset, found=bell
+        )
 
 
 def _instance(settings: WorkerSettings) -> str | None:
@@ -286,7 +288,7 @@ def _instance(settings: WorkerSettings) -> str | None:
     return settings.label_studio_url if settings.label_studio_api_key else None
 
 
-def _presence(process: Process) -> workers.WorkerInfo:
+def _presence(process: WorkerProcess) -> workers.WorkerInfo:
     if process.pipeline is not None:
         return process.pipeline.presence
     return workers.WorkerInfo(process.name, str(Queue.IO), "none", {}, CODE_VERSION)

@@ -6,9 +6,9 @@ GET / and /health · POST /setup, /predict, /webhook
 from fastapi import APIRouter
 
 from api.label_studio import health, predict, setup, webhook
-from api.label_studio.face import Face
+from api.label_studio.context import BackendContext
 
-__all__ = ["ADDRESSES", "Face", "router"]
+__all__ = ["ADDRESSES", "BackendContext", "router"]
 
 ADDRESSES = ("/setup", "/predict", "/webhook")
 """Where Label Studio sends bodies, all tasks of a selection in one."""

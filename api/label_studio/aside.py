@@ -21,8 +21,8 @@ from typing import Any
 import structlog
 from anyio.lowlevel import checkpoint
 
-from api.label_studio.long_answer import PIECE
-from worker.queue import Task
+from api.label_studio.chunked_response import CHUNK_BYTES
+from worker.celery_app import TaskName
 
 WORTH_IT = 2**16
 """Bytes of a body that takes longer than its way to the process and back: a hundred tasks."""
@@ -43,7 +43,7 @@ class Answered:
 
     parts: Sequence[bytes]
     counts: Counter[str] = field(default_factory=Counter)
-    bells: set[Task] = field(default_factory=set)
+    bells: set[TaskName] = field(default_factory=set)
 
 
 class Aside:
@@ -142,8 +142,8 @@ async def _exchange(line: socket.socket, body: bytes) -> Answered | None:
     told: dict[str, Any] = json.loads(await _read(line, length))
     if not told:
         return None
-    parts = [await _read(line, min(PIECE, size - start)) for start in range(0, size, PIECE)]
-    return Answered(parts, Counter(told["counts"]), {Task(bell) for bell in told["bells"]})
+    parts = [await _read(line, min(CHUNK_BYTES, size - start)) for start in range(0, size, CHUNK_BYTES)]
+    return Answered(parts, Counter(told["counts"]), {TaskName(bell) for bell in told["bells"]})
 
 
 async def _read(line: socket.socket, size: int) -> bytes:

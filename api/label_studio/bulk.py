@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from api.dependencies import Engines
-from api.interpreter import answer_promptly
+from api.dependencies import Connections
+from api.gc_tuning import tune_interpreter
 from api.label_studio import predict
 from api.label_studio.aside import FRAME
-from api.label_studio.face import LARGE_AT_ONCE, Face
-from api.label_studio.long_answer import joined
+from api.label_studio.chunked_response import joined
+from api.label_studio.context import LARGE_AT_ONCE, BackendContext
 from api.logs import configure
 from api.settings import ApiSettings
 
@@ -34,15 +34,18 @@ def serve(control: socket.socket) -> None:
     settings = ApiSettings.from_environment()
     configure(settings.log_level)
     # Its counters are told to the owner, which has the ones that are asked for.
-    with closing(Engines.of(settings)) as engines, closing(Face.of(engines, CollectorRegistry())) as face:
-        answer_promptly()
+    with (
+        closing(Connections.from_settings(settings)) as engines,
+        closing(BackendContext.from_connections(engines, CollectorRegistry())) as face,
+    ):
+        tune_interpreter()
         with ThreadPoolExecutor(LARGE_AT_ONCE, "bulk") as threads, suppress(OSError):
             control.send(b"+")
             while lines := socket.recv_fds(control, 1, 1)[1]:
                 threads.submit(_answer, face, socket.socket(fileno=lines[0]))
 
 
-def _answer(face: Face, line: socket.socket) -> None:
+def _answer(face: BackendContext, line: socket.socket) -> None:
     with line, suppress(EOFError, OSError):  # the owner is gone, or has given this one up
         length, size = FRAME.unpack(_read(line, FRAME.size))
         structlog.contextvars.clear_contextvars()

@@ -4,17 +4,17 @@
 
 from fastapi import APIRouter
 
-from api.label_studio.access import Visitor
-from api.schemas.label_studio import Up
+from api.label_studio.auth import OptionalAuth
+from api.schemas.label_studio import HealthResponse
 
 router = APIRouter()
 
 
 @router.get("/", summary="The backend is there")
-async def root(_: Visitor) -> Up:
-    return Up(status="UP", model_class="CarLabeler")
+async def root(_: OptionalAuth) -> HealthResponse:
+    return HealthResponse(status="UP", model_class="CarLabeler")
 
 
 @router.get("/health", summary="The backend is there, as Label Studio asks it")
-async def health(_: Visitor) -> Up:
-    return Up(status="UP", model_class="CarLabeler")
+async def health(_: OptionalAuth) -> HealthResponse:
+    return HealthResponse(status="UP", model_class="CarLabeler")

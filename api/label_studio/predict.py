@@ -15,14 +15,14 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from api.errors import BodyInvalid
-from api.label_studio import body as bodies
-from api.label_studio import prompts
-from api.label_studio.access import Speaker
+from api.errors import BodyInvalidError
+from api.label_studio import interactive
+from api.label_studio import payloads as bodies
 from api.label_studio.aside import WORTH_IT, Answered
-from api.label_studio.face import Face, FaceDep
-from api.label_studio.long_answer import InPieces
-from api.label_studio.project import Noted, note, reason
+from api.label_studio.auth import BackendAuth
+from api.label_studio.chunked_response import ChunkedResponse
+from api.label_studio.context import BackendContext, BackendContextDep
+from api.label_studio.project import UpsertedProject, reason, upsert_project
 from api.schemas.label_studio import Predictions, PredictRequest, body
 from car.errors import CarError
 from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_tasks
@@ -31,7 +31,7 @@ from db.label_studio.projects import RequestKind
 from db.label_studio.tasks import TaskStatus, store_vocabularies
 from db.models import ItemState, Priority
 from db.session import transaction
-from worker.queue import Task
+from worker.celery_app import TaskName
 
 router = APIRouter()
 log = structlog.get_logger("api.label_studio")
@@ -47,7 +47,7 @@ _ENDED = (ItemState.FAILED, ItemState.DEAD)
     responses={200: {"model": Predictions}},
     response_class=Response,
 )
-async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Speaker) -> Response:
+async def predict(request: Request, face: BackendContextDep, after: BackgroundTasks, _: BackendAuth) -> Response:
     """Queues what is not known and answers at once: as many results as tasks, `[]` for each that is queued or failed.
     Only a prompt from the editor (`params.context`) waits, for PREDICT_WAIT_SECONDS at most and while a worker lives.
     """
@@ -60,17 +60,17 @@ async def predict(request: Request, face: FaceDep, after: BackgroundTasks, _: Sp
     face.count(answered.counts)
     if answered.bells:
         after.add_task(face.notifier.notify, answered.bells)
-    return InPieces(answered.parts)
+    return ChunkedResponse(answered.parts)
 
 
-def bulk(face: Face, given: bytes) -> Answered | None:
+def bulk(face: BackendContext, given: bytes) -> Answered | None:
     """What the process for large bodies answers. None: its owner does, where a worker or S3 is waited for, or a body is
     refused.
     """
     try:
         document = bodies.read(given)
         wanted = _tasks_of(document)
-    except BodyInvalid:
+    except BodyInvalidError:
         return None
     if _context(document) is not None:
         return None
@@ -81,17 +81,17 @@ def bulk(face: Face, given: bytes) -> Answered | None:
     return answered if isinstance(answered, Answered) else None
 
 
-async def _here(face: Face, given: bytes, receive: Receive) -> Answered:
-    document = await face.work(partial(bodies.read, given), receive, size=len(given))
+async def _here(face: BackendContext, given: bytes, receive: Receive) -> Answered:
+    document = await face.run(partial(bodies.read, given), receive, size=len(given))
     wanted = _tasks_of(document)
     try:
         if (context := _context(document)) is not None:
             return await _prompted(face, document, wanted, context, receive)
-        answered = await face.work(partial(_ask, face, document, wanted), receive, size=len(given))
+        answered = await face.run(partial(_ask, face, document, wanted), receive, size=len(given))
         if isinstance(answered, Answered):
             return answered
         wishes = await face.with_pictures_stored(answered.known, wanted, receive)
-        return await face.work(partial(_submit, face, answered, wishes), receive, size=len(given))
+        return await face.run(partial(_submit, face, answered, wishes), receive, size=len(given))
     except ClientDisconnect:
         raise
     except Exception as error:  # noqa: BLE001 - it is logged
@@ -99,19 +99,23 @@ async def _here(face: Face, given: bytes, receive: Receive) -> Answered:
 
 
 async def _prompted(
-    face: Face, document: Mapping[str, Any], wanted: Sequence[Any], context: Mapping[str, Any], receive: Receive
+    face: BackendContext,
+    document: Mapping[str, Any],
+    wanted: Sequence[Any],
+    context: Mapping[str, Any],
+    receive: Receive,
 ) -> Answered:
-    text = await prompts.answer(face, document, wanted, context, receive)
+    text = await interactive.answer(face, document, wanted, context, receive)
     rest = [NOTHING] * (len(wanted) - 1)
     if text is None:
-        return Answered(_parts([NOTHING, *rest]), Counter({"queued": 1}), {Task.SEGMENT})
+        return Answered(_parts([NOTHING, *rest]), Counter({"queued": 1}), {TaskName.SEGMENT})
     return Answered(_parts([text.encode(), *rest]), Counter({"known": 1}))
 
 
 def _tasks_of(document: Mapping[str, Any]) -> list[Any]:
     wanted = document.get("tasks")
     if not isinstance(wanted, list):
-        raise BodyInvalid('"tasks" must be a list')
+        raise BodyInvalidError('"tasks" must be a list')
     return wanted
 
 
@@ -140,19 +144,19 @@ def _context(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return context if isinstance(context, Mapping) else None
 
 
-def _ask(face: Face, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered | Noted:
+def _ask(face: BackendContext, document: Mapping[str, Any], wanted: Sequence[Any]) -> Answered | UpsertedProject:
     """The project alone where pictures are written into tasks: they go to S3 before anything is asked for."""
     if not wanted:
         return Answered(_parts([]))
     stamp, config = bodies.stamp_of(document.get("project")), bodies.text_of(document, "label_config")
-    noted = note(face, stamp, config, way=RequestKind.PREDICT)
+    noted = upsert_project(face, stamp, config, way=RequestKind.PREDICT)
     known = noted.known
     if has_inline_images(known.plan, wanted):
         return noted
     return _submit(face, noted, parse_tasks(known.plan, wanted, instance=known.row.instance, objects=None))
 
 
-def _submit(face: Face, noted: Noted, wishes: Sequence[TaskRequest | None]) -> Answered:
+def _submit(face: BackendContext, noted: UpsertedProject, wishes: Sequence[TaskRequest | None]) -> Answered:
     # Another transaction: neither the project's row nor a connection is held while pictures go to S3.
     with transaction(face.database) as session:
         answers = tasks.submit(
@@ -173,7 +177,7 @@ def _told(answers: Sequence[TaskStatus | None]) -> Answered:
     """In the order of the tasks."""
     slots: list[bytes] = []
     counts: Counter[str] = Counter()
-    bells: set[Task] = set()
+    bells: set[TaskName] = set()
     for answer in answers:
         counts[_kind(answer)] += 1
         slots.append(answer.document.encode() if answer is not None and answer.document else NOTHING)
@@ -182,11 +186,11 @@ def _told(answers: Sequence[TaskStatus | None]) -> Answered:
     return Answered(_parts(slots), counts, bells)
 
 
-def bells_of(answer: TaskStatus) -> set[Task]:
+def bells_of(answer: TaskStatus) -> set[TaskName]:
     """Who has work by what was just asked."""
     if answer.state is ItemState.QUEUED:
-        return {Task.SEGMENT}
-    return {Task.PUBLISH} if answer.state is ItemState.DONE else set()
+        return {TaskName.SEGMENT}
+    return {TaskName.PUBLISH} if answer.state is ItemState.DONE else set()
 
 
 def _kind(answer: TaskStatus | None) -> str:

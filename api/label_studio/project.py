@@ -8,11 +8,11 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from api.label_studio.body import Stamp
-from api.label_studio.face import Face
+from api.label_studio.context import BackendContext
+from api.label_studio.payloads import ProjectKey
 from api.label_studio.weights import weights_beside, weights_of
 from car.errors import CarError, RecipeError, VocabularyError
-from car.labeling_config import LabelingConfigError
+from car.label_studio.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
 from db.errors import NotFoundError
 from db.label_studio import projects
@@ -25,7 +25,7 @@ log = structlog.get_logger("api.label_studio")
 
 
 @dataclass(frozen=True)
-class Noted:
+class UpsertedProject:
     """A project as it was just told, and the weights that its results would be of."""
 
     known: ResolvedProject
@@ -35,19 +35,19 @@ class Noted:
     def version(self) -> str:
         """The one string of /setup, /predict and what is written back."""
         plan = self.known.plan
-        return label_studio_version(self.weights, plan.recipe, plan.words, plan.regions)
+        return label_studio_version(self.weights, plan.recipe, plan.vocabulary_digest, plan.region_digest)
 
 
-def note(
-    face: Face,
-    stamp: Stamp,
+def upsert_project(
+    face: BackendContext,
+    stamp: ProjectKey,
     label_config: str,
     *,
     way: RequestKind,
     hostname: str = "",
     title: str | None = None,
     extra_params: Mapping[str, Any] | None = None,
-) -> Noted:
+) -> UpsertedProject:
     """Take down what was told, in a transaction of its own. /setup alone tells the `hostname` and the `extra_params`;
     other ways are of a project that it told before, or of LABEL_STUDIO_URL; else of an instance without an address,
     until /setup tells it.
@@ -76,7 +76,7 @@ def note(
     return _standing(face, seen_by) or _taken_down(face, seen_by)
 
 
-def _standing(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Noted | None:
+def _standing(face: BackendContext, seen_by: Callable[[Session], ProjectPayload]) -> UpsertedProject | None:
     """Where Label Studio tells what it told before, as it mostly does: /setup comes before every prediction."""
 
     def question(session: Session) -> ResolvedProject | None:
@@ -88,10 +88,10 @@ def _standing(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Noted
         return None  # refused once more by who takes it down
     if standing is None:
         return None
-    return Noted(standing, weights_beside(standing.weights, face, standing.plan.recipe))
+    return UpsertedProject(standing, weights_beside(standing.weights, face, standing.plan.recipe))
 
 
-def _taken_down(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Noted:
+def _taken_down(face: BackendContext, seen_by: Callable[[Session], ProjectPayload]) -> UpsertedProject:
     # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
     with transaction(face.database, durable=False) as session:
         seen = seen_by(session)
@@ -103,7 +103,7 @@ def _taken_down(face: Face, seen_by: Callable[[Session], ProjectPayload]) -> Not
             refusal = error
             projects.record_problem(session, seen, code=error.code, detail=str(error))
         else:
-            return Noted(known, weights_of(session, face, known.plan.recipe))
+            return UpsertedProject(known, weights_of(session, face, known.plan.recipe))
     log.warning(
         "project refused", project=seen.ls_project_id, way=str(seen.kind), code=refusal.code, reason=reason(refusal)
     )
@@ -115,7 +115,7 @@ def reason(error: CarError) -> str:
     return _QUERY.sub("?…", str(error))
 
 
-def _instance(session: Session, stamp: Stamp) -> str:
+def _instance(session: Session, stamp: ProjectKey) -> str:
     row = projects.by_key(session, stamp.text) if stamp.text else None
     if row is None:
         try:

@@ -10,30 +10,30 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from api.label_studio import body as bodies
-from api.label_studio.access import Speaker
-from api.label_studio.face import Face, FaceDep
-from api.label_studio.project import note
-from api.schemas.label_studio import ConfigProblem, SetUp, SetUpRequest, body
+from api.label_studio import payloads as bodies
+from api.label_studio.auth import BackendAuth
+from api.label_studio.context import BackendContext, BackendContextDep
+from api.label_studio.project import upsert_project
+from api.schemas.label_studio import ConfigProblem, SetupRequest, SetupResponse, body
 from db.label_studio.projects import RequestKind
 
 router = APIRouter()
 
 
 @router.post(
-    "/setup", summary="Which version Label Studio gets, and what it cannot get", openapi_extra=body(SetUpRequest)
+    "/setup", summary="Which version Label Studio gets, and what it cannot get", openapi_extra=body(SetupRequest)
 )
-async def setup(request: Request, face: FaceDep, _: Speaker) -> SetUp:
+async def setup(request: Request, face: BackendContextDep, _: BackendAuth) -> SetupResponse:
     """The version changes with the models, the recipe, the labels and the way masks become regions. Asked before every
     prediction, so it is answered in milliseconds, with all workers dead.
     """
     given = await request.body()
-    return await face.glance(partial(_set_up, face, given), request.receive)
+    return await face.run_probe(partial(_set_up, face, given), request.receive)
 
 
-def _set_up(face: Face, body: bytes) -> SetUp:
+def _set_up(face: BackendContext, body: bytes) -> SetupResponse:
     document = bodies.read(body)
-    noted = note(
+    noted = upsert_project(
         face,
         bodies.stamp_of(document.get("project")),
         bodies.text_of(document, "schema"),
@@ -42,4 +42,4 @@ def _set_up(face: Face, body: bytes) -> SetUp:
         extra_params=bodies.extra_params_of(document),
     )
     problems = [ConfigProblem(code=one.code, detail=one.detail) for one in noted.known.plan.problems]
-    return SetUp(model_version=noted.version, problems=problems)
+    return SetupResponse(model_version=noted.version, problems=problems)

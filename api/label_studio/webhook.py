@@ -12,19 +12,19 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 
-from api.label_studio import body as bodies
-from api.label_studio.access import Teller
-from api.label_studio.face import Face, FaceDep
+from api.label_studio import payloads as bodies
+from api.label_studio.auth import WebhookAuth
+from api.label_studio.context import BackendContext, BackendContextDep
 from api.label_studio.predict import bells_of
-from api.label_studio.project import Noted, note, reason
-from api.schemas.label_studio import Told, WebhookRequest, body
+from api.label_studio.project import UpsertedProject, reason, upsert_project
+from api.schemas.label_studio import WebhookRequest, WebhookResponse, body
 from car.errors import CarError
 from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_tasks, task_id_of
 from db.label_studio import feedback, project_sync, task_deletion, tasks
 from db.label_studio.projects import RequestKind
 from db.label_studio.tasks import store_vocabularies
 from db.session import transaction
-from worker.queue import Task
+from worker.celery_app import TaskName
 
 _WAIT_SECONDS = 60.0
 """For a thread: nobody waits for the answer."""
@@ -38,36 +38,40 @@ log = structlog.get_logger("api.label_studio")
     status_code=201,
     summary="What happened in Label Studio",
     openapi_extra=body(WebhookRequest),
-    responses={200: {"model": Told, "description": "an event that means nothing here"}},
+    responses={200: {"model": WebhookResponse, "description": "an event that means nothing here"}},
 )
-async def webhook(request: Request, response: Response, face: FaceDep, after: BackgroundTasks, _: Teller) -> Told:
+async def webhook(
+    request: Request, response: Response, face: BackendContextDep, after: BackgroundTasks, _: WebhookAuth
+) -> WebhookResponse:
     """Tasks that were created are labelled; what people draw is compared with our masks. Nothing is trained."""
     given = await request.body()
-    document = await face.work(partial(bodies.read, given), request.receive, size=len(given))
+    document = await face.run(partial(bodies.read, given), request.receive, size=len(given))
     action = bodies.text_of(document, "action")
     if action == "START_TRAINING":
-        return Told(status="ok", detail="nothing to train: the labels and their prompts are all it learns from")
+        return WebhookResponse(
+            status="ok", detail="nothing to train: the labels and their prompts are all it learns from"
+        )
     event = _EVENTS.get(action)
     if event is None:
         response.status_code = 200
-        return Told(status="Unknown event")
+        return WebhookResponse(status="Unknown event")
     bodies.project_of(document)  # refused while somebody hears it
     after.add_task(_look, face, event, document, len(given))
-    return Told(status="ok")
+    return WebhookResponse(status="ok")
 
 
-Event = Callable[[Face, Mapping[str, Any]], "set[Task] | _Created"]
+Event = Callable[[BackendContext, Mapping[str, Any]], "set[TaskName] | _Created"]
 """Returns whom to notify, or tasks whose pictures go to S3 first."""
 
 
 @dataclass(frozen=True)
 class _Created:
-    noted: Noted
+    noted: UpsertedProject
     tasks: list[Any]
 
 
-async def _look(face: Face, event: Event, document: Mapping[str, Any], size: int) -> None:
-    work = partial(face.work, size=size, wait_seconds=_WAIT_SECONDS)
+async def _look(face: BackendContext, event: Event, document: Mapping[str, Any], size: int) -> None:
+    work = partial(face.run, size=size, wait_seconds=_WAIT_SECONDS)
     try:
         bells = await work(partial(event, face, document))
         if isinstance(bells, _Created):
@@ -81,20 +85,20 @@ async def _look(face: Face, event: Event, document: Mapping[str, Any], size: int
         await face.notifier.notify(bells)
 
 
-def _noted(face: Face, document: Mapping[str, Any]) -> Noted:
+def _noted(face: BackendContext, document: Mapping[str, Any]) -> UpsertedProject:
     """The project as it is now."""
     project = bodies.project_of(document)
     stamp, config = bodies.stamp_of_project(project), bodies.text_of(project, "label_config")
     title = project.get("title")
-    return note(face, stamp, config, way=RequestKind.WEBHOOK, title=title if isinstance(title, str) else None)
+    return upsert_project(face, stamp, config, way=RequestKind.WEBHOOK, title=title if isinstance(title, str) else None)
 
 
-def _project_updated(face: Face, document: Mapping[str, Any]) -> set[Task]:
+def _project_updated(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
     _noted(face, document)
     return set()
 
 
-def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task] | _Created:
+def _tasks_created(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName] | _Created:
     noted, created = _noted(face, document), _list(document, "tasks")
     known = noted.known
     if has_inline_images(known.plan, created):
@@ -102,7 +106,7 @@ def _tasks_created(face: Face, document: Mapping[str, Any]) -> set[Task] | _Crea
     return _submitted(face, noted, parse_tasks(known.plan, created, instance=known.row.instance, objects=None))
 
 
-def _submitted(face: Face, noted: Noted, wishes: Sequence[TaskRequest | None]) -> set[Task]:
+def _submitted(face: BackendContext, noted: UpsertedProject, wishes: Sequence[TaskRequest | None]) -> set[TaskName]:
     known = noted.known
     try:
         with transaction(face.database) as session:
@@ -115,7 +119,7 @@ def _submitted(face: Face, noted: Noted, wishes: Sequence[TaskRequest | None]) -
     return {bell for answer in answers for bell in bells_of(answer)}
 
 
-def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
+def _tasks_deleted(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
     known = _noted(face, document).known
     gone = _numbers(_list(document, "tasks"))
     with transaction(face.database) as session:
@@ -123,7 +127,7 @@ def _tasks_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
     return set()
 
 
-def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
+def _annotated(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
     """One annotation, or many under the same name."""
     known = _noted(face, document).known
     told = document.get("annotation")
@@ -134,10 +138,10 @@ def _annotated(face: Face, document: Mapping[str, Any]) -> set[Task]:
             number, task, result = task_id_of(one.get("id")), task_id_of(one.get("task")), one.get("result")
             if number is not None and task is not None and isinstance(result, list):
                 feedback.record(session, known.row, task, number, result)
-    return {Task.FEEDBACK}
+    return {TaskName.FEEDBACK}
 
 
-def _annotations_deleted(face: Face, document: Mapping[str, Any]) -> set[Task]:
+def _annotations_deleted(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
     known = _noted(face, document).known
     with transaction(face.database) as session:
         feedback.forget(session, known.row, _numbers(_list(document, "annotations")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.label_studio.face import Face
+from api.label_studio.context import BackendContext
 from car.recipe import Recipe
 from car.weights_digest import WEIGHTS, remembered_digest, weights_digest
 from db.queue import model_registry
@@ -17,12 +17,12 @@ _QUICK = 64 * 2**20
 """Bytes that are hashed while Label Studio waits; it gives /setup three seconds."""
 
 
-def weights_of(session: Session, face: Face, recipe: Recipe) -> Mapping[str, str] | None:
+def weights_of(session: Session, face: BackendContext, recipe: Recipe) -> Mapping[str, str] | None:
     """None where no worker was ever here and the models are not at hand: the first one changes the version then."""
     return weights_beside(model_registry.weights_for(session, recipe), face, recipe)
 
 
-def weights_beside(offered: Mapping[str, str] | None, face: Face, recipe: Recipe) -> Mapping[str, str] | None:
+def weights_beside(offered: Mapping[str, str] | None, face: BackendContext, recipe: Recipe) -> Mapping[str, str] | None:
     """The same, where it is known what workers offer."""
     return offered or _at_hand(face.settings.models, recipe)
 

@@ -1,13 +1,12 @@
 """Requests and answers, as the OpenAPI document describes them."""
 
-from api.schemas.common import Alive, Page, Problem, Ready, ResponseModel
-from api.schemas.jobs import ErrorView, ItemEntry, JobRequest, JobView, LabelRequest, Retried
+from api.schemas.common import LivenessResponse, Page, Problem, ReadinessResponse, ResponseModel
+from api.schemas.jobs import ErrorView, ItemEntry, JobRequest, JobView, LabelRequest, RetryResponse
 from api.schemas.keys import KeyCreated, KeyRequest, KeyView, WorkerView
 from api.schemas.results import HistoryView, ResultDetailView, ResultSummary, RleView
 from api.schemas.vocabularies import PresetView, RecipeView, VocabularyRequest, VocabularyView
 
 __all__ = [
-    "Alive",
     "ErrorView",
     "HistoryView",
     "ItemEntry",
@@ -17,15 +16,16 @@ __all__ = [
     "KeyRequest",
     "KeyView",
     "LabelRequest",
+    "LivenessResponse",
     "Page",
     "PresetView",
     "Problem",
-    "Ready",
+    "ReadinessResponse",
     "RecipeView",
     "ResponseModel",
     "ResultDetailView",
     "ResultSummary",
-    "Retried",
+    "RetryResponse",
     "RleView",
     "VocabularyRequest",
     "VocabularyView",

@@ -61,10 +61,10 @@ class Problem(ResponseModel):
     errors: list[FieldProblem] | None = Field(default=None, description="of requests with invalid fields")
 
 
-class Alive(ResponseModel):
+class LivenessResponse(ResponseModel):
     status: Literal["ok"]
 
 
-class Ready(ResponseModel):
+class ReadinessResponse(ResponseModel):
     status: Literal["ready"]
     checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "broker": "ok", "objects": "ok"}])

@@ -120,6 +120,6 @@ class ItemEntry(ResponseModel):
     finished_at: datetime | None
 
 
-class Retried(ResponseModel):
+class RetryResponse(ResponseModel):
     retried: int = Field(description="items that are queued once more")
     job: JobView

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from api.schemas.common import ResponseModel
 
 
-class Up(ResponseModel):
+class HealthResponse(ResponseModel):
     status: Literal["UP"]
     model_class: Literal["CarLabeler"]
 
@@ -17,7 +17,7 @@ class ConfigProblem(ResponseModel):
     detail: str
 
 
-class SetUp(ResponseModel):
+class SetupResponse(ResponseModel):
     model_version: str = Field(
         description="what Label Studio compares before it asks again",
         examples=["car-0.1.0+8f31c2d0.1b2c3d4e.0a1b2c3d.9f8e7d6c"],
@@ -25,12 +25,12 @@ class SetUp(ResponseModel):
     problems: list[ConfigProblem] = Field(description="what of the labeling configuration cannot be mapped")
 
 
-class Told(ResponseModel):
+class WebhookResponse(ResponseModel):
     status: Literal["ok", "Unknown event"]
     detail: str | None = None
 
 
-class SetUpRequest(BaseModel):
+class SetupRequest(BaseModel):
     project: str = Field(examples=["2.1795220370"], description="id and creation time")
     schema_: str = Field(alias="schema", description="labeling configuration, XML")
     hostname: str = Field(default="", examples=["http://localhost:8080"])

@@ -78,7 +78,7 @@ class QueryView(ResponseModel):
 
 class StepView(ResponseModel):
     step: int
-    within: str = Field(alias="pass", description="things or stuff")
+    pass_kind: str = Field(alias="pass", description="things or stuff")
     queries: list[QueryView]
 
 
@@ -98,7 +98,7 @@ class ResultSummary(_Entry):
     masks: list[MaskEntry]
 
 
-class PlaceView(ResponseModel):
+class SourceView(ResponseModel):
     job: UUID
     uri: str
 
@@ -116,7 +116,7 @@ class ResultDetailView(_Entry):
     step_count: int
     steps: list[StepView]
     masks: list[MaskDetail]
-    uris: list[PlaceView] = Field(description="up to 20 places that hold this picture")
+    uris: list[SourceView] = Field(description="up to 20 places that hold this picture")
     run_key: str
     weights: dict[str, str]
     device: str

@@ -11,7 +11,7 @@ import structlog
 
 from car.errors import CarError, SourceError, VocabularyError
 from car.label_studio.image_urls import InputStore, resolve_url
-from car.project_plan import ProjectPlan
+from car.label_studio.project_config import ProjectConfig
 from car.vocabulary import Vocabulary
 
 _STORED_AT_ONCE = 8
@@ -36,7 +36,7 @@ Address = Callable[[str], str]
 
 
 def parse_tasks(
-    plan: ProjectPlan, tasks: Sequence[object], *, instance: str, objects: InputStore | None
+    plan: ProjectConfig, tasks: Sequence[object], *, instance: str, objects: InputStore | None
 ) -> list[TaskRequest | None]:
     """One for each task, in their order. None for what has no id, for one that came before, and for one whose picture
     could not be put into the bucket now: Label Studio asks again. Without `objects` this is every image that is
@@ -70,12 +70,12 @@ def parse_tasks(
     return requests
 
 
-def has_inline_images(plan: ProjectPlan, tasks: Sequence[object]) -> bool:
+def has_inline_images(plan: ProjectConfig, tasks: Sequence[object]) -> bool:
     """Return whether `parse_tasks` would put images into the bucket."""
     return any(isinstance(task, Mapping) and _is_inline(plan, task) for task in tasks)
 
 
-def parse_task(plan: ProjectPlan, task: Mapping[str, Any], address: Address) -> TaskRequest | None:
+def parse_task(plan: ProjectConfig, task: Mapping[str, Any], address: Address) -> TaskRequest | None:
     """Parse a task that has an id. None where the bucket cannot be used now."""
     ls_task_id = int(task["id"])
     data = task.get("data")
@@ -99,7 +99,7 @@ def task_id_of(value: object) -> int | None:
     return value if type(value) is int and 0 < value <= _LARGEST_ID else None
 
 
-def _is_inline(plan: ProjectPlan, task: Mapping[str, Any]) -> bool:
+def _is_inline(plan: ProjectConfig, task: Mapping[str, Any]) -> bool:
     data = task.get("data")
     try:
         return isinstance(data, Mapping) and plan.image_of(data)[:5].lower() == "data:"

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from car.errors import CarError
-from cli.doctor import picture, project, service, studio
+from cli.doctor import label_studio, project, sample_image, service
 from cli.doctor.diagnoses import Finding, Verdict, diagnosed, skipped
-from cli.doctor.project import Connected
-from cli.label_studio.wanted import Wish
-from cli.service import ApiAddress, Service
+from cli.doctor.project import ConnectedProject
+from cli.label_studio.backend_reconcile import DesiredBackend
+from cli.service.api_client import ApiAddress, ApiClient
 from db.objects import ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
@@ -76,28 +76,28 @@ class Checkup:
             yield from self._studio(opened, engine, store)
 
     def _studio(self, opened: "LabelStudio", engine: Engine, store: ObjectStore) -> Iterator[Finding]:
-        reached = studio.reached(opened)
+        reached = label_studio.reached(opened)
         yield reached
         if reached.verdict is Verdict.WRONG:
             yield skipped("token", "Label Studio is not reached")
             return
-        known = studio.token(opened)
+        known = label_studio.token(opened)
         yield known
-        yield from studio.instances(engine, opened.url)
+        yield from label_studio.instances(engine, opened.url)
         if self.project is None:
             return
         if known.verdict is Verdict.WRONG:
             yield skipped(f"project {self.project}", "the token is refused")
             return
         try:
-            found = Connected(opened, opened.project(self.project), opened.backends(self.project), self._wish)
+            found = ConnectedProject(opened, opened.project(self.project), opened.backends(self.project), self._wish)
         except CarError as error:
             code = "project_missing" if error.code == "project_missing" else "label_studio_unreachable"
             yield diagnosed(f"project {self.project}", code, str(error))
             return
         yield from self._project(found, engine, store)
 
-    def _project(self, found: Connected, engine: Engine, store: ObjectStore) -> Iterator[Finding]:
+    def _project(self, found: ConnectedProject, engine: Engine, store: ObjectStore) -> Iterator[Finding]:
         plan, findings = project.plan_of(found, self._preset)
         yield from findings
         yield from project.backend(found)
@@ -111,15 +111,15 @@ class Checkup:
             yield skipped("a task's picture", "the labeling configuration does not say where it is")
             return
         try:
-            settings = picture.worker_settings(self.known)
-            yield picture.sample(found.studio, found.project.number, plan, settings, store)
+            settings = sample_image.worker_settings(self.known)
+            yield sample_image.sample(found.studio, found.project.number, plan, settings, store)
         except CarError as error:
             yield diagnosed("settings", "settings_invalid", str(error))
 
-    def _version(self, found: Connected) -> str | None:
+    def _version(self, found: ConnectedProject) -> str | None:
         """As the API answers /setup: it knows weights that no worker has told yet."""
         try:
-            with Service(self.api) as opened:
+            with ApiClient(self.api) as opened:
                 return opened.project(found.project.number, found.studio.url)["model_version"]
         except CarError:
             return None
@@ -129,9 +129,9 @@ class Checkup:
         return self.known.get("CAR_PRESET") or _USUAL_PRESET
 
     @property
-    def _wish(self) -> Wish:
+    def _wish(self) -> DesiredBackend:
         known = self.known
-        return Wish(
+        return DesiredBackend(
             project=self.project or 0,
             url=(self.url or self.api.url).rstrip("/"),
             user=known.get("BASIC_AUTH_USER"),

@@ -65,7 +65,8 @@ DIAGNOSES: dict[str, Diagnosis] = {
         "run `car worker --queues io`, and read its log",
     ),
     "beat_missing": Diagnosis(
-        "nothing rings for what was lost: `reap` has not run lately", "run `car beat`, exactly once, and an io worker"
+        "nothing rings for what was lost: `reap` has not run lately",
+        "run `car scheduler`, exactly once, and an io worker",
     ),
     "weights_unknown": Diagnosis(
         "no worker has ever told which weights it has, so model versions begin with zeros",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from car.errors import CarError
-from car.labeling_config import LabelingConfigError
-from car.project_plan import ProjectPlan, plan_project
+from car.label_studio.labeling_config import LabelingConfigError
+from car.label_studio.project_config import ProjectConfig, build_project_config
 from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
-from cli.label_studio.wanted import (
+from cli.label_studio.backend_reconcile import (
     CONNECTED,
+    DesiredBackend,
     Document,
-    Wish,
     extra_params_of,
     own_backend,
     own_webhook,
@@ -35,13 +35,13 @@ _PASSWORD = "authentication"  # noqa: S105 - a word of Label Studio's message
 
 
 @dataclass(frozen=True)
-class Connected:
+class ConnectedProject:
     """A project in Label Studio, with what belongs to it."""
 
     studio: "LabelStudio"
     project: "Theirs"
     backends: Sequence[Document]
-    wish: Wish
+    wish: DesiredBackend
     """As `connect` would have it."""
 
     @property
@@ -49,11 +49,11 @@ class Connected:
         return own_backend(self.backends, self.wish)
 
 
-def plan_of(found: Connected, preset: str) -> tuple[ProjectPlan | None, list[Finding]]:
+def plan_of(found: ConnectedProject, preset: str) -> tuple[ProjectConfig | None, list[Finding]]:
     check = "labels"
     extra = extra_params_of(found.own) if found.own else {}
     try:
-        plan = plan_project(found.project.label_config, extra, preset=preset)
+        plan = build_project_config(found.project.label_config, extra, preset=preset)
     except LabelingConfigError as error:
         return None, [diagnosed(check, "labeling_config_invalid", str(error))]
     except CarError as error:
@@ -66,7 +66,7 @@ def plan_of(found: Connected, preset: str) -> tuple[ProjectPlan | None, list[Fin
     ]
 
 
-def backend(found: Connected) -> Iterator[Finding]:
+def backend(found: ConnectedProject) -> Iterator[Finding]:
     check = "ML backend"
     own = found.own
     if not found.backends:
@@ -86,7 +86,7 @@ def backend(found: Connected) -> Iterator[Finding]:
         yield diagnosed("smart tools", "backend_passive", f"{own.get('title')!r} is not interactive")
 
 
-def _unwell(found: Connected, own: Document) -> Finding:
+def _unwell(found: ConnectedProject, own: Document) -> Finding:
     """Why Label Studio cannot use the backend: it says so where it is asked to store it once more, as it is."""
     check = "ML backend"
     said = str(own.get("error_message") or own.get("readable_state") or own.get("state"))
@@ -107,7 +107,7 @@ def _unwell(found: Connected, own: Document) -> Finding:
     return diagnosed(check, "backend_disconnected", f"{own.get('url')}: {said}")
 
 
-def webhook(found: Connected, *, heard: bool | None) -> Iterator[Finding]:
+def webhook(found: ConnectedProject, *, heard: bool | None) -> Iterator[Finding]:
     """`heard`: whether one has ever come; None: nobody knows."""
     check = "webhook"
     try:
@@ -141,7 +141,7 @@ def webhook(found: Connected, *, heard: bool | None) -> Iterator[Finding]:
         yield good(check, f"{own.get('url')}" + ("" if heard else ", from which nothing has come yet"))
 
 
-def _blocked(found: Connected, own: Document) -> Finding | None:
+def _blocked(found: ConnectedProject, own: Document) -> Finding | None:
     """Label Studio refuses a private address where the webhook is stored once more, as it is."""
     names = ("url", "headers", "is_active", "send_payload", "send_for_all_actions", "actions")
     try:
@@ -169,7 +169,7 @@ def ours(engine: Engine, url: str, number: int) -> tuple[ProjectProgress | None,
     )
 
 
-def versions(found: Connected, version: str) -> Iterator[Finding]:
+def versions(found: ConnectedProject, version: str) -> Iterator[Finding]:
     """What Label Studio holds for our model version, and what it shows to annotators."""
     check = "model version"
     own = found.own

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from car.errors import CarError
 from car.presets import preset
 from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
-from cli.errors import ApiRefused
-from cli.installation import check_broker
-from cli.service import ApiAddress, Service
+from cli.errors import ApiRefusedError
+from cli.service.api_client import ApiAddress, ApiClient
+from cli.service.prepare_services import check_broker
 from db.errors import DatabaseError
 from db.models import Worker
 from db.objects import ObjectStore
@@ -120,10 +120,10 @@ class Credentials:
 
 
 def api(address: ApiAddress) -> Finding:
-    with Service(address) as service:
+    with ApiClient(address) as service:
         try:
             list(service.projects(1))
-        except ApiRefused as error:
+        except ApiRefusedError as error:
             code = "api_key_refused" if error.status in (401, 403) else "api_unreachable"
             return diagnosed("API", code, str(error))
         except CarError as error:

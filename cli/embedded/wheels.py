@@ -4,7 +4,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from cli.errors import EngineMissing
+from cli.errors import EngineMissingError
 
 _INSTALL = 'pip install "car-labeler[embedded]"'
 
@@ -19,7 +19,7 @@ def files_of(wheel: str) -> dict[str, Path]:
     try:
         files = metadata.files(wheel) or []
     except metadata.PackageNotFoundError:
-        raise EngineMissing(
+        raise EngineMissingError(
             f"the wheel {wheel} is not installed; {_INSTALL}, or set DATABASE_URL, CELERY_BROKER_URL and S3_BUCKET "
             "to use servers of your own"
         ) from None
@@ -36,7 +36,7 @@ def program(wheel: str, pattern: str) -> Path:
     matches = {_number(name): path for name, path in files_of(wheel).items() if re.search(pattern, name)}
     found = [matches[number] for number in sorted(matches, reverse=True) if matches[number].is_file()]
     if not found:
-        raise EngineMissing(f"the wheel {wheel} does not hold {pattern} here; reinstall it: {_INSTALL}")
+        raise EngineMissingError(f"the wheel {wheel} does not hold {pattern} here; reinstall it: {_INSTALL}")
     return found[0]
 
 

@@ -17,9 +17,8 @@ from cli.label_studio.options import (
 from cli.options import DATA_DIR, AsJson, DataFolder, Preset, Settings, background_of, parse_settings
 
 if TYPE_CHECKING:
-    from car.project_plan import ProjectPlan
-    from cli.label_studio.connecting import Outcome
-    from cli.label_studio.wanted import Wish
+    from car.label_studio.project_config import ProjectConfig
+    from cli.label_studio.backend_reconcile import DesiredBackend, ReconcileResult
     from worker.label_studio import LabelStudio
 
 _USUAL_PRESET = "voc"
@@ -59,7 +58,7 @@ def connect(
 
     Exit code 0: it is connected; 2: it is not, and the message says why.
     """
-    from cli.label_studio.connecting import connect_backend, connect_webhook, others
+    from cli.label_studio.backend_reconcile import connect_backend, connect_webhook, others
     from cli.label_studio.tables import labels_json
 
     wish = _wish(project, url, title, _extra_params(preset, settings, background), data_dir)
@@ -81,15 +80,15 @@ def connect(
         say(f"next, masks for the tasks that are there: car label-studio backfill --project {project}")
 
 
-def _wish(project: int, url: str | None, title: str | None, extra: dict[str, Any], data_dir: Path) -> "Wish":
-    from cli.errors import WrongUse
-    from cli.label_studio.wanted import Wish
-    from cli.surroundings import api_address
+def _wish(project: int, url: str | None, title: str | None, extra: dict[str, Any], data_dir: Path) -> "DesiredBackend":
+    from cli.errors import UsageError
+    from cli.label_studio.backend_reconcile import DesiredBackend
+    from cli.service.connection_settings import api_address
 
     address = (url or api_address(data_dir).url).rstrip("/")
     if not address.startswith(("http://", "https://")):
-        raise WrongUse(f"--url {address!r} is no address; it looks like http://192.168.1.10:9090")
-    return Wish(
+        raise UsageError(f"--url {address!r} is no address; it looks like http://192.168.1.10:9090")
+    return DesiredBackend(
         project=project,
         url=address,
         title=title,
@@ -112,7 +111,7 @@ def _extra_params(preset: str | None, settings: list[str] | None, background: st
     return given
 
 
-def _tell_project(studio: "LabelStudio", wish: "Wish", data_dir: Path, *, quiet: bool) -> "ProjectPlan":
+def _tell_project(studio: "LabelStudio", wish: "DesiredBackend", data_dir: Path, *, quiet: bool) -> "ProjectConfig":
     """Who asks, which project it is, and what becomes of its labels.
 
     Raises:
@@ -120,9 +119,9 @@ def _tell_project(studio: "LabelStudio", wish: "Wish", data_dir: Path, *, quiet:
         LabelingConfigError, RecipeError, VocabularyError: nothing could be done for this project.
 
     """
-    from car.project_plan import plan_project
+    from car.label_studio.project_config import build_project_config
+    from cli.label_studio.backend_reconcile import extra_params_of, own_backend
     from cli.label_studio.tables import labels_table
-    from cli.label_studio.wanted import extra_params_of, own_backend
 
     version, user, project = studio.version(), studio.whoami(), studio.project(wish.project)
     kind = studio.tokens.kind
@@ -130,10 +129,10 @@ def _tell_project(studio: "LabelStudio", wish: "Wish", data_dir: Path, *, quiet:
     found = own_backend(studio.backends(wish.project), wish)
     extra = {**(extra_params_of(found) if found else {}), **wish.extra_params}
     usual = environment("CAR_PRESET", data_dir) or _USUAL_PRESET
-    plan = plan_project(project.label_config, extra, preset=usual)
+    plan = build_project_config(project.label_config, extra, preset=usual)
     say(f"project {project.number}, {project.title}")
     if not quiet:
-        from cli.job_tables import print_table
+        from cli.output.job_tables import print_table
 
         print_table(labels_table(plan))
     for problem in plan.problems:
@@ -141,17 +140,17 @@ def _tell_project(studio: "LabelStudio", wish: "Wish", data_dir: Path, *, quiet:
     return plan
 
 
-def _tell(wish: "Wish", backend: "Outcome", webhook: "Outcome | None") -> None:
-    from cli.label_studio.connecting import How
+def _tell(wish: "DesiredBackend", backend: "ReconcileResult", webhook: "ReconcileResult | None") -> None:
+    from cli.label_studio.backend_reconcile import ReconcileAction
 
     auth = f"Basic auth as {wish.user}" if wish.user else "without Basic auth"
     say(f"ML backend {wish.url}, {auth}: {_how(backend)}")
     if webhook is not None:
         secret = "with its secret" if wish.secret else "without a secret: CAR_WEBHOOK_SECRET is not set"
         say(f"webhook {wish.webhook_url}, {secret}: {_how(webhook)}")
-    if all(one is None or one.how is How.UNCHANGED for one in (backend, webhook)):
+    if all(one is None or one.how is ReconcileAction.UNCHANGED for one in (backend, webhook)):
         say("all was as it should be; nothing was changed")
 
 
-def _how(outcome: "Outcome") -> str:
+def _how(outcome: "ReconcileResult") -> str:
     return f"{outcome.how} ({', '.join(outcome.fields)})" if outcome.fields else str(outcome.how)

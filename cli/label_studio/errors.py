@@ -8,9 +8,9 @@ CarError
 from car.errors import CarError
 
 
-class BackendBlocked(CarError):  # noqa: N818 - the name is the sentence
+class BackendBlockedError(CarError):
     code = "backend_blocked"
 
 
-class BackendRefused(CarError):  # noqa: N818
+class BackendRefusedError(CarError):
     code = "backend_refused"

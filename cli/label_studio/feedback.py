@@ -10,8 +10,8 @@ def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder 
     """How often masks were kept, changed or taken away, by label and the words it was asked as."""
     import typer
 
-    from cli.job_tables import print_table
     from cli.label_studio.tables import feedback_table
+    from cli.output.job_tables import print_table
 
     with service(data_dir) as opened:
         opinions = opened.feedback(project)

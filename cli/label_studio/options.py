@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.errors import WrongUse
+from cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from cli.service import Service
+    from cli.service.api_client import ApiClient
     from worker.label_studio import LabelStudio
 
 INTERRUPTED = 130
@@ -42,14 +42,14 @@ def label_studio(url: str | None, *, ask_token: bool, data_dir: Path) -> "Iterat
     known = _known(data_dir)
     address = url or known.get("LABEL_STUDIO_URL")
     if not address:
-        raise WrongUse("it is not known where Label Studio is: set LABEL_STUDIO_URL, or give --label-studio-url URL")
+        raise UsageError("it is not known where Label Studio is: set LABEL_STUDIO_URL, or give --label-studio-url URL")
     if not address.startswith(("http://", "https://")):
-        raise WrongUse(f"{address!r} is no address; Label Studio's looks like http://localhost:8080")
+        raise UsageError(f"{address!r} is no address; Label Studio's looks like http://localhost:8080")
     token = None if ask_token else known.get("LABEL_STUDIO_API_KEY")
     if not token and (ask_token or sys.stdin.isatty()):
         token = typer.prompt(f"token of a user of {address}", hide_input=True, err=True)
     if not token:
-        raise WrongUse(
+        raise UsageError(
             "Label Studio's token is not known: set LABEL_STUDIO_API_KEY, or give --token to be asked for it"
         )
     with LabelStudio(address, str(token)) as studio:
@@ -64,7 +64,7 @@ def has_label_studio(data_dir: Path) -> bool:
 
 def _known(data_dir: Path) -> dict[str, str]:
     """Under the names of Label Studio's own kit too."""
-    from cli.surroundings import variables
+    from cli.service.connection_settings import variables
     from db.settings import OTHER_NAMES
 
     known = variables(data_dir)
@@ -72,11 +72,11 @@ def _known(data_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def service(data_dir: Path) -> "Iterator[Service]":
-    from cli.service import Service
-    from cli.surroundings import api_address
+def service(data_dir: Path) -> "Iterator[ApiClient]":
+    from cli.service.api_client import ApiClient
+    from cli.service.connection_settings import api_address
 
-    with Service(api_address(data_dir)) as opened:
+    with ApiClient(api_address(data_dir)) as opened:
         yield opened
 
 
@@ -87,6 +87,6 @@ def say(text: str) -> None:
 
 def environment(name: str, data_dir: Path) -> str | None:
     """A variable of the environment or of the data folder's service; none where it is empty."""
-    from cli.surroundings import variables
+    from cli.service.connection_settings import variables
 
     return variables(data_dir).get(name) or os.environ.get(name) or None

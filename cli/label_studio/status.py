@@ -9,7 +9,7 @@ from cli.label_studio.options import AnyProject, say, service
 from cli.options import DATA_DIR, AsJson, DataFolder
 
 if TYPE_CHECKING:
-    from cli.service import Service
+    from cli.service.api_client import ApiClient
 
 _PROJECTS_SHOWN = 200
 
@@ -27,9 +27,9 @@ def status(
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
     """Projects of Label Studio: tasks, predictions, and why some have none. Exit code 1 where some of one failed."""
-    from cli.errors import WrongUse
-    from cli.job_tables import print_table
+    from cli.errors import UsageError
     from cli.label_studio.tables import projects_table
+    from cli.output.job_tables import print_table
 
     with service(data_dir) as opened:
         if project is not None:
@@ -39,7 +39,7 @@ def status(
             _one(opened, project, tasks, limit, as_json=as_json)
             return
         if tasks is not None or retry:
-            raise WrongUse("--tasks and --retry need --project N")
+            raise UsageError("--tasks and --retry need --project N")
         found = [opened.project(one["ls_project_id"], one["instance"]) for one in opened.projects(_PROJECTS_SHOWN)]
     if as_json:
         for one in found:
@@ -50,9 +50,9 @@ def status(
         say("no project is known yet: car label-studio connect --project N")
 
 
-def _one(opened: "Service", project: int, tasks: str | None, limit: int, *, as_json: bool) -> None:
-    from cli.job_tables import print_table
+def _one(opened: "ApiClient", project: int, tasks: str | None, limit: int, *, as_json: bool) -> None:
     from cli.label_studio.tables import project_page, reasons_table, tasks_table
+    from cli.output.job_tables import print_table
 
     state = None if tasks == "all" else tasks
     document = opened.project(project)

@@ -18,9 +18,9 @@ from cli.label_studio.options import (
 from cli.options import DATA_DIR, AsJson, DataFolder
 
 if TYPE_CHECKING:
-    from cli import documents
-    from cli.label_studio.following import Following
-    from cli.service import Service
+    from cli.label_studio.project_progress import ProjectWatch
+    from cli.service import api_types
+    from cli.service.api_client import ApiClient
     from worker.label_studio import LabelStudio
 
 _SILENT = (
@@ -38,14 +38,14 @@ def sync(
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
     """Look at all tasks of a project and queue those that are new. Exit code 1 if Label Studio could not be asked."""
-    from cli.label_studio.following import Following, of_sync
+    from cli.label_studio.project_progress import ProjectWatch, of_sync
 
     with service(data_dir) as opened:
         if label_studio_url or token or has_label_studio(data_dir):
             with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
                 _note(opened, studio, project)
         opened.sync_project(project)
-        ended = _follow(Following(opened, of_sync), project, "sync")
+        ended = _follow(ProjectWatch(opened, of_sync), project, "sync")
     if as_json:
         typer.echo(json.dumps(ended))
     if error := ended["sync"]["error"]:
@@ -73,7 +73,7 @@ def backfill(
 
     Exit code 0: all have; 1: some have none, and it is said why; Ctrl-C leaves it running.
     """
-    from cli.label_studio.following import Following, of_backfill
+    from cli.label_studio.project_progress import ProjectWatch, of_backfill
 
     with (
         service(data_dir) as opened,
@@ -87,7 +87,7 @@ def backfill(
                 typer.echo(json.dumps({"project": project, "model_version": version, "lacking": lacking}))
             return
         opened.sync_project(project)
-        ended = _follow(Following(opened, of_backfill, hint=_SILENT), project, "backfill")
+        ended = _follow(ProjectWatch(opened, of_backfill, hint=_SILENT), project, "backfill")
         # The weights of a worker that started meanwhile make another version.
         version, lacking = ended["model_version"], _lacking(studio, ended)
         if use:
@@ -97,9 +97,9 @@ def backfill(
     _tell_lacking(ended, lacking)
 
 
-def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.Project":
+def _note(opened: "ApiClient", studio: "LabelStudio", number: int) -> "api_types.Project":
     """Tell the service of the project as Label Studio has it now, be it for the first time."""
-    from cli.label_studio.wanted import extra_params_of
+    from cli.label_studio.backend_reconcile import extra_params_of
 
     found = studio.project(number)
     document: dict[str, Any] = {
@@ -111,14 +111,14 @@ def _note(opened: "Service", studio: "LabelStudio", number: int) -> "documents.P
     backends = studio.backends(number)
     if backends:  # Label Studio asks the first, and its parameters are what /setup is sent
         document["extra_params"] = extra_params_of(backends[0])
-    return opened.note_project(number, document)
+    return opened.upsert_project(number, document)
 
 
-def _lacking(studio: "LabelStudio", project: "documents.Project") -> int:
+def _lacking(studio: "LabelStudio", project: "api_types.Project") -> int:
     return studio.tasks(project["ls_project_id"], limit=1, lacking=project["model_version"]).total
 
 
-def _follow(following: "Following", project: int, what: str) -> "documents.Project":
+def _follow(following: "ProjectWatch", project: int, what: str) -> "api_types.Project":
     try:
         return following.until_end(project)
     except KeyboardInterrupt:
@@ -126,19 +126,19 @@ def _follow(following: "Following", project: int, what: str) -> "documents.Proje
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _use(studio: "LabelStudio", project: "documents.Project") -> None:
+def _use(studio: "LabelStudio", project: "api_types.Project") -> None:
     version = project["model_version"]
     if not studio.versions(project["ls_project_id"]).get(version):
         say(f"there is no prediction of {version} yet, so annotators see what they saw before")
         return
-    studio.show_version(project["ls_project_id"], version)
+    studio.set_model_version(project["ls_project_id"], version)
     say(f"annotators now see the predictions of {version}")
 
 
-def _tell_lacking(project: "documents.Project", lacking: int) -> None:
+def _tell_lacking(project: "api_types.Project", lacking: int) -> None:
     """Raises: typer.Exit, with 1 where a task has no prediction."""
-    from cli.job_tables import print_table
     from cli.label_studio.tables import reasons_table
+    from cli.output.job_tables import print_table
 
     if not lacking:
         say(f"every task has a prediction of {project['model_version']}")

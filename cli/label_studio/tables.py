@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from cli.documents import Opinion, Project, ProjectTask, Reason
-from cli.job_tables import moment, new_table
-from cli.watching import STATE_STYLES
+from cli.output.job_progress import STATE_STYLES
+from cli.output.job_tables import moment, new_table
+from cli.service.api_types import FailureReason, LabelFeedback, Project, ProjectTask
 
 if TYPE_CHECKING:
-    from car.labeling_config import Control
-    from car.project_plan import ProjectPlan
-    from car.project_words import Place
+    from car.label_studio.label_mapping import LabelTarget
+    from car.label_studio.labeling_config import Control
+    from car.label_studio.project_config import ProjectConfig
 
 _PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
 
 
-def labels_table(plan: "ProjectPlan") -> Table:
+def labels_table(plan: "ProjectConfig") -> Table:
     """What CLIP is asked for each label, and what its masks become."""
     if plan.vocabulary is None:
         table = new_table("label", "asked as", "shown by")
         shown = dict.fromkeys(_control(one) for one in plan.config.controls)
         table.add_row("each task's own", "words of its data", Text(", ".join(shown)))
         return table
-    asked = [(plan.places.by_name[label.name], label.prompts) for label in plan.vocabulary.labels]
+    asked = [(plan.mapping.by_name[label.name], label.prompts) for label in plan.vocabulary.labels]
     aliased = any(place.label.strip() != place.visible for place, _ in asked)
     table = new_table("label", *(["regions carry"] if aliased else []), "asked as", "shown by")
     for place, prompts in asked:
@@ -36,13 +36,13 @@ def labels_table(plan: "ProjectPlan") -> Table:
     return table
 
 
-def labels_json(plan: "ProjectPlan") -> list[dict[str, Any]] | None:
+def labels_json(plan: "ProjectConfig") -> list[dict[str, Any]] | None:
     """The same for a script; None where each task has words of its own."""
     if plan.vocabulary is None:
         return None
     return [
         {
-            "label": (place := plan.places.by_name[label.name]).visible,
+            "label": (place := plan.mapping.by_name[label.name]).visible,
             "region_label": place.label,
             "prompts": list(label.prompts),
             "prompt_source": str(place.prompt_source),
@@ -51,7 +51,7 @@ def labels_json(plan: "ProjectPlan") -> list[dict[str, Any]] | None:
     ]
 
 
-def _asked(place: "Place", prompts: tuple[str, ...]) -> Text:
+def _asked(place: "LabelTarget", prompts: tuple[str, ...]) -> Text:
     """The words that CLIP reads; marked, and with where they are written, where they are not what annotators read."""
     words = Text(", ".join(prompts))
     if prompts == (place.visible,):
@@ -102,7 +102,7 @@ def projects_table(projects: Iterable[Project]) -> Table:
     return table
 
 
-def reasons_table(reasons: Iterable[tuple[str, Reason]]) -> Table:
+def reasons_table(reasons: Iterable[tuple[str, FailureReason]]) -> Table:
     """Why tasks have no prediction: what failed, with one of them."""
     table = new_table("what", "tasks", "why", "for one, task")
     for what, one in reasons:
@@ -126,7 +126,7 @@ def tasks_table(tasks: Iterable[ProjectTask]) -> Table:
     return table
 
 
-def feedback_table(opinions: Iterable[Opinion]) -> Table:
+def feedback_table(opinions: Iterable[LabelFeedback]) -> Table:
     table = new_table("label", "asked as", "kept", "changed", "taken away", "missed", "acceptance", "mean IoU")
     for one in opinions:
         outcomes = one["outcomes"]

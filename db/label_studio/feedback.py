@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from car.outcomes import Opinion
+from car.label_studio.agreement import LabelAgreement
 from db import leases, models
 from db.leases import storable
 from db.models import Outcome
@@ -153,7 +153,11 @@ def claim(session: Session, worker: str, *, limit: int, lease: timedelta) -> lis
 
 
 def save_comparison(
-    session: Session, worker: str, one: ClaimedAnnotation, opinions: Sequence[Opinion], prompts: Mapping[str, str]
+    session: Session,
+    worker: str,
+    one: ClaimedAnnotation,
+    opinions: Sequence[LabelAgreement],
+    prompts: Mapping[str, str],
 ) -> bool:
     """What it says; its regions are not needed any more. False where it is not this worker's any more: changed, or
     deleted, or taken over after its lease.

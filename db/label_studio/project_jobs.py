@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, text
 from sqlalchemy.orm import Session
 
-from car.project_plan import ProjectPlan
+from car.label_studio.project_config import ProjectConfig
 from car.vocabulary import Vocabulary
 from db import models, vocabularies
 from db.models import JobKind, Priority
@@ -43,11 +43,11 @@ _FORGET_PREDICTIONS = text("""
 """)
 
 
-def job_of(session: Session, project: models.Project, plan: ProjectPlan) -> UUID:
+def job_of(session: Session, project: models.Project, plan: ProjectConfig) -> UUID:
     """The job for this plan; what the one before has queued is cancelled. The project's row is locked by the caller."""
     vocabulary = vocabularies.get_or_create(session, plan.vocabulary or EACH_ITS_OWN)
     recipe = vocabularies.get_or_create_recipe(session, plan.recipe)
-    source = _of(project) | {"kind": "label_studio", "stamp": project.ls_project_key, "words": plan.words}
+    source = _of(project) | {"kind": "label_studio", "stamp": project.ls_project_key, "words": plan.vocabulary_digest}
     wanted = {"vocabulary": vocabulary, "recipe": recipe, "source": json.dumps(source)}
     found: UUID | None = session.scalar(_FIND, wanted)
     if found is None and project.job_id is not None:

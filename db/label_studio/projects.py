@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-from car.project_plan import ProjectPlan, plan_project
+from car.label_studio.project_config import ProjectConfig, build_project_config
 from db import models
 from db.errors import ConflictError, NotFoundError
 from db.label_studio import project_jobs
@@ -55,7 +55,7 @@ class ResolvedProject:
     """A project's row, and what its configuration means."""
 
     row: models.Project
-    plan: ProjectPlan
+    plan: ProjectConfig
     weights: Mapping[str, str] | None = None
     """Those that its results would be of, where they were looked up and a worker ever registered any."""
 
@@ -99,7 +99,7 @@ def find_unchanged(session: Session, payload: ProjectPayload, *, preset: str) ->
         return None
     row, recipe, now, entries = found
     extra_params = row.extra_params if payload.extra_params is None else payload.extra_params
-    plan = plan_project(payload.label_config, extra_params, preset=preset)
+    plan = build_project_config(payload.label_config, extra_params, preset=preset)
     if not _is_unchanged(row, recipe, payload, extra_params, plan):
         return None
     _store_contact(session, row, payload.kind, now)
@@ -121,7 +121,7 @@ def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> Resolve
     extra_params = payload.extra_params
     if extra_params is None:
         extra_params = found[0].extra_params if found is not None else {}
-    plan = plan_project(payload.label_config, extra_params, preset=preset)
+    plan = build_project_config(payload.label_config, extra_params, preset=preset)
     if found is not None and _is_unchanged(found[0], found[1], payload, extra_params, plan):
         _store_contact(session, found[0], payload.kind, found[2])
         return ResolvedProject(found[0], plan)
@@ -131,7 +131,7 @@ def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> Resolve
     row.ls_project_key = payload.ls_project_key or row.ls_project_key
     row.title = payload.title if payload.title is not None else row.title
     row.label_config, row.extra_params = payload.label_config, dict(extra_params)
-    row.vocabulary_digest, row.region_digest = plan.words, plan.regions
+    row.vocabulary_digest, row.region_digest = plan.vocabulary_digest, plan.region_digest
     row.problems = _problems(plan)
     row.job_id = project_jobs.job_of(session, row, plan)
     if payload.kind is not RequestKind.SYNC:
@@ -208,7 +208,7 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[mode
     return list(rows[:limit]), at.write(rows[limit - 1].id) if len(rows) > limit else None
 
 
-def _locked(session: Session, payload: ProjectPayload, plan: ProjectPlan) -> models.Project:
+def _locked(session: Session, payload: ProjectPayload, plan: ProjectConfig) -> models.Project:
     """The row, made where there is none, and this transaction's alone until it ends."""
     project = models.Project
     session.execute(
@@ -217,8 +217,8 @@ def _locked(session: Session, payload: ProjectPayload, plan: ProjectPlan) -> mod
             instance=payload.instance,
             ls_project_id=payload.ls_project_id,
             label_config=payload.label_config,
-            vocabulary_digest=plan.words,
-            region_digest=plan.regions,
+            vocabulary_digest=plan.vocabulary_digest,
+            region_digest=plan.region_digest,
         )
         .on_conflict_do_nothing(index_elements=["instance", "ls_project_id"])
     )
@@ -230,13 +230,13 @@ def _locked(session: Session, payload: ProjectPayload, plan: ProjectPlan) -> mod
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
-def _stored_plan(session: Session, row: models.Project, preset: str | None) -> ProjectPlan:
+def _stored_plan(session: Session, row: models.Project, preset: str | None) -> ProjectConfig:
     if preset is None:
         job = models.Job
         stored = select(models.Recipe).join(job, job.recipe_id == models.Recipe.id).where(job.id == row.job_id)
         recipe = session.scalars(stored).one_or_none()
         preset = str(recipe.document["preset"]) if recipe is not None else "voc"
-    return plan_project(row.label_config, row.extra_params, preset=preset)
+    return build_project_config(row.label_config, row.extra_params, preset=preset)
 
 
 def _stored(instance: str, ls_project_id: int) -> Select[Any]:
@@ -251,11 +251,16 @@ def _stored(instance: str, ls_project_id: int) -> Select[Any]:
 
 
 def _is_unchanged(
-    row: models.Project, recipe: str | None, payload: ProjectPayload, extra_params: Mapping[str, Any], plan: ProjectPlan
+    row: models.Project,
+    recipe: str | None,
+    payload: ProjectPayload,
+    extra_params: Mapping[str, Any],
+    plan: ProjectConfig,
 ) -> bool:
     return (
         (row.label_config, row.extra_params) == (payload.label_config, extra_params)
-        and (row.vocabulary_digest, row.region_digest, recipe) == (plan.words, plan.regions, plan.recipe.digest)
+        and (row.vocabulary_digest, row.region_digest, recipe)
+        == (plan.vocabulary_digest, plan.region_digest, plan.recipe.digest)
         and row.problems == _problems(plan)
         and payload.ls_project_key in ("", row.ls_project_key)
         and payload.title in (None, row.title)
@@ -279,6 +284,6 @@ def _store_contact(session: Session, row: models.Project, kind: RequestKind, now
         set_committed_value(row, f"{kind}_at", now)
 
 
-def _problems(plan: ProjectPlan) -> list[dict[str, str]]:
+def _problems(plan: ProjectConfig) -> list[dict[str, str]]:
     """As they are stored."""
     return [{"code": one.code, "detail": one.detail} for one in plan.problems]

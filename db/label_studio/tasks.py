@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from car.bulk_source import MAX_URI, cut
+from car.bulk_source import MAX_URI, truncate_bytes
 from car.errors import SourceError, VocabularyError
 from car.label_studio.task_requests import TaskRequest
 from car.model_version import label_studio_version
@@ -253,14 +253,14 @@ def _rows(project: ResolvedProject, submissions: Sequence[TaskSubmission]) -> di
         "etags": [f"task {one.ls_task_id}" if one.refused else "" for one in each],
         "vocabularies": [one.vocabulary_id for one in each],
         "codes": [one.refused[0] if one.refused else None for one in each],
-        "details": [cut(storable(one.refused[1])) if one.refused else None for one in each],
+        "details": [truncate_bytes(storable(one.refused[1])) if one.refused else None for one in each],
     }
 
 
 def _storable(project: ResolvedProject, one: TaskSubmission) -> TaskSubmission:
     """With an address that an index can hold; refused, where nobody could work on it."""
     refused = one.refused
-    if refused is None and (not one.uri or "\0" in one.uri or cut(one.uri) != one.uri):
+    if refused is None and (not one.uri or "\0" in one.uri or truncate_bytes(one.uri) != one.uri):
         detail = f"its picture's address is empty, not text, or longer than {MAX_URI:,} bytes"
         refused = (SourceError.code, detail)
     if refused is None and one.vocabulary_id is None and project.plan.vocabulary is None:
@@ -268,7 +268,7 @@ def _storable(project: ResolvedProject, one: TaskSubmission) -> TaskSubmission:
     if refused is None:
         return one
     return TaskSubmission(
-        ls_task_id=one.ls_task_id, uri=cut(storable(one.uri)) or f"task {one.ls_task_id}", refused=refused
+        ls_task_id=one.ls_task_id, uri=truncate_bytes(storable(one.uri)) or f"task {one.ls_task_id}", refused=refused
     )
 
 

@@ -8,7 +8,7 @@ A result belongs to (image content, vocabulary, recipe, weights, code); any numb
 objects in S3; the rows hold what questions are asked about.
 """
 
-from car.outcomes import Outcome
+from car.label_studio.agreement import Outcome
 from db.models.access import ApiKey
 from db.models.base import Base
 from db.models.label_studio import (

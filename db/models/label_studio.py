@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, SmallInteger, UniqueConstr
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from car.outcomes import Outcome
+from car.label_studio.agreement import Outcome
 from db.models.base import Base, LeaseColumns, number, one_of, since_now
 from db.models.work import Job
 

@@ -202,7 +202,7 @@ def retry(session: Session, job_id: UUID) -> int:
     return len(again)
 
 
-def relist(session: Session, job_id: UUID) -> Job:
+def rescan(session: Session, job_id: UUID) -> Job:
     """List the source again from its beginning; only what is new or has changed becomes an item.
 
     Raises:

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from car.bulk_source import cut
+from car.bulk_source import truncate_bytes
 from db import leases
 from db.leases import storable
 from db.models import PRIORITY_ORDER, Priority
@@ -146,7 +146,7 @@ def _add_rejected(session: Session, listing: Listing, rejected: Sequence[Rejecte
         {
             "job": listing.id,
             "priority": listing.priority,
-            "lines": [cut(storable(one.line)) for one in rejected],
+            "lines": [truncate_bytes(storable(one.line)) for one in rejected],
             "codes": [one.code for one in rejected],
             "details": [storable(one.detail) for one in rejected],
         },

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, select, text
 from sqlalchemy.orm import Session
 
-from car.model_version import of_results
+from car.model_version import results_version
 from db.models import Mask
 from db.pagination import Cursor
 
@@ -121,7 +121,7 @@ def statement(wanted: ResultFilter, *, after: UUID | int | None, limit: int) -> 
     where = _conditions(wanted, key)
     values = {name: value for name, value in asdict(wanted).items() if value is not None} | {"limit": limit}
     if wanted.model_version is not None:
-        values["model_version"] = of_results(wanted.model_version)
+        values["model_version"] = results_version(wanted.model_version)
     if after is not None:
         where.append(f"{order} < :after")
         values["after"] = after

@@ -217,6 +217,16 @@ def _history(result_id: UUID, found: Segmentation) -> Iterator[tuple[Any, ...]]:
     for step in found.steps:
         for position, one in enumerate(step.queries, start=1):
             yield (
-                *(result_id, str(step.within), step.step, position, one.label, one.text, one.score, one.kept, one.area),
+                *(
+                    result_id,
+                    str(step.pass_kind),
+                    step.step,
+                    position,
+                    one.label,
+                    one.text,
+                    one.score,
+                    one.kept,
+                    one.area,
+                ),
                 *(one.iou_previous, one.rival, one.rival_score),
             )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.segmenter.encoder import Encoder
+from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.proposals import min_max
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worker.segmenter.encoder import Encoder
+from worker.segmenter.clip.encoder import Encoder
 
 _QUICK_GELU = 1.702
 

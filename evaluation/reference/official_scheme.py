@@ -21,9 +21,10 @@ from torch import Tensor
 from car.recipe import Arithmetic, Mode, Recipe
 from car.vocabulary import Vocabulary
 from evaluation.reference.autograd_cams import AutogradBlock
-from worker.segmenter import classifier, proposals, visual_prompts
-from worker.segmenter.encoder import CONTEXT, Encoder
-from worker.segmenter.sizes import enlarge
+from worker.segmenter import classifier, proposals
+from worker.segmenter.clip.encoder import CONTEXT, Encoder
+from worker.segmenter.prompts import visual_prompts
+from worker.segmenter.resizing import enlarge
 
 _AFFINITY_MAPS = 8
 
@@ -161,10 +162,10 @@ class OfficialScheme:
         crops = []
         for grid_cam in cams:
             with self._timed(Unit.PROMPTED_CROP):
-                behind = visual_prompts.backdrop(self.image, self.recipe.visual_prompts, self.recipe)
+                behind = visual_prompts.prepare(self.image, self.recipe.visual_prompts, self.recipe)
                 cam = enlarge(grid_cam, *self.image.shape[:2])
                 mask: Bool[np.ndarray, "h w"] = cam > self.recipe.eta
-                shown = self.image if cam.sum() <= 1 else visual_prompts.show(behind, mask)
+                shown = self.image if cam.sum() <= 1 else visual_prompts.apply_prompts(behind, mask)
                 crops.append(classifier.crop(shown, self.classifier.image_size))
         return crops
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from car.recipe import Recipe
 from evaluation.stopwatch import Stopwatch
-from worker.segmenter.sizes import Image
+from worker.segmenter.resizing import Image
 
 
 class OfficialMasks(SamAutomaticMaskGenerator):  # type: ignore[misc]  # the package publishes no types

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from car.crf_by import CrfBy
+from car.options import CrfBackend
 from car.presets import preset
 from evaluation.speed.op_counter import OpCounter
 from evaluation.speed.roofline import measure_copy_rate
 from evaluation.stopwatch import Stopwatch, clock_of
 from evaluation.synthetic_images import photograph
-from worker.segmenter import crf
-from worker.segmenter.arrays import Arrays
-from worker.segmenter.compiled import host_arrays
-from worker.segmenter.crf import Competition
-from worker.segmenter.device_arrays import DeviceArrays
-from worker.segmenter.mean_field import Field
-from worker.segmenter.sizes import Image
+from worker.segmenter.crf import dense_crf
+from worker.segmenter.crf.arrays import Arrays
+from worker.segmenter.crf.compiled_arrays import host_arrays
+from worker.segmenter.crf.dense_crf import LabelGroup
+from worker.segmenter.crf.device_arrays import DeviceArrays
+from worker.segmenter.crf.mean_field import Field
+from worker.segmenter.resizing import Image
 
 _RECIPE = preset("voc")
 _SOFTMAX_PASSES = 8
@@ -68,7 +68,7 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
     """Measure both implementations in alternation over one synthetic image, with CaR's settings. On a CPU torch's
     number of threads applies; the lattices use one thread and pydensecrf another.
     """
-    image, group = photograph(height, width), Competition(_blobs(classes - 1, height // 16, width // 16), 1.0)
+    image, group = photograph(height, width), LabelGroup(_blobs(classes - 1, height // 16, width // 16), 1.0)
     torch_device = torch.device(device)
     arrays: Arrays = host_arrays() if torch_device.type == "cpu" else DeviceArrays(torch_device)
     if torch_device.type != "cpu":
@@ -76,7 +76,7 @@ def measure_crf(width: int, height: int, classes: int, device: str = "cpu", turn
     host, watch = Stopwatch(time.process_time), Stopwatch(clock_of(torch_device))
     for _ in range(turns):
         with host.stage("pydensecrf"):
-            [expected] = crf.label(image, [group], _RECIPE, by=CrfBy.PYDENSECRF)
+            [expected] = dense_crf.label(image, [group], _RECIPE, by=CrfBackend.PYDENSECRF)
         with watch.stage("lattice"):
             with watch.stage("lattice: points"):
                 field = _field(arrays, image)
@@ -114,7 +114,7 @@ def launches() -> int:
 
 
 def _field(arrays: Arrays, image: Image) -> Field:
-    return Field.over(arrays, crf.appearance(image, _RECIPE), _RECIPE)
+    return Field.over(arrays, dense_crf.appearance(image, _RECIPE), _RECIPE)
 
 
 def _blobs(words: int, rows: int, columns: int) -> Float[np.ndarray, "n rows columns"]:

@@ -20,11 +20,11 @@ from evaluation.speed.roofline import measure_flop_rate
 from evaluation.speed.sam_flop import tera_flop
 from evaluation.stopwatch import Stopwatch, clock_of
 from evaluation.synthetic_images import tiled_image
-from worker.segmenter import sam_network
-from worker.segmenter.ensembling import Regions, ensemble
-from worker.segmenter.sam import AutomaticMasks
-from worker.segmenter.sam_network import SamSizes
-from worker.segmenter.sizes import Image
+from worker.segmenter.resizing import Image
+from worker.segmenter.sam import network as sam_network
+from worker.segmenter.sam.automatic_masks import AutomaticMasks
+from worker.segmenter.sam.ensembling import Regions, ensemble
+from worker.segmenter.sam.network import SamSizes
 
 TINY = SamSizes(
     image_size=256, patch=16, width=64, depth=4, heads=2, global_blocks=(1, 3), window=7, prompt_width=64,

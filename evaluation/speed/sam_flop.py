@@ -1,7 +1,7 @@
 """Floating-point operations of SAM's matrices, two a multiply-add, computed from the shapes."""
 
-from worker.segmenter.sam import resized_size
-from worker.segmenter.sam_network import SamSizes
+from worker.segmenter.sam.automatic_masks import resized_size
+from worker.segmenter.sam.network import SamSizes
 
 _TOKENS = 7
 """Of a point: one for quality, four for masks, the point itself and the end of the prompt."""

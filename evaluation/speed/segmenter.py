@@ -14,8 +14,8 @@ from transformers import CLIPModel
 from car.presets import preset
 from car.recipe import Recipe
 from car.segmentation import Segmentation
+from car.text_data import VOC_QUERIES
 from car.vocabulary import Vocabulary
-from car.words import VOC_QUERIES
 from evaluation.random_models import WordTokenizer, clip
 from evaluation.reference.autograd_cams import cams as autograd_cams
 from evaluation.reference.official_encoder import OfficialEncoder
@@ -27,15 +27,15 @@ from evaluation.speed.throughput import Throughput, measure_throughput
 from evaluation.stopwatch import clock_of
 from evaluation.synthetic_images import tiled_image
 from worker.segmenter import proposals
-from worker.segmenter.asking import Ask
-from worker.segmenter.encoder import Encoder
-from worker.segmenter.finishing import Unfinished
-from worker.segmenter.recurrence import Look
+from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.postprocess import PendingSegmentation
+from worker.segmenter.recurrence import StepTrace
+from worker.segmenter.requests import SegmentRequest
+from worker.segmenter.resizing import Image
 from worker.segmenter.segmenter import Segmenter
-from worker.segmenter.sizes import Image
 
-Postprocess = Callable[[Unfinished], Future[Segmentation]]
-"""Such as worker.finishers.Finishers.submit."""
+Postprocess = Callable[[PendingSegmentation], Future[Segmentation]]
+"""Such as worker.pipeline.postprocess_pool.Finishers.submit."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _choose_recipe(ours: Segmenter, image: Image, result: Comparison) -> Recipe:
     """The recipe whose theta lies between the scores of step 1 that survive and those that do not. Embeds the texts and
     warms everything up.
     """
-    setting, traces = result.setting, list[Look]()
+    setting, traces = result.setting, list[StepTrace]()
     one_step = replace(preset("voc"), max_steps=1)
     first = ours.segment([image], result.vocabulary, one_step, observe=lambda _, trace: traces.append(trace))[0]
     result.texts_s = first.timings["text_ms"] / 1000
@@ -137,7 +137,7 @@ def _choose_recipe(ours: Segmenter, image: Image, result: Comparison) -> Recipe:
 
 
 def _text_tokens(ours: Segmenter, vocabulary: Vocabulary) -> tuple[int, int]:
-    """Tokens of all texts that worker.segmenter.texts embeds, start and end included: f's and g's."""
+    """Tokens of all texts that worker.segmenter.clip.texts embeds, start and end included: f's and g's."""
     prompts = [prompt for label in vocabulary.labels for prompt in label.prompts]
     cam_texts = [vocabulary.cam_template.format(word) for word in [*prompts, *vocabulary.background]]
     classified = [template.format(prompt) for template in vocabulary.classifier_templates for prompt in prompts]
@@ -156,9 +156,9 @@ def _measure_throughput(
     segmenter, setting = Segmenter(*models.ours, result.setting.batches), result.setting
 
     def workload(images: int) -> None:
-        requests = (Ask(number, image, result.vocabulary, recipe) for number in range(images))
+        requests = (SegmentRequest(number, image, result.vocabulary, recipe) for number in range(images))
         pending = []
-        for _, found in segmenter.flow().over(requests):
+        for _, found in segmenter.scheduler().run(requests):
             if isinstance(found, Exception):
                 raise found
             if found is not None:
@@ -169,16 +169,16 @@ def _measure_throughput(
     return measure_throughput(workload, setting.stream, setting.torch_device, warm_up=setting.images_together)
 
 
-def _postprocess_here(unfinished: Unfinished) -> Future[Segmentation]:
+def _postprocess_here(unfinished: PendingSegmentation) -> Future[Segmentation]:
     future: Future[Segmentation] = Future()
     future.set_result(unfinished.finish())
     return future
 
 
 def _measure_ours(ours: Segmenter, image: Image, recipe: Recipe, result: Comparison) -> None:
-    traces, together = list[Look](), result.setting.images_together
+    traces, together = list[StepTrace](), result.setting.images_together
 
-    def observe(index: int, trace: Look) -> None:
+    def observe(index: int, trace: StepTrace) -> None:
         if index == 0:
             traces.append(trace)
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import torch
 
-from car.precision import Precision
-from car.segmentation import Work
+from car.options import Precision
+from car.segmentation import WorkCounters
+from car.text_data import VOC_QUERIES
 from car.vocabulary import Vocabulary
-from car.words import VOC_QUERIES
 from evaluation.random_models import VIT_B16, VIT_L14, Shape
 from evaluation.reference.official_scheme import OfficialStep, Unit, counts
 from evaluation.speed.op_counter import Counts
@@ -17,7 +17,7 @@ from evaluation.speed.roofline import Peaks, Stage
 from evaluation.speed.segmenter_roofline import Demand, crop_flop, floors, image_flop
 from evaluation.speed.throughput import Throughput
 from worker.segmenter import proposals
-from worker.segmenter.recurrence import Look
+from worker.segmenter.recurrence import StepTrace
 from worker.segmenter.segmenter import Batches
 
 Device = Literal["cpu", "cuda"]
@@ -40,7 +40,8 @@ class Setting:
     """Run the official scheme to its end instead of computing its time from units."""
     device: Device = "cpu"
     precision: Precision = Precision.FLOAT32
-    """Of our models on CUDA, of g's blocks alone on a CPU (see worker.weights). The official models are float32 on a
+    """Of our models on CUDA, of g's blocks alone on a CPU (see worker.models.weights).
+    The official models are float32 on a
     CPU and float16 on CUDA, as the official code loads them."""
     stream: int = 0
     """Images of the throughput run; 0 leaves it out."""
@@ -101,7 +102,7 @@ class Comparison:
     """Ours, without texts."""
     texts_s: float = 0.0
     """Ours, once a vocabulary."""
-    work: Work = field(default_factory=Work)
+    work: WorkCounters = field(default_factory=WorkCounters)
     units: dict[Unit, float] = field(default_factory=dict)
     """Seconds of one unit of the official scheme."""
     ours_cams_s: float = 0.0
@@ -109,7 +110,7 @@ class Comparison:
     official_full_s: float | None = None
     """The official scheme run to its end, without the CRF."""
     full_steps: list[OfficialStep] = field(default_factory=list)
-    traces: list[Look] = field(default_factory=list)
+    traces: list[StepTrace] = field(default_factory=list)
     """Our steps."""
     counts: Counts = field(default_factory=Counts)
     """Of all images together, with the texts known."""

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.memory import measure_memory
 from benchmarks.memory_worker import Models
-from cli.errors import ProcessFailed
+from cli.errors import ProcessFailedError
 from evaluation.random_models import VIT_B16, VIT_L14, Shape
 
 MIB = 2**20
@@ -38,7 +38,7 @@ def test_memory_grows_with_words_by_a_mask_of_bits_and_a_crop_each():
 
 
 def test_a_process_that_fails_is_no_measurement():
-    with pytest.raises(ProcessFailed, match="64x64, 0 words"):
+    with pytest.raises(ProcessFailedError, match="64x64, 0 words"):
         measure_memory(64, 64, 0, Models.TINY)
 
 

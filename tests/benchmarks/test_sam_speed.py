@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.speed.sam import TINY, measure_sam
 from evaluation.speed.sam_flop import tera_flop
-from worker.segmenter.sam_decoder import Decoder, Embedded
-from worker.segmenter.sam_encoder import encode
-from worker.segmenter.sam_network import build
+from worker.segmenter.sam.decoder import Decoder, Embedded
+from worker.segmenter.sam.encoder import encode
+from worker.segmenter.sam.network import build
 
 
 @pytest.fixture(scope="module")

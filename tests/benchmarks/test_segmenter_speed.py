@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from car.precision import Precision
+from car.options import Precision
 from cli.main import app
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, VIT_L14
 from evaluation.speed.segmenter import compare

@@ -26,9 +26,9 @@ from tests.support.api_client import segmentation
 from tests.support.label_studio_rows import WEIGHTS
 from tests.support.recorded import BASIC, SMART_REQUESTS, recorded
 from tests.support.rows import LEASE
-from worker.images import Picture
-from worker.pipeline.objects import store_objects
-from worker.pipeline.work import Fetched, Wish
+from worker.images import DecodedImage
+from worker.pipeline.result_objects import store_objects
+from worker.pipeline.types import FetchedItem, RunSpec
 
 CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image"><Label value="cat"/>'
@@ -67,7 +67,7 @@ class GpuWorker:
         recipe = self.rows.do(vocabularies.recipe, item.recipe_id).recipe
         version = model_version(WEIGHTS, recipe, words)
         run_key = hashlib.sha256(f"{item.uri} {version}".encode()).hexdigest()
-        picture = Picture(
+        picture = DecodedImage(
             np.full((SIZE[1], SIZE[0], 3), 200, np.uint8),
             *SIZE,
             hashlib.sha256(item.uri.encode()).hexdigest(),
@@ -75,8 +75,8 @@ class GpuWorker:
             (),
         )
         found = segmentation([(label.name, 0.9) for label in words.labels], (), SIZE)
-        wish = Wish(item.vocabulary_id, item.recipe_id, words, recipe, WEIGHTS, version)
-        keys = store_objects(self.objects, Fetched(None, wish, picture, run_key), found)
+        wish = RunSpec(item.vocabulary_id, item.recipe_id, words, recipe, WEIGHTS, version)
+        keys = store_objects(self.objects, FetchedItem(None, wish, picture, run_key), found)
         new = NewResult(
             run_key=run_key,
             sha256=picture.sha256,

@@ -11,8 +11,8 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from api.app import create_app
+from car.label_studio.project_config import build_project_config
 from car.model_version import label_studio_version
-from car.project_plan import plan_project
 from db.queue import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from tests.support.recorded import BASIC, INSTANCE, STAMP, recorded
@@ -25,14 +25,14 @@ def setup(face, **changes):
 
 
 def test_the_version_is_told_and_the_project_remembered(face, workers):
-    plan = plan_project(recorded("setup")["schema"], {}, preset="voc")
-    version = label_studio_version(WEIGHTS, plan.recipe, plan.words, plan.regions)
+    plan = build_project_config(recorded("setup")["schema"], {}, preset="voc")
+    version = label_studio_version(WEIGHTS, plan.recipe, plan.vocabulary_digest, plan.region_digest)
     assert setup(face) == {"model_version": version, "problems": []}
     assert setup(face)["model_version"] == version
     [row] = workers.sql("SELECT * FROM project")
     assert (row.instance, row.ls_project_id, row.ls_project_key) == (INSTANCE, 2, STAMP)
     assert row.setup_at is not None
-    assert row.vocabulary_digest == plan.words
+    assert row.vocabulary_digest == plan.vocabulary_digest
 
 
 def test_the_version_changes_with_labels_regions_parameters_and_weights(face, workers):

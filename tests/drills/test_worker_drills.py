@@ -16,13 +16,13 @@ from sqlalchemy import text
 from car.bulk_source import BulkSource
 from car.presets import preset
 from car.vocabulary import Vocabulary, parse_labels_file
-from cli.model_choice import demo_folder
+from cli.model_selection import demo_folder
 from db import vocabularies
 from db.models import JobKind, Priority
 from db.queue import jobs
 from db.session import make_engine, transaction
 from demo.scenes import held_out_scenes
-from worker.queue import Task, celery_app, ring
+from worker.celery_app import TaskName, make_celery_app, notify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -72,7 +72,7 @@ class Service:
                     recipe_id=vocabularies.get_or_create_recipe(session, preset("demo")),
                 ),
             )
-        ring(celery_app(self.environment["CELERY_BROKER_URL"]), Task.LIST)
+        notify(make_celery_app(self.environment["CELERY_BROKER_URL"]), TaskName.LIST)
         return job.id
 
     def rows(self, sql, **values):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from cli.model_choice import demo_folder
+from cli.model_selection import demo_folder
 from demo.scenes import held_out_scenes
 
 pytestmark = pytest.mark.timeout(1500)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cli.embedded.data_dir import is_held, read_notes
 from cli.embedded.ports import free_port
-from demo.pictures import PICTURES
+from demo.sample_images import SAMPLE_IMAGES
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 500
@@ -63,7 +63,7 @@ def test_every_picture_is_labeled_and_its_overlay_saved(demo: tuple[Path, str]):
     folder, out = demo
     assert "done · 10 of 10 · 10 done" in out
     overlays = {path.name: path for path in (folder / "out" / "overlays").iterdir()}
-    assert overlays.keys() == {f"{Path(picture.name).stem}.png" for picture in PICTURES}
+    assert overlays.keys() == {f"{Path(picture.name).stem}.png" for picture in SAMPLE_IMAGES}
     for path in overlays.values():
         with Image.open(path) as image:
             image.load()
@@ -72,7 +72,7 @@ def test_every_picture_is_labeled_and_its_overlay_saved(demo: tuple[Path, str]):
 def test_results_and_their_history_are_told(demo: tuple[Path, str]):
     _, out = demo
     lines = {line.split()[0]: line for line in out.splitlines() if line.split() and "→" in line}
-    assert lines.keys() == {picture.name for picture in PICTURES}
+    assert lines.keys() == {picture.name for picture in SAMPLE_IMAGES}
     assert "nothing" in lines["nothing-but-grass.webp"]
     assert "blue cross" in lines["one-tiny.png"]
     assert "step 1  step 2" in out

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from car.presets import preset
 from car.rle import decode_coco
 from cli.main import app
-from cli.model_choice import demo_folder
-from demo.pictures import IMAGES, PICTURES, truth_path
+from cli.model_selection import demo_folder
+from demo.sample_images import IMAGES, SAMPLE_IMAGES, truth_path
 from demo.scenes import WORDS, held_out_scenes
 from evaluation.metrics import ConfusionMatrix
 from evaluation.shapes import evaluate
+from worker.models.weights import load_pair
 from worker.segmenter.segmenter import Segmenter
-from worker.weights import load_pair
 
 SCENES = 40
 
@@ -36,15 +36,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_demo_picture_is_segmented_drawn_and_told(run: Path):
     for folder, ending in (("json", ".json"), ("overlays", ".png"), ("history", ".png")):
-        assert {path.name for path in (run / folder).iterdir()} == {f"{Path(p.name).stem}{ending}" for p in PICTURES}
+        assert {path.name for path in (run / folder).iterdir()} == {
+            f"{Path(p.name).stem}{ending}" for p in SAMPLE_IMAGES
+        }
     terminal = (run / "terminal.txt").read_text()
-    assert all(picture.name in terminal for picture in PICTURES)
+    assert all(picture.name in terminal for picture in SAMPLE_IMAGES)
     assert "rotated by EXIF orientation 6" in " ".join(terminal.split())  # the terminal is narrow
 
 
 def test_the_masks_lie_on_the_shapes_that_are_there(run: Path):
     confusion = ConfusionMatrix(len(WORDS) + 1)
-    for picture in PICTURES:
+    for picture in SAMPLE_IMAGES:
         truth = np.asarray(Image.open(truth_path(picture))).astype(int)
         document = json.loads((run / "json" / f"{Path(picture.name).stem}.json").read_text())
         painted = np.zeros_like(truth)

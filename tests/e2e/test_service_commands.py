@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cli.background import car_up
 from cli.embedded.ports import free_port
 from cli.main import app
-from cli.surroundings import object_store
-from demo.pictures import IMAGES, LABELS
+from cli.service.connection_settings import object_store
+from cli.service.service_process import car_up
+from demo.sample_images import IMAGES, LABELS
 
 GOOD = ("several.png", "one-tiny.png", "odd-size.png")
 ELSEWHERE = ("DATABASE_URL", "CELERY_BROKER_URL", "S3_BUCKET", "CAR_API_URL", "CAR_API_KEY")
@@ -164,7 +164,7 @@ def test_listing_again_finds_what_came_since(car: Car):
     made = car("jobs", "create", "--source", source, "--labels", "red circle", "--watch", "--json")
     job = json.loads(made.stdout)
     store.put_object(store.bucket, "grows/b.png", (IMAGES / "one-tiny.png").read_bytes(), "image/png")
-    assert car.documents("jobs", "relist", job["id"], "--watch")[0]["counts"]["done"] == 2
+    assert car.documents("jobs", "rescan", job["id"], "--watch")[0]["counts"]["done"] == 2
 
 
 def test_a_job_is_cancelled_and_watching_it_ends(car: Car, folder: Path):

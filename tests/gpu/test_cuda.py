@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app as benchmarks
-from car.precision import Precision
+from car.options import Precision
 from demo.scenes import held_out_scenes
 from tests.support import device_parity
 from tests.support.images import paint

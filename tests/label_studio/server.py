@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from cli.embedded.ports import free_port
-from cli.launcher import launched
+from cli.service.child_launcher import launch_command
 
 EMAIL = "annotator@example.com"
 PASSWORD = "only-for-tests"  # noqa: S105 - of a server that lives as long as the tests
@@ -75,7 +75,7 @@ def label_studio(folder: Path) -> Iterator[Server]:
     command = [str(program()), "start", "--no-browser", "--port", str(port), "--internal-host", "127.0.0.1"]
     with log.open("wb") as written:
         process = subprocess.Popen(
-            launched(command, deadly=signal.SIGKILL),
+            launch_command(command, deadly=signal.SIGKILL),
             env=_environment(folder, port),
             stdin=subprocess.DEVNULL,
             stdout=written,

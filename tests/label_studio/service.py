@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.background import Background, car_up
 from cli.embedded.data_dir import read_notes
 from cli.embedded.ports import free_port
+from cli.service.service_process import ServiceProcess, car_up
 from tests.label_studio.user import eventually
 
 _COMMAND_SECONDS, _START_SECONDS = 300, 60
@@ -28,7 +28,7 @@ _OURS = ("LABEL_STUDIO_", "CAR_", "BASIC_AUTH_", "DATABASE_URL", "CELERY_", "AWS
 class Service:
     """A `car up` that is ready."""
 
-    up: Background
+    up: ServiceProcess
     http: httpx.Client
     """With its admin key."""
     environment: Mapping[str, str]

@@ -19,7 +19,7 @@ from api.settings import ApiSettings
 from car.presets import preset
 from car.recipe import Recipe
 from car.rle import bbox, encode_coco
-from car.segmentation import Mask, Pass, QueryScore, Segmentation, Source, Step, StopReason
+from car.segmentation import Mask, MaskSource, Pass, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
 from db import api_keys, vocabularies
 from db.label_studio.outbox import complete_items
@@ -32,9 +32,9 @@ from db.queue.listings import ListedObject
 from db.results import store as result_store
 from db.results.store import NewResult
 from db.session import make_engine, transaction
-from worker.images import Picture
-from worker.pipeline.objects import store_objects
-from worker.pipeline.work import Fetched, Wish
+from worker.images import DecodedImage
+from worker.pipeline.result_objects import store_objects
+from worker.pipeline.types import FetchedItem, RunSpec
 
 LEASE = timedelta(minutes=5)
 WEIGHTS = {"proposal": "aa", "classifier": "bb"}
@@ -142,14 +142,14 @@ class Rows:
         labels = [label for label, *_ in masks] + [label for label, _ in dropped]
         job = job or self.job(labels or ["cat"])
         found = segmentation(masks, dropped, size)
-        picture = Picture(
+        picture = DecodedImage(
             np.full((size[1], size[0], 3), 200, np.uint8), *size, sha256 or f"{self._made:064x}", "PNG", ()
         )
         run_key = f"{self._made:064x}"
-        wish = Wish(
+        wish = RunSpec(
             job.vocabulary_id, job.recipe_id, Vocabulary.of(labels or ["cat"]), Recipe(), WEIGHTS, model_version
         )
-        fetched = Fetched(None, wish, picture, run_key)
+        fetched = FetchedItem(None, wish, picture, run_key)
         masks_key, labelmap_key, preview_key = store_objects(self.objects, fetched, found)
         with transaction(self.database) as session:
             self._add(session, job, uris)
@@ -178,7 +178,7 @@ class Rows:
         return Written(result_id, run_key, found, uris[0] if uris else "")
 
     def _add(self, session, job, uris):
-        jobs.relist(session, job.id)
+        jobs.rescan(session, job.id)
         session.flush()
         listing = listings.claim(session, "lister", LEASE)
         listings.add(session, "lister", listing, [ListedObject(uri) for uri in uris], cursor={}, lease=LEASE)
@@ -214,7 +214,7 @@ def segmentation(masks, dropped, size):
         pixels = np.zeros((height, width), bool)
         pixels[:, number * width // len(masks) : (number + 1) * width // len(masks) - 1] = True
         rle = encode_coco(pixels)
-        found.append(Mask(label, score, int(pixels.sum()), tuple(bbox(rle)), rle, Source.CRF))
+        found.append(Mask(label, score, int(pixels.sum()), tuple(bbox(rle)), rle, MaskSource.CRF))
     return Segmentation(width, height, tuple(found), steps, StopReason.UNCHANGED, {"proposal_ms": 1.5})
 
 

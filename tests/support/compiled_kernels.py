@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hatch_build import compile_kernels
-from worker.segmenter.compiled import CompiledArrays, load
+from worker.segmenter.crf.compiled_arrays import CompiledArrays, load
 
 
 @pytest.fixture(scope="session")

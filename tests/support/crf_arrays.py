@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from worker.segmenter.arrays import HostArrays
-from worker.segmenter.device_arrays import DeviceArrays
+from worker.segmenter.crf.arrays import HostArrays
+from worker.segmenter.crf.device_arrays import DeviceArrays
 
 
 @pytest.fixture(params=["host", "device", "compiled"])

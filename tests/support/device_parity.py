@@ -6,28 +6,29 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from car.precision import Precision
+from car.options import Precision
 from car.presets import preset
 from car.recipe import Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
+from demo.clip_models import WEIGHTS
 from demo.scenes import WORDS, Scene
-from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from evaluation.parity import Parity, compare
 from evaluation.synthetic_images import tiled_image
 from tests.support.sams import random_sam
-from worker.segmenter import crf, visual_prompts
+from worker.models.weights import load_pair
 from worker.segmenter.classifier import Crops
-from worker.segmenter.crf import Competition, CrfBy
-from worker.segmenter.device_arrays import DeviceArrays
-from worker.segmenter.device_prompts import DevicePrompts
-from worker.segmenter.host_prompts import HostPrompts
-from worker.segmenter.sam import AutomaticMasks
-from worker.segmenter.sam_network import SamSizes
+from worker.segmenter.crf import dense_crf
+from worker.segmenter.crf.dense_crf import CrfBackend, LabelGroup
+from worker.segmenter.crf.device_arrays import DeviceArrays
+from worker.segmenter.prompts import visual_prompts
+from worker.segmenter.prompts.device_prompts import DevicePrompts
+from worker.segmenter.prompts.host_prompts import HostPrompts
+from worker.segmenter.resizing import enlarge
+from worker.segmenter.sam.automatic_masks import AutomaticMasks
+from worker.segmenter.sam.network import SamSizes
 from worker.segmenter.segmenter import Batches, Segmenter
-from worker.segmenter.sizes import enlarge
-from worker.weights import load_pair
 
 CPU = torch.device("cpu")
 DEMO = preset("demo")
@@ -70,8 +71,8 @@ def untimed(one: Segmentation) -> Segmentation:
 def crf_agreement(device: torch.device, height: int, width: int, words: int) -> float:
     """The share of pixels to which the lattices on the device and pydensecrf give one label."""
     image, cams = tiled_image(height, width), blobs(words, height // 16, width // 16)
-    [theirs] = crf.label(image, [Competition(cams, 1.0)], preset("voc"), by=CrfBy.PYDENSECRF)
-    [ours] = crf.label(image, [Competition(cams, 1.0)], preset("voc"), arrays=DeviceArrays(device))
+    [theirs] = dense_crf.label(image, [LabelGroup(cams, 1.0)], preset("voc"), by=CrfBackend.PYDENSECRF)
+    [ours] = dense_crf.label(image, [LabelGroup(cams, 1.0)], preset("voc"), arrays=DeviceArrays(device))
     return float((ours == theirs).mean())
 
 
@@ -79,7 +80,7 @@ def prompted(device: torch.device, prompts: str, height: int, width: int) -> tup
     """Crops drawn on the device, and those of the host."""
     recipe = preset("voc").with_settings({"visual_prompts": prompts})
     image = tiled_image(height, width)
-    behind = visual_prompts.backdrop(image, recipe.visual_prompts, recipe)
+    behind = visual_prompts.prepare(image, recipe.visual_prompts, recipe)
     masks = [np.packbits(enlarge(cam, height, width) > recipe.eta) for cam in blobs(5, 6, 8)]
     ours = DevicePrompts(behind, 56, device).crops([None, *masks])
     return ours.cpu(), HostPrompts(behind, 56).crops([None, *masks])

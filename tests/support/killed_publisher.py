@@ -16,7 +16,7 @@ from db.objects import ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
 from worker.label_studio import LabelStudio
-from worker.publish import Publisher
+from worker.label_studio.publish import Publisher
 
 
 class Steps:

@@ -1,6 +1,6 @@
 """Labeling configurations, and plans of them, in a few words."""
 
-from car.project_plan import plan_project
+from car.label_studio.project_config import build_project_config
 
 IMAGE = '<Image name="image" value="$image"/>'
 
@@ -22,7 +22,7 @@ def view(*parts, image=IMAGE):
 
 
 def plan(*parts, image=IMAGE, preset="demo", **params):
-    return plan_project(view(*parts, image=image), params, preset=preset)
+    return build_project_config(view(*parts, image=image), params, preset=preset)
 
 
 def codes(planned):

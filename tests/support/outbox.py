@@ -10,8 +10,8 @@ from db.objects import ObjectStore
 from tests.support.label_studio_rows import ProjectRows, config
 from tests.support.rows import segmentation
 from worker.label_studio import LabelStudio
-from worker.pipeline.objects import masks_document
-from worker.publish import Publisher
+from worker.label_studio.publish import Publisher
+from worker.pipeline.result_objects import masks_document
 
 LABELS = ("cat", "dog")
 

@@ -22,12 +22,12 @@ from db.objects import ObjectStore
 from db.queue import jobs
 from db.queue.progress import progress_of
 from db.session import make_engine, transaction
-from worker.errors import WeightsMissing
+from worker.errors import WeightsMissingError
 from worker.listing import list_sources
 from worker.pipeline.pipeline import Pipeline
-from worker.pipeline.work import Limits
-from worker.segmenter.asking import Begun
-from worker.segmenter.flow import Flow
+from worker.pipeline.types import Limits
+from worker.segmenter.batch_scheduler import BatchScheduler
+from worker.segmenter.requests import StartedRequest
 
 UNKNOWN_PAIR = 0.987
 
@@ -53,11 +53,11 @@ class Painter:
 
     def weights_for(self, recipe):
         if recipe.eta == UNKNOWN_PAIR:
-            raise WeightsMissing("this pair was never pulled")
+            raise WeightsMissingError("this pair was never pulled")
         return self.weights
 
-    def flow(self):
-        return Flow(self, images=self.batch, crops=1, most=self.batch)
+    def scheduler(self):
+        return BatchScheduler(self, images=self.batch, crops=1, most=self.batch)
 
     def kind(self, ask):
         return ask.image.shape
@@ -70,7 +70,7 @@ class Painter:
         if any(ask.image[0, 0, 0] in self.breaks_on for ask in asks):
             raise ZeroDivisionError("a picture that breaks the model")
         self.batches.append(len(asks))
-        return [Begun(_rests(_halves(ask.image, ask.vocabulary.names[0]))) for ask in asks]
+        return [StartedRequest(_rests(_halves(ask.image, ask.vocabulary.names[0]))) for ask in asks]
 
 
 def _rests(found):

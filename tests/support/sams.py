@@ -8,7 +8,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
 from car.recipe import Recipe
-from worker.segmenter.sam_network import SamSizes, build
+from worker.segmenter.sam.network import SamSizes, build
 
 
 def random_sam(sizes: SamSizes) -> Sam:

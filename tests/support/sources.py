@@ -4,7 +4,7 @@ import pytest
 
 from db.errors import BucketMissingError
 from tests.support.picture_server import picture_bytes
-from worker.images.fetch import Sources
+from worker.images.fetch import ImageFetcher
 
 PNG = picture_bytes()
 
@@ -29,7 +29,7 @@ def sources_of():
     made = []
 
     def make(objects=None, **given):
-        made.append(Sources(objects or Shelf(), **given))
+        made.append(ImageFetcher(objects or Shelf(), **given))
         return made[-1]
 
     yield make

@@ -18,7 +18,7 @@ def test_unit_tests_import_neither_torch_nor_a_service():
 
 
 def test_a_unit_test_that_imports_one_of_them_is_refused(tmp_path):
-    modules = ["torch", "worker.weights", "cli.embedded.postgres", "tests.support.services"]
+    modules = ["torch", "worker.models.weights", "cli.embedded.postgres", "tests.support.services"]
     for module in modules:
         (tmp_path / f"test_{module.replace('.', '_')}.py").write_text(f"import {module}\n\ndef test_nothing(): pass\n")
     done = collect(tmp_path)

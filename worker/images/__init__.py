@@ -1,6 +1,6 @@
 """Pictures from files and bytes: found, checked against limits, decoded to RGB in the frame a browser shows."""
 
-from worker.images.decode import DEFAULT_LIMITS, ImageLimits, Picture, open_image
+from worker.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, open_image
 from worker.images.files import SUFFIXES, find_images
 
-__all__ = ["DEFAULT_LIMITS", "SUFFIXES", "ImageLimits", "Picture", "find_images", "open_image"]
+__all__ = ["DEFAULT_LIMITS", "SUFFIXES", "DecodedImage", "ImageLimits", "find_images", "open_image"]

@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import idna
 
-from worker.errors import SourceForbidden
+from worker.errors import SourceForbiddenError
 
 PORTS = {"http": 80, "https": 443}
 _FIRST_FREE_PORT = 1024
@@ -55,7 +55,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Url:
     """Whom to ask for what: `host` in ASCII without brackets and final dot, `target` as it goes over the wire."""
 
     scheme: str
@@ -68,13 +68,13 @@ class Address:
         """Raises: SourceForbidden."""
         text = text.strip(" ")
         if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in text):  # noqa: PLR2004 - control characters
-            raise SourceForbidden("the address holds a line break or another control character; write it without")
+            raise SourceForbiddenError("the address holds a line break or another control character; write it without")
         try:
             scheme, authority, path, query, _ = urlsplit(text)
         except ValueError:
-            raise SourceForbidden("the address cannot be read; it looks like https://host/picture.jpg") from None
+            raise SourceForbiddenError("the address cannot be read; it looks like https://host/picture.jpg") from None
         if scheme not in PORTS:
-            raise SourceForbidden(
+            raise SourceForbiddenError(
                 f"{(scheme or text[:20])!r} is nothing that pictures are fetched by; use https://, http:// or s3://"
             )
         host, port = place_of(authority)
@@ -86,7 +86,7 @@ class Address:
         try:
             return type(self).parse(urljoin(f"{self.scheme}://{self.authority}{self.target}", location))
         except ValueError:
-            raise SourceForbidden(f"{self} redirects to an address that cannot be read") from None
+            raise SourceForbiddenError(f"{self} redirects to an address that cannot be read") from None
 
     @property
     def authority(self) -> str:
@@ -137,19 +137,19 @@ def place_of(authority: str) -> tuple[str, int | None]:
 
     """
     if "@" in authority:
-        raise SourceForbidden("the address holds a user name or password; write it without")
+        raise SourceForbiddenError("the address holds a user name or password; write it without")
     found = _AUTHORITY.fullmatch(authority.lower())
     if found is None:
-        raise SourceForbidden(f"{authority[:80]!r} names no host; an address looks like https://host/picture.jpg")
+        raise SourceForbiddenError(f"{authority[:80]!r} names no host; an address looks like https://host/picture.jpg")
     port = int(found["port"]) if found["port"] else None
     if port is not None and not 0 < port < 2**16:
-        raise SourceForbidden(f"there is no port {port}")
+        raise SourceForbiddenError(f"there is no port {port}")
     if found["six"] is None:
         return _host_of(found["name"]), port
     try:
         return str(ip_address(found["six"])), port
     except ValueError:
-        raise SourceForbidden(f"{authority[:80]!r} names no host; this is no IPv6 address") from None
+        raise SourceForbiddenError(f"{authority[:80]!r} names no host; this is no IPv6 address") from None
 
 
 def _host_of(name: str) -> str:
@@ -159,16 +159,16 @@ def _host_of(name: str) -> str:
         try:
             name = idna.encode(name, uts46=True).decode().removesuffix(".").lower()
         except (idna.IDNAError, UnicodeError):
-            raise SourceForbidden(f"{name[:80]!r} is no name of a host") from None
+            raise SourceForbiddenError(f"{name[:80]!r} is no name of a host") from None
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
         try:
             return str(IPv4Address(name))
         except ValueError:
-            raise SourceForbidden(
+            raise SourceForbiddenError(
                 f"{name[:80]!r} is an unusual way to write an IP address; write it as 1.2.3.4"
             ) from None
     if not _NAME.fullmatch(name):
-        raise SourceForbidden(f"{name[:80]!r} is no name of a host")
+        raise SourceForbiddenError(f"{name[:80]!r} is no name of a host")
     return name
 
 

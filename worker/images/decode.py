@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from worker.errors import ImageCorrupt, ImageError, ImageTooLarge, ImageUnsupported
+from worker.errors import ImageCorruptError, ImageError, ImageTooLargeError, ImageUnsupportedError
+from worker.images.file_headers import MAX_FRAMES, count_frames, describe_foreign, excess, format_of
 from worker.images.files import printable, read_file
-from worker.images.headers import MAX_FRAMES, count_frames, describe_foreign, excess, format_of
-from worker.images.pixels import rgb_of, upright
-from worker.images.quiet import quiet
-from worker.images.tags import orientation_of
+from worker.images.suppress_warnings import suppress_warnings
+from worker.images.tiff_tags import orientation_of
+from worker.images.to_rgb import to_rgb, upright
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """A decoded picture.
 
     `pixels` are uint8 (height, width, 3), RGB 0..255, after EXIF orientation: the frame Label Studio shows.
@@ -50,7 +50,7 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def open_image(source: Path | bytes, limits: ImageLimits = DEFAULT_LIMITS, *, name: str | None = None) -> Picture:
+def open_image(source: Path | bytes, limits: ImageLimits = DEFAULT_LIMITS, *, name: str | None = None) -> DecodedImage:
     """The picture in a file or in its bytes; for animations and many pages, the first.
 
     Errors call it `name`, or by its path, or "the picture" where there is only its bytes.
@@ -63,7 +63,7 @@ def open_image(source: Path | bytes, limits: ImageLimits = DEFAULT_LIMITS, *, na
         notes = _frame_notes(image, data, image_format)
         deep = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile) for tile in image.tile)
         image.load()
-        pixels, changes = rgb_of(image)
+        pixels, changes = to_rgb(image)
         # Pillow turns a TIFF by itself, and nothing else.
         orientation = orientation_of(data if image_format == "TIFF" else _exif_of(image))
         if image_format != "TIFF":
@@ -74,32 +74,34 @@ def open_image(source: Path | bytes, limits: ImageLimits = DEFAULT_LIMITS, *, na
     if orientation != 1:
         changes.append(f"rotated by EXIF orientation {orientation}")
     height, width = pixels.shape[:2]
-    return Picture(pixels, width, height, hashlib.sha256(data).hexdigest(), kind, (*notes, *changes))
+    return DecodedImage(pixels, width, height, hashlib.sha256(data).hexdigest(), kind, (*notes, *changes))
 
 
 def _check_bytes(name: str, data: bytes, limits: ImageLimits) -> str:
     """The format of bytes that are worth giving to a decoder."""
     if not data:
-        raise ImageCorrupt(f"{name} is empty (0 bytes); copy or download it again")
+        raise ImageCorruptError(f"{name} is empty (0 bytes); copy or download it again")
     if len(data) > limits.max_bytes:
-        raise ImageTooLarge(
+        raise ImageTooLargeError(
             f"{name} is larger than the {limits.max_bytes / 2**20:.4g} MiB allowed; save it smaller or raise the limit"
         )
     image_format = format_of(data)
     if image_format is None:
-        raise ImageUnsupported(
+        raise ImageUnsupportedError(
             f"{name} is {describe_foreign(data)}, whatever its name says; save it as JPEG, PNG, WebP, TIFF, BMP or GIF"
         )
     reason = excess(data, image_format)
     if reason:
-        raise ImageCorrupt(f"{name} has {reason}, as only a damaged or hostile {image_format} has; export it again")
+        raise ImageCorruptError(
+            f"{name} has {reason}, as only a damaged or hostile {image_format} has; export it again"
+        )
     return image_format
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width * height > limits.max_pixels or max(size) > limits.max_side:
-        raise ImageTooLarge(
+        raise ImageTooLargeError(
             f"it is {width} x {height} pixels, above the {limits.max_pixels / 1e6:g} Mpx or {limits.max_side} a side "
             "allowed; scale it down or cut it into tiles"
         )
@@ -122,20 +124,20 @@ def _exif_of(image: Image.Image) -> bytes:
 def _failures_named(name: str) -> Iterator[None]:
     """Whatever a decoder raises or warns of becomes an ImageError that begins with the picture's name."""
     try:
-        with quiet():
+        with suppress_warnings():
             yield
     except ImageError as error:
         raise type(error)(f"{name} cannot be used: {error}") from error
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(
+        raise ImageTooLargeError(
             f"{name} has more pixels than any limit can allow; scale it down or cut it into tiles"
         ) from error
     except UnidentifiedImageError as error:  # its own message is the address of a buffer
-        raise ImageCorrupt(f"{name} is cut short or damaged in its header; export or download it again") from error
+        raise ImageCorruptError(f"{name} is cut short or damaged in its header; export or download it again") from error
     except MemoryError as error:
-        raise ImageTooLarge(f"{name} needs more memory than there is for a picture; scale it down") from error
+        raise ImageTooLargeError(f"{name} needs more memory than there is for a picture; scale it down") from error
     except Exception as error:  # decoders of hostile bytes raise anything: struct.error, SyntaxError, KeyError, ...
         reason = str(error) or type(error).__name__
-        raise ImageCorrupt(
+        raise ImageCorruptError(
             f"{name} is cut short or damaged ({printable(reason)}); export or download it again"
         ) from error

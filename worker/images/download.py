@@ -8,9 +8,15 @@ from dataclasses import dataclass
 
 import httpcore
 
-from worker.errors import ImageUnsupported, SourceForbidden, SourceTooLarge, SourceTruncated, SourceUnreachable
-from worker.images.addresses import Address
-from worker.images.guard import Guard
+from worker.errors import (
+    ImageUnsupportedError,
+    SourceForbiddenError,
+    SourceTooLargeError,
+    SourceTruncatedError,
+    SourceUnreachableError,
+)
+from worker.images.addresses import Url
+from worker.images.ssrf_guard import SsrfGuard
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -21,7 +27,7 @@ _SMALL = 64 * 1024
 _REST_SECONDS = 10.0
 """A host that could not be connected to is not tried again for so long: others' pictures need the threads."""
 
-Admit = Callable[[Address], Mapping[str, str]]
+Admit = Callable[[Url], Mapping[str, str]]
 """Called before each address that is asked, redirects too: the headers that go along.
 
 Raises:
@@ -31,20 +37,20 @@ Raises:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What the last address of a chain of redirects said."""
 
-    address: Address
+    url: Url
     status: int
     content_type: str
     body: bytes
     """Empty unless the status is 200."""
 
 
-class Web:
+class HttpDownloader:
     """Safe to use from many threads; keeps connections open for the next picture."""
 
-    def __init__(self, guard: Guard, *, max_bytes: int, seconds: float, connections: int) -> None:
+    def __init__(self, guard: SsrfGuard, *, max_bytes: int, seconds: float, connections: int) -> None:
         self._guard, self._max_bytes, self._seconds = guard, max_bytes, seconds
         # Its own network backend is all it connects by; it follows no redirects and knows no proxies.
         self._pool = httpcore.ConnectionPool(
@@ -56,21 +62,21 @@ class Web:
         self._resting: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def get(self, address: Address, admit: Admit) -> Answer:
+    def get(self, address: Url, admit: Admit) -> HttpResponse:
         """Raises: FetchError's subclasses; ImageUnsupported for an unknown Content-Encoding; what `admit` raises."""
         first = address
         with self._guard.within(self._seconds):
             for _ in range(_MAX_REDIRECTS + 1):
                 answer = self._ask(address, admit(address))
-                if isinstance(answer, Answer):
+                if isinstance(answer, HttpResponse):
                     return answer
                 address = address.joined(answer)
-        raise SourceForbidden(f"{first} redirects more than {_MAX_REDIRECTS} times; give the address it ends at")
+        raise SourceForbiddenError(f"{first} redirects more than {_MAX_REDIRECTS} times; give the address it ends at")
 
     def close(self) -> None:
         self._pool.close()
 
-    def _ask(self, address: Address, headers: Mapping[str, str]) -> Answer | str:
+    def _ask(self, address: Url, headers: Mapping[str, str]) -> HttpResponse | str:
         """The answer, or where it redirects to."""
         self._refuse_resting(address)
         sent = {"Host": address.authority, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
@@ -89,24 +95,26 @@ class Web:
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 with self._lock:
                     self._resting[address.place] = time.monotonic() + _REST_SECONDS
-                raise SourceUnreachable(f"{address.place} cannot be connected to ({_reason(error)})") from error
+                raise SourceUnreachableError(f"{address.place} cannot be connected to ({_reason(error)})") from error
             except httpcore.TimeoutException as error:
                 raise self._too_slow(address) from error
             except httpcore.LocalProtocolError:  # its text holds the header, which may be a token
-                raise SourceUnreachable(
+                raise SourceUnreachableError(
                     f"{address} cannot be asked: a header holds a line break; check LABEL_STUDIO_API_KEY"
                 ) from None
-        raise SourceUnreachable(f"{address} gave no answer that can be read ({_reason(last)})") from last
+        raise SourceUnreachableError(f"{address} gave no answer that can be read ({_reason(last)})") from last
 
-    def _refuse_resting(self, address: Address) -> None:
+    def _refuse_resting(self, address: Url) -> None:
         with self._lock:
             until = self._resting.get(address.place, 0.0)
             if until and until <= time.monotonic():
                 del self._resting[address.place]
         if until > time.monotonic():
-            raise SourceUnreachable(f"{address.place} could not be connected to a moment ago; it is tried again later")
+            raise SourceUnreachableError(
+                f"{address.place} could not be connected to a moment ago; it is tried again later"
+            )
 
-    def _answer(self, address: Address, response: httpcore.Response) -> Answer | str:
+    def _answer(self, address: Url, response: httpcore.Response) -> HttpResponse | str:
         headers = {name.lower(): value.decode("latin-1").strip() for name, value in response.headers}
         location = headers.get(b"location")
         if response.status == _OK:
@@ -116,9 +124,9 @@ class Web:
             self._drain(address, response, headers)
         if response.status in _REDIRECTS and location:
             return _text(location)
-        return Answer(address, response.status, headers.get(b"content-type", "").lower(), body)
+        return HttpResponse(address, response.status, headers.get(b"content-type", "").lower(), body)
 
-    def _body(self, address: Address, response: httpcore.Response, headers: Mapping[bytes, str]) -> bytes:
+    def _body(self, address: Url, response: httpcore.Response, headers: Mapping[bytes, str]) -> bytes:
         length = headers.get(b"content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large(address)
@@ -132,10 +140,10 @@ class Web:
                     raise self._too_large(address)
                 pieces.append(plain)
         if not decode.ended:
-            raise SourceTruncated(f"{address} ended before its {headers[b'content-encoding']} stream did")
+            raise SourceTruncatedError(f"{address} ended before its {headers[b'content-encoding']} stream did")
         return b"".join(pieces)
 
-    def _pieces(self, address: Address, response: httpcore.Response, length: str) -> Iterator[bytes]:
+    def _pieces(self, address: Url, response: httpcore.Response, length: str) -> Iterator[bytes]:
         """The bytes as they come; those that are missing at the end are noticed by the length or the last chunk."""
         count = 0
         try:
@@ -148,22 +156,22 @@ class Web:
             raise self._too_slow(address) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             of = f" of {int(length):,}" if length.isdigit() else ""
-            raise SourceTruncated(f"{address} was cut off after {count:,}{of} bytes") from error
+            raise SourceTruncatedError(f"{address} was cut off after {count:,}{of} bytes") from error
 
-    def _drain(self, address: Address, response: httpcore.Response, headers: Mapping[bytes, str]) -> None:
+    def _drain(self, address: Url, response: httpcore.Response, headers: Mapping[bytes, str]) -> None:
         length = headers.get(b"content-length", "")
         if length.isdigit() and int(length) <= _SMALL:
             for _ in self._pieces(address, response, length):
                 pass
 
-    def _too_large(self, address: Address) -> SourceTooLarge:
-        return SourceTooLarge(
+    def _too_large(self, address: Url) -> SourceTooLargeError:
+        return SourceTooLargeError(
             f"{address} has more than the {self._max_bytes / 2**20:.4g} MiB allowed; save it smaller or raise "
             "CAR_MAX_BYTES"
         )
 
-    def _too_slow(self, address: Address) -> SourceUnreachable:
-        return SourceUnreachable(
+    def _too_slow(self, address: Url) -> SourceUnreachableError:
+        return SourceUnreachableError(
             f"{address} did not answer in time or to the end; a picture has {self._seconds:g} s (CAR_FETCH_SECONDS)"
         )
 
@@ -180,7 +188,7 @@ class _Plain:
 class _Deflated:
     """gzip or zlib, although `identity` was asked for: some stores keep it so. `most` bytes at a time at most."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Url) -> None:
         self._address = address
         self._stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
 
@@ -195,15 +203,15 @@ class _Deflated:
                 yield self._stream.decompress(piece, most)
                 piece = self._stream.unconsumed_tail
         except zlib.error as error:
-            raise SourceTruncated(f"{self._address} says it is compressed, and it is not or is damaged") from error
+            raise SourceTruncatedError(f"{self._address} says it is compressed, and it is not or is damaged") from error
 
 
-def _decoder(address: Address, encoding: str) -> _Plain | _Deflated:
+def _decoder(address: Url, encoding: str) -> _Plain | _Deflated:
     if encoding in ("", "identity"):
         return _Plain()
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Deflated(address)
-    raise ImageUnsupported(f"{address} comes compressed ({encoding[:20]}) unasked; store it plain")
+    raise ImageUnsupportedError(f"{address} comes compressed ({encoding[:20]}) unasked; store it plain")
 
 
 def _text(location: str) -> str:

@@ -8,10 +8,16 @@ from urllib.parse import quote, unquote
 
 from car.bulk_source import split_s3
 from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, ObjectStoreError, StoreUnreachableError
-from worker.errors import FetchError, SourceDenied, SourceForbidden, SourceNotFound, SourceUnreachable
-from worker.images.addresses import Address
-from worker.images.download import Answer, Web
-from worker.images.guard import Allowed, Guard, Resolve
+from worker.errors import (
+    FetchError,
+    SourceDeniedError,
+    SourceForbiddenError,
+    SourceNotFoundError,
+    SourceUnreachableError,
+)
+from worker.images.addresses import Url
+from worker.images.download import HttpDownloader, HttpResponse
+from worker.images.ssrf_guard import AllowedHosts, Resolve, SsrfGuard
 from worker.settings import WorkerSettings
 
 Headers = Callable[[], Mapping[str, str]]
@@ -32,18 +38,18 @@ _PASSING = {408, 425, 429}
 _SIGNED = re.compile(r"[?&](X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 
 
-class Readable(Protocol):
+class ObjectReader(Protocol):
     """The part of db.objects.ObjectStore that pictures need: see there."""
 
     def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
 
 
-class Sources:
+class ImageFetcher:
     """Reads pictures on many threads; keeps connections until `close`."""
 
     def __init__(
         self,
-        objects: Readable,
+        objects: ObjectReader,
         *,
         label_studio: str | None = None,
         headers: Headers | None = None,
@@ -61,15 +67,18 @@ class Sources:
         """
         self._objects, self._max_bytes = objects, max_bytes
         self._base = label_studio.rstrip("/") if label_studio else None
-        self._label_studio = Address.parse(self._base) if self._base else None
+        self._label_studio = Url.parse(self._base) if self._base else None
         self._headers = headers
         named = dict(allowed or {}) | ({"LABEL_STUDIO_URL": self._base} if self._base else {})
-        self._web = Web(
-            Guard(Allowed(named), resolve=resolve), max_bytes=max_bytes, seconds=seconds, connections=connections
+        self._web = HttpDownloader(
+            SsrfGuard(AllowedHosts(named), resolve=resolve),
+            max_bytes=max_bytes,
+            seconds=seconds,
+            connections=connections,
         )
 
     @classmethod
-    def of(cls, settings: WorkerSettings, objects: Readable, headers: Headers | None) -> Self:
+    def of(cls, settings: WorkerSettings, objects: ObjectReader, headers: Headers | None) -> Self:
         """`headers`: of the Label Studio that the settings name; None without a token."""
         allowed = {
             "AWS_ENDPOINT_URL_S3": settings.aws_endpoint_url_s3 or "",
@@ -101,7 +110,7 @@ class Sources:
             return self._object(uri, instance, task)
         if scheme in _CLOUDS:
             return self._cloud(uri, instance, task)
-        return self._picture(Address.parse(uri), ours=self._is_ours(instance))
+        return self._picture(Url.parse(uri), ours=self._is_ours(instance))
 
     def close(self) -> None:
         self._web.close()
@@ -124,7 +133,7 @@ class Sources:
     def _cloud(self, uri: str, instance: str | None, task: int | None) -> bytes:
         scheme = uri.partition(":")[0]
         if task is None or not self._is_ours(instance) or self._headers is None:
-            raise SourceForbidden(
+            raise SourceForbiddenError(
                 f"{scheme}:// is read through Label Studio alone: for its own tasks, with LABEL_STUDIO_URL and "
                 "LABEL_STUDIO_API_KEY set; else give https:// or s3:// addresses"
             )
@@ -133,20 +142,20 @@ class Sources:
     def _resolved(self, uri: str, task: int, own: ObjectStoreError | None) -> bytes:
         """Label Studio redirects to a link that it signed, or sends the bytes itself, for 20 s at most."""
         query = urlsafe_b64encode(uri.encode()).decode()
-        address = Address.parse(f"{self._base}/tasks/{task}/resolve/?fileuri={query}")
+        address = Url.parse(f"{self._base}/tasks/{task}/resolve/?fileuri={query}")
         try:
             return self._picture(address, ours=True)
         except FetchError as theirs:
             if own is None:
                 raise
-            kind = SourceUnreachable if own.retryable else type(theirs)
+            kind = SourceUnreachableError if own.retryable else type(theirs)
             raise kind(f"{own}; and through Label Studio: {theirs}") from theirs
 
     # The web
 
-    def _picture(self, address: Address, *, ours: bool) -> bytes:
+    def _picture(self, address: Url, *, ours: bool) -> bytes:
         answer = self._web.get(address, self._admit if ours else _alone)
-        route = self._route(answer.address) if ours else None
+        route = self._route(answer.url) if ours else None
         if route is None:
             _refuse(answer)
         else:
@@ -154,7 +163,7 @@ class Sources:
             self._refuse_label_studio(answer, route)
         return answer.body
 
-    def _upload_elsewhere(self, answer: Answer, route: str) -> Answer:
+    def _upload_elsewhere(self, answer: HttpResponse, route: str) -> HttpResponse:
         """Where Label Studio itself stores uploads in a cloud, they are under its other route alone. That one also
         tells what is missing from what is broken: 500 is /data/upload's answer to both.
         """
@@ -162,10 +171,10 @@ class Sources:
         if upload is None or answer.status not in (_NOT_FOUND, _SERVER_ERROR):
             return answer
         name = quote(unquote(upload[1]), safe="/")
-        second = self._web.get(Address.parse(f"{self._base}/storage-data/uploaded/?filepath={name}"), self._admit)
+        second = self._web.get(Url.parse(f"{self._base}/storage-data/uploaded/?filepath={name}"), self._admit)
         if second.status in (_FORBIDDEN, _NOT_FOUND):
-            raise SourceNotFound(
-                f"Label Studio has no upload {answer.address}: it was removed there, or the user of "
+            raise SourceNotFoundError(
+                f"Label Studio has no upload {answer.url}: it was removed there, or the user of "
                 "LABEL_STUDIO_API_KEY may not see it"
             )
         return second if second.status == _OK else answer
@@ -174,7 +183,7 @@ class Sources:
         """Whether a task of the Label Studio that the token is for wants it: others' jobs do not borrow the token."""
         return self._base is not None and instance is not None and instance.rstrip("/") == self._base
 
-    def _route(self, address: Address) -> str | None:
+    def _route(self, address: Url) -> str | None:
         """The path within Label Studio; none elsewhere."""
         base = self._label_studio
         if base is None or address.origin != base.origin:
@@ -182,7 +191,7 @@ class Sources:
         prefix = base.path.rstrip("/")
         return address.path.removeprefix(prefix) if address.path.startswith(prefix + "/") else None
 
-    def _admit(self, address: Address) -> Mapping[str, str]:
+    def _admit(self, address: Url) -> Mapping[str, str]:
         """Label Studio's token goes to its routes of pictures and nowhere else, whoever redirects there."""
         route = self._route(address)
         if route is None:
@@ -191,22 +200,22 @@ class Sources:
             raise self._not_logged_in(route)
         return self._headers() if self._headers is not None and _of_a_picture(route) else {}
 
-    def _not_logged_in(self, route: str) -> SourceDenied:
+    def _not_logged_in(self, route: str) -> SourceDeniedError:
         if self._headers is None:
-            return SourceDenied(
+            return SourceDeniedError(
                 f"Label Studio at {self._base} asks for a login: LABEL_STUDIO_API_KEY is not set; it is a user's token"
             )
         if not _of_a_picture(route) and not _LOGIN.match(route):
-            return SourceDenied(
+            return SourceDeniedError(
                 f"Label Studio at {self._base} asks for a login at {route[:80]}, and its token is sent for pictures "
                 "alone: give an address such as /data/upload/1/picture.jpg"
             )
-        return SourceDenied(
+        return SourceDeniedError(
             f"Label Studio at {self._base} asks for a login: it does not take LABEL_STUDIO_API_KEY for this address; "
             "check the token, and whether its kind is enabled there"
         )
 
-    def _refuse_label_studio(self, answer: Answer, route: str) -> None:
+    def _refuse_label_studio(self, answer: HttpResponse, route: str) -> None:
         """Raises: FetchError, where Label Studio gave no picture."""
         page = answer.content_type.startswith("text/html")
         if answer.status == _UNAUTHORIZED or (answer.status == _OK and page):
@@ -214,20 +223,20 @@ class Sources:
         if answer.status == _FORBIDDEN:
             if self._headers is None:
                 raise self._not_logged_in(route)
-            raise SourceDenied(
-                f"Label Studio refuses {answer.address}: the user of LABEL_STUDIO_API_KEY may not see it; add it "
+            raise SourceDeniedError(
+                f"Label Studio refuses {answer.url}: the user of LABEL_STUDIO_API_KEY may not see it; add it "
                 "to the project's organization"
             )
         if answer.status in (_NOT_FOUND, _GONE):
             told = (
                 "no storage of the project holds it, or the task is gone"
-                if "/resolve" in answer.address.path
+                if "/resolve" in answer.url.path
                 else "the file or its storage was removed there"
             )
-            raise SourceNotFound(f"Label Studio has nothing at {answer.address}: {told}")
+            raise SourceNotFoundError(f"Label Studio has nothing at {answer.url}: {told}")
         if answer.status == _STORAGE_FAILED:
-            raise SourceUnreachable(
-                f"Label Studio could not read {answer.address} from its own storage ({answer.status}): the object is "
+            raise SourceUnreachableError(
+                f"Label Studio could not read {answer.url} from its own storage ({answer.status}): the object is "
                 "gone, or the storage is away or no longer takes Label Studio's key"
             )
         _refuse(answer)
@@ -238,7 +247,7 @@ def name_of(uri: str) -> str:
     return uri.partition("?")[0] if uri.lower().startswith(("http://", "https://")) else uri
 
 
-def _alone(address: Address) -> Mapping[str, str]:  # noqa: ARG001 - see Admit
+def _alone(address: Url) -> Mapping[str, str]:  # noqa: ARG001 - see Admit
     return {}
 
 
@@ -248,14 +257,14 @@ def _of_a_picture(route: str) -> bool:
     return _PICTURES.match(route) is not None and not {".", ".."} & set(parts)
 
 
-def _refuse(answer: Answer) -> None:
+def _refuse(answer: HttpResponse) -> None:
     """Raises: FetchError, unless it is a body with status 200."""
-    status, address = answer.status, answer.address
+    status, address = answer.status, answer.url
     if status == _OK:
         return
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         signed = _SIGNED.search(address.target)
-        raise SourceDenied(
+        raise SourceDeniedError(
             f"{address} is refused ({status}): "
             + (
                 "it is a signed link, which works for a while only; give its s3:// address or a new link"
@@ -264,7 +273,7 @@ def _refuse(answer: Answer) -> None:
             )
         )
     if status in (_NOT_FOUND, _GONE):
-        raise SourceNotFound(f"{address} does not exist ({status})")
+        raise SourceNotFoundError(f"{address} does not exist ({status})")
     if status >= _SERVER_ERROR or status in _PASSING:
-        raise SourceUnreachable(f"{address}: the server is overloaded or broken ({status})")
-    raise SourceDenied(f"{address} gives no picture: its server answers with status {status}")
+        raise SourceUnreachableError(f"{address}: the server is overloaded or broken ({status})")
+    raise SourceDeniedError(f"{address} gives no picture: its server answers with status {status}")

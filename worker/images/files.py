@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from worker.errors import ImageMissing, ImageTooLarge, ImageUnsupported
+from worker.errors import ImageMissingError, ImageTooLargeError, ImageUnsupportedError
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -31,16 +31,18 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageUnsupported(f"{name} is a folder, not a picture; name a file in it, or pass it to find_images")
+            raise ImageUnsupportedError(
+                f"{name} is a folder, not a picture; name a file in it, or pass it to find_images"
+            )
         if not stat.S_ISREG(mode):  # a pipe would wait for ever, a device never end
-            raise ImageUnsupported(f"{name} is no regular file; copy the picture into one")
+            raise ImageUnsupportedError(f"{name} is no regular file; copy the picture into one")
         with path.open("rb") as file:
             # One byte more than allowed shows a file that grew since it was looked at.
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _missing(path, error) from error
     if len(data) > max_bytes:
-        raise ImageTooLarge(
+        raise ImageTooLargeError(
             f"{name} is larger than the {max_bytes / 2**20:.4g} MiB allowed; save it smaller or raise the limit"
         )
     return data
@@ -72,12 +74,12 @@ def _below(folder: Path) -> list[Path]:
         ]
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
-        raise ImageMissing(f"{printable(folder)} holds no pictures; they end in {endings}")
+        raise ImageMissingError(f"{printable(folder)} holds no pictures; they end in {endings}")
     return sorted(found)
 
 
-def _missing(path: Path, error: OSError | ValueError) -> ImageMissing:
+def _missing(path: Path, error: OSError | ValueError) -> ImageMissingError:
     if isinstance(error, FileNotFoundError):
-        return ImageMissing(f"{printable(path)} does not exist; check the path")
+        return ImageMissingError(f"{printable(path)} does not exist; check the path")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return ImageMissing(f"{printable(path)} cannot be read ({reason}); check the path and its permissions")
+    return ImageMissingError(f"{printable(path)} cannot be read ({reason}); check the path and its permissions")

@@ -10,12 +10,12 @@ from typing import Any, NoReturn, Self
 from db.settings import EngineSettings
 from worker.label_studio.connection import Connection
 from worker.label_studio.errors import (
-    Missing,
-    NotLabelStudio,
-    OutcomeUncertain,
-    ProjectMissing,
-    Rejected,
-    TaskMissing,
+    NotFoundError,
+    NotLabelStudioError,
+    OutcomeUncertainError,
+    ProjectNotFoundError,
+    RejectedError,
+    TaskNotFoundError,
 )
 
 
@@ -43,7 +43,7 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPrediction:
     """A prediction in Label Studio, without its regions."""
 
     number: int
@@ -89,7 +89,7 @@ class LabelStudio(Connection):
                 return
             page += 1
 
-    def show_version(self, number: int, model_version: str) -> None:
+    def set_model_version(self, number: int, model_version: str) -> None:
         """Annotators of the project see the predictions of this version from now on.
 
         Raises:
@@ -129,13 +129,13 @@ class LabelStudio(Connection):
         """A task's data, its addresses not resolved."""
         try:
             told = self._object(self.ask("GET", f"/api/tasks/{number}/", query={"resolve_uri": "false"}))
-        except Missing as error:
-            raise TaskMissing(f"Label Studio has no task {number}") from error
+        except NotFoundError as error:
+            raise TaskNotFoundError(f"Label Studio has no task {number}") from error
         return self._object(told.get("data"))
 
     # Predictions
 
-    def predictions(self, *, project: int, task: int) -> list[Stored]:
+    def predictions(self, *, project: int, task: int) -> list[StoredPrediction]:
         """Those of a task, the oldest first.
 
         Raises:
@@ -144,15 +144,15 @@ class LabelStudio(Connection):
         """
         try:
             told = self.ask("GET", "/api/predictions/", query={"task": task, "project": project})
-        except Rejected as error:
+        except RejectedError as error:
             if "task" in error.fields:
-                raise TaskMissing(f"Label Studio has no task {task} any more") from error
+                raise TaskNotFoundError(f"Label Studio has no task {task} any more") from error
             if "project" in error.fields:
-                raise ProjectMissing(f"Label Studio has no project {project} any more") from error
+                raise ProjectNotFoundError(f"Label Studio has no project {project} any more") from error
             raise
         return sorted(map(self._stored, self._list(told)), key=lambda one: one.number)
 
-    def predict(self, task: int, document: str) -> Stored:
+    def create_prediction(self, task: int, document: str) -> StoredPrediction:
         """Store a prediction: `document` is the JSON text of {"model_version", "score", "result"}. Label Studio stores
         one more each time.
 
@@ -164,20 +164,22 @@ class LabelStudio(Connection):
         """
         try:
             told = self.ask("POST", "/api/predictions/", body=f'{{"task": {task}, ' + document.lstrip()[1:])
-        except Rejected as error:
+        except RejectedError as error:
             if "task" in error.fields:
-                raise TaskMissing(f"Label Studio has no task {task} any more") from error
+                raise TaskNotFoundError(f"Label Studio has no task {task} any more") from error
             raise
         try:
             return self._stored(told)
-        except NotLabelStudio as error:
-            raise OutcomeUncertain(f"Label Studio's answer to a prediction of task {task} cannot be read") from error
+        except NotLabelStudioError as error:
+            raise OutcomeUncertainError(
+                f"Label Studio's answer to a prediction of task {task} cannot be read"
+            ) from error
 
-    def withdraw(self, prediction: int) -> None:
+    def delete_prediction(self, prediction: int) -> None:
         """Delete a prediction; one that is not there is fine."""
         try:
             self.ask("DELETE", f"/api/predictions/{prediction}/")
-        except Missing:
+        except NotFoundError:
             return
 
     # ML backends, webhooks, storages: as Label Studio shows them
@@ -223,11 +225,11 @@ class LabelStudio(Connection):
         )
         return Project(number, title, config, stamp(number, created), shown)
 
-    def _stored(self, told: object) -> Stored:
+    def _stored(self, told: object) -> StoredPrediction:
         row = self._object(told)
         project, version = row.get("project"), str(row.get("model_version") or "")
         number, task = self._number(row, "id"), self._number(row, "task")
-        return Stored(number, task, project if isinstance(project, int) else None, version)
+        return StoredPrediction(number, task, project if isinstance(project, int) else None, version)
 
     def _number(self, row: dict[str, Any], name: str) -> int:
         number = row.get(name)
@@ -240,7 +242,7 @@ class LabelStudio(Connection):
         return told if isinstance(told, list) and all(isinstance(one, dict) for one in told) else self._strange()
 
     def _strange(self) -> NoReturn:
-        raise NotLabelStudio(f"what answers at {self.url} is no Label Studio; check LABEL_STUDIO_URL and its path")
+        raise NotLabelStudioError(f"what answers at {self.url} is no Label Studio; check LABEL_STUDIO_URL and its path")
 
 
 def stamp(number: int, created_at: str) -> str:
@@ -255,7 +257,7 @@ def stamp(number: int, created_at: str) -> str:
 def _project_missing(number: int) -> Iterator[None]:
     try:
         yield
-    except Missing as error:
-        raise ProjectMissing(
+    except NotFoundError as error:
+        raise ProjectNotFoundError(
             f"Label Studio shows no project {number} to this user; check the number, and that the user is a member"
         ) from error

@@ -15,16 +15,16 @@ import certifi
 import httpx
 
 from worker.label_studio.errors import (
-    AddressBlocked,
-    Forbidden,
-    LabelStudioBusy,
-    LabelStudioUnreachable,
-    LegacyTokenRefused,
-    Missing,
-    NotLabelStudio,
-    OutcomeUncertain,
-    Rejected,
-    TokenRefused,
+    AddressBlockedError,
+    ForbiddenError,
+    LabelStudioBusyError,
+    LabelStudioUnreachableError,
+    LegacyTokenRefusedError,
+    NotFoundError,
+    NotLabelStudioError,
+    OutcomeUncertainError,
+    RejectedError,
+    TokenRefusedError,
 )
 from worker.label_studio.tokens import TokenKind, Tokens
 
@@ -95,7 +95,7 @@ class Connection:
         access = self._read(self._send("POST", _REFRESH, None, content, None), safe=True)
         token = access.get("access") if isinstance(access, dict) else None
         if not isinstance(token, str):
-            raise NotLabelStudio(f"{self.url} gives no access token for a personal one; check LABEL_STUDIO_URL")
+            raise NotLabelStudioError(f"{self.url} gives no access token for a personal one; check LABEL_STUDIO_URL")
         return token
 
     def _send(
@@ -118,9 +118,9 @@ class Connection:
                     if size > _MOST_BYTES or time.monotonic() > ends:
                         raise httpx.ReadTimeout("the answer does not end")
         except httpx.InvalidURL as error:
-            raise NotLabelStudio(f"LABEL_STUDIO_URL is no address of a server ({error})") from error
+            raise NotLabelStudioError(f"LABEL_STUDIO_URL is no address of a server ({error})") from error
         except _NEVER_SENT as error:
-            raise LabelStudioUnreachable(self._silent(error)) from error
+            raise LabelStudioUnreachableError(self._silent(error)) from error
         except httpx.HTTPError as error:
             self._broke(self._silent(error), error, safe=method in _SAFE or path == _REFRESH)
         return httpx.Response(answer.status_code, headers=_plain(answer.headers), content=b"".join(pieces))
@@ -131,8 +131,8 @@ class Connection:
 
     def _broke(self, told: str, cause: Exception | None = None, *, safe: bool) -> NoReturn:
         if safe:
-            raise LabelStudioUnreachable(told) from cause
-        raise OutcomeUncertain(
+            raise LabelStudioUnreachableError(told) from cause
+        raise OutcomeUncertainError(
             f"{told}; what was sent may have arrived, so it is looked for before it is sent again"
         ) from cause
 
@@ -147,7 +147,9 @@ class Connection:
         if status not in _OK:
             self._trouble(answer, document, safe=safe)
         if document is None and safe:
-            raise NotLabelStudio(f"what answers at {self.url} is no Label Studio; check LABEL_STUDIO_URL and its path")
+            raise NotLabelStudioError(
+                f"what answers at {self.url} is no Label Studio; check LABEL_STUDIO_URL and its path"
+            )
         if document is None:
             self._broke(f"Label Studio at {self.url} gave an answer that cannot be read", safe=safe)
         return document
@@ -156,12 +158,16 @@ class Connection:
         status = answer.status_code
         if status in _BUSY:
             wait = _seconds(answer.headers.get("retry-after", ""))
-            raise LabelStudioBusy(f"Label Studio at {self.url} is too busy ({status}); it is asked again later", wait)
+            raise LabelStudioBusyError(
+                f"Label Studio at {self.url} is too busy ({status}); it is asked again later", wait
+            )
         if status in _REFUSED and status != _TIMEOUT:
             self._refuse(status, document)
         if status in _REDIRECT:
             to = answer.headers.get("location", "elsewhere").partition("?")[0]
-            raise NotLabelStudio(f"{self.url} sends on to {to}; set LABEL_STUDIO_URL to where Label Studio is itself")
+            raise NotLabelStudioError(
+                f"{self.url} sends on to {to}; set LABEL_STUDIO_URL to where Label Studio is itself"
+            )
         told = f"Label Studio at {self.url} answered {status}, which is its own or its proxy's trouble"
         self._broke(told, safe=safe)
 
@@ -172,32 +178,32 @@ class Connection:
             self._unauthorized(detail)
         if status == _FORBIDDEN:
             if "reserved network" in detail or "SSRF" in detail:
-                raise AddressBlocked(
+                raise AddressBlockedError(
                     f"Label Studio may not call that address ({detail}); set ML_BLOCK_LOCAL_IP=false and "
                     "SSRF_PROTECTION_ENABLED=false for it"
                 )
-            raise Forbidden(f"Label Studio at {self.url} refuses the token's user ({detail}); give it the right")
+            raise ForbiddenError(f"Label Studio at {self.url} refuses the token's user ({detail}); give it the right")
         if status == _NOT_FOUND:
             if not told:
-                raise NotLabelStudio(
+                raise NotLabelStudioError(
                     f"what answers at {self.url} knows no such page; check LABEL_STUDIO_URL, also its path "
                     "(/label-studio where it is served below one)"
                 )
-            raise Missing(f"Label Studio: {detail}")
+            raise NotFoundError(f"Label Studio: {detail}")
         if status == _TOO_LARGE:
-            raise Rejected("the prediction is larger than Label Studio, or a proxy before it, takes in", {})
+            raise RejectedError("the prediction is larger than Label Studio, or a proxy before it, takes in", {})
         fields = told.get("validation_errors", {})
-        raise Rejected(f"Label Studio refused it: {_short(fields) if fields else detail}", fields)
+        raise RejectedError(f"Label Studio refused it: {_short(fields) if fields else detail}", fields)
 
     def _unauthorized(self, detail: str) -> NoReturn:
         if "legacy token authentication has been disabled" in detail:
-            raise LegacyTokenRefused(
+            raise LegacyTokenRefusedError(
                 "LABEL_STUDIO_API_KEY is a legacy token, and those are switched off; make a personal access token, or "
                 "allow legacy tokens in Organization > API Tokens Settings"
             )
         kind = {TokenKind.LEGACY: "legacy token", TokenKind.PERSONAL: "personal access token"}
         shown = "cut-off personal access token" if self.tokens.cut else kind.get(self.tokens.kind, "token")
-        raise TokenRefused(
+        raise TokenRefusedError(
             f"Label Studio at {self.url} refuses the {shown} in LABEL_STUDIO_API_KEY ({detail}); copy it again from "
             "Account & Settings"
         )

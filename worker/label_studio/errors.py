@@ -27,12 +27,12 @@ class LabelStudioError(CarError):
     code = "label_studio_error"
 
 
-class LabelStudioUnreachable(LabelStudioError):  # noqa: N818 - the name is the sentence
+class LabelStudioUnreachableError(LabelStudioError):
     code = "label_studio_unreachable"
     retryable = True
 
 
-class LabelStudioBusy(LabelStudioUnreachable):
+class LabelStudioBusyError(LabelStudioUnreachableError):
     code = "label_studio_busy"
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
@@ -41,51 +41,51 @@ class LabelStudioBusy(LabelStudioUnreachable):
         """Seconds that the server asked for; 0: it did not say."""
 
 
-class OutcomeUncertain(LabelStudioUnreachable):
+class OutcomeUncertainError(LabelStudioUnreachableError):
     code = "outcome_uncertain"
 
 
-class NotLabelStudio(LabelStudioError):  # noqa: N818
+class NotLabelStudioError(LabelStudioError):
     code = "label_studio_other"
 
 
-class TokenRefused(LabelStudioError):  # noqa: N818
+class TokenRefusedError(LabelStudioError):
     code = "token_unknown"
 
 
-class LegacyTokenRefused(TokenRefused):
+class LegacyTokenRefusedError(TokenRefusedError):
     code = "token_legacy_disabled"
 
 
-class TokenExpired(TokenRefused):
+class TokenExpiredError(TokenRefusedError):
     code = "token_expired"
 
 
-class TokenShortLived(TokenRefused):
+class TokenShortLivedError(TokenRefusedError):
     code = "token_short_lived"
 
 
-class Forbidden(LabelStudioError):  # noqa: N818
+class ForbiddenError(LabelStudioError):
     code = "label_studio_forbidden"
 
 
-class AddressBlocked(Forbidden):
+class AddressBlockedError(ForbiddenError):
     code = "backend_blocked"
 
 
-class Missing(LabelStudioError):  # noqa: N818
+class NotFoundError(LabelStudioError):
     code = "label_studio_missing"
 
 
-class ProjectMissing(Missing):
+class ProjectNotFoundError(NotFoundError):
     code = "project_missing"
 
 
-class TaskMissing(Missing):
+class TaskNotFoundError(NotFoundError):
     code = "task_missing"
 
 
-class Rejected(LabelStudioError):  # noqa: N818
+class RejectedError(LabelStudioError):
     code = "prediction_rejected"
 
     def __init__(self, message: str, fields: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from worker.label_studio.errors import TokenExpired, TokenShortLived
+from worker.label_studio.errors import TokenExpiredError, TokenShortLivedError
 
 _AHEAD = 30.0
 """Seconds before its end at which an access token is renewed: a request on its way, and clocks that differ."""
@@ -56,11 +56,11 @@ class Tokens:
             return f"Token {self._key}"
         if self._ends() <= self._now():
             if self.kind is TokenKind.ACCESS:
-                raise TokenShortLived(
+                raise TokenShortLivedError(
                     "LABEL_STUDIO_API_KEY is an access token, which lives for minutes and has expired; set it to the "
                     "personal access token of Account & Settings"
                 )
-            raise TokenExpired(
+            raise TokenExpiredError(
                 "the personal access token in LABEL_STUDIO_API_KEY has expired; make a new one in Account & Settings"
             )
         if self.kind is TokenKind.ACCESS:

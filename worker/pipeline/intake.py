@@ -24,11 +24,11 @@ from db.results import store as result_store
 from db.session import transaction
 from worker.images import open_image
 from worker.images.fetch import name_of
-from worker.pipeline.hand import Hand
-from worker.pipeline.ledger import Ledger
-from worker.pipeline.waiting import Waiting
-from worker.pipeline.window import Window
-from worker.pipeline.work import Fetched, Limits, Model, Pictures, Wish
+from worker.pipeline.adaptive_limit import AdaptiveLimit
+from worker.pipeline.owned_items import OwnedItems
+from worker.pipeline.ready_queue import ReadyQueue
+from worker.pipeline.result_writer import ResultWriter
+from worker.pipeline.types import FetchedItem, ImageReader, Limits, Model, RunSpec
 
 _LOOKUP_AT_ONCE = 64
 _ELSEWHERE = timedelta(seconds=2)
@@ -47,22 +47,22 @@ class Intake:
     def __init__(
         self,
         engine: Engine,
-        pictures: Pictures,
+        pictures: ImageReader,
         worker: str,
         model: Model,
         limits: Limits,
         *,
-        hand: Hand,
-        window: Window,
-        waiting: Waiting,
-        ledger: Ledger,
+        hand: OwnedItems,
+        window: AdaptiveLimit,
+        waiting: ReadyQueue,
+        ledger: ResultWriter,
         plenty: Callable[[], object],
     ) -> None:
         self._engine, self._pictures, self._worker, self._model, self._limits = engine, pictures, worker, model, limits
         self._hand, self._window, self._waiting, self._ledger, self._plenty = hand, window, waiting, ledger, plenty
         self._said_plenty = 0.0
-        self._wishes: OrderedDict[tuple[UUID, UUID], Wish | CarError] = OrderedDict()
-        self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
+        self._wishes: OrderedDict[tuple[UUID, UUID], RunSpec | CarError] = OrderedDict()
+        self._fetched: queue.SimpleQueue[FetchedItem | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
         self._at_once = ThreadPoolExecutor(_INTERACTIVE_THREADS, thread_name_prefix="fetch-at-once")
         self._ending = threading.Event()
@@ -114,12 +114,12 @@ class Intake:
 
     def _claim(self) -> list[ClaimedItem]:
         held, room = len(self._hand), self._room
-        if held and (room < self._model.batch or self._hand.alone):
+        if held and (room < self._model.batch or self._hand.has_isolated):
             return []
         try:
             with transaction(self._engine, durable=False) as session:
                 claimed = items.claim(session, self._worker, limit=room, lease=self._limits.lease, occupied=held > 0)
-                wishes = [self._learn(session, item) for item in claimed]
+                wishes = [self._load_run_spec(session, item) for item in claimed]
         except DatabaseUnreachableError as error:
             structlog.get_logger().warning("claim_failed", reason=str(error))
             self._hand.wait(1.0)
@@ -127,13 +127,13 @@ class Intake:
         if len(claimed) == room and time.monotonic() - self._said_plenty > _PLENTY_SECONDS:
             self._said_plenty = time.monotonic()
             self._plenty()
-        self._hand.take(claimed)
+        self._hand.add(claimed)
         for item, wish in zip(claimed, wishes, strict=True):
             pool = self._at_once if item.interactive else self._fetchers
             pool.submit(self._fetch, item, wish)
         return claimed
 
-    def _learn(self, session: Session, item: ClaimedItem) -> Wish | CarError:
+    def _load_run_spec(self, session: Session, item: ClaimedItem) -> RunSpec | CarError:
         """The item's vocabulary and recipe, or why this worker cannot follow them; it keeps the last ones it met."""
         key = (item.vocabulary_id, item.recipe_id)
         if key in self._wishes:
@@ -141,10 +141,10 @@ class Intake:
             return self._wishes[key]
         while len(self._wishes) >= _WISHES_KEPT:
             self._wishes.popitem(last=False)
-        self._wishes[key] = wish = self._wish(session, *key)
+        self._wishes[key] = wish = self._build_run_spec(session, *key)
         return wish
 
-    def _wish(self, session: Session, vocabulary_id: UUID, recipe_id: UUID) -> Wish | CarError:
+    def _build_run_spec(self, session: Session, vocabulary_id: UUID, recipe_id: UUID) -> RunSpec | CarError:
         vocabulary = vocabularies.get(session, vocabulary_id).vocabulary
         recipe = vocabularies.recipe(session, recipe_id).recipe
         try:
@@ -152,13 +152,13 @@ class Intake:
         except CarError as error:
             return error
         version = model_version(weights, recipe, vocabulary)
-        return Wish(vocabulary_id, recipe_id, vocabulary, recipe, weights, version)
+        return RunSpec(vocabulary_id, recipe_id, vocabulary, recipe, weights, version)
 
-    def _fetch(self, item: ClaimedItem, wish: Wish | CarError) -> None:
+    def _fetch(self, item: ClaimedItem, wish: RunSpec | CarError) -> None:
         """On a fetcher's thread: to the lookup, or to the ledger as failed."""
         if not self._waited_for_memory(item):
             return
-        if not self._hand.holds(item):
+        if not self._hand.owns(item):
             self._forget(item)
             return
         if isinstance(wish, CarError):
@@ -173,15 +173,15 @@ class Intake:
             structlog.get_logger().exception("fetch_broke", uri=item.uri)
             self._fail(FailedItem(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False))
         else:
-            self._hand.weigh(item, picture.pixels.nbytes)
+            self._hand.set_bytes(item, picture.pixels.nbytes)
             key = run_key(picture.sha256, wish.weights, wish.recipe, wish.vocabulary)
-            self._fetched.put(Fetched(item, wish, picture, key))
+            self._fetched.put(FetchedItem(item, wish, picture, key))
 
     def _waited_for_memory(self, item: ClaimedItem) -> bool:
         """Whether there is room for one more picture: False where the worker ends before, and it is handed back. Who
         somebody waits for never stands in this line.
         """
-        while not item.interactive and self._hand.bytes >= self._limits.picture_bytes:
+        while not item.interactive and self._hand.bytes >= self._limits.max_image_bytes:
             if self._ending.is_set():
                 return False
             self._hand.wait(_POLL_SECONDS)
@@ -201,7 +201,7 @@ class Intake:
                 some.append(one)
             self._look_up(some)
 
-    def _look_up(self, some: list[Fetched]) -> None:
+    def _look_up(self, some: list[FetchedItem]) -> None:
         """Known ones to the ledger, those in another worker's hand back to the queue, the rest to the model."""
         keys = {one.run_key for one in some}
         try:
@@ -212,7 +212,7 @@ class Intake:
                 late = result_store.known(session, ours)
                 result_store.release(session, late, self._worker)
                 known, ours = known | late, ours - set(late)
-                shown = result_store.previews(session, [one.picture.sha256 for one in some if one.run_key in ours])
+                shown = result_store.previews(session, [one.image.sha256 for one in some if one.run_key in ours])
                 elsewhere = [one.item for one in some if one.run_key not in known and one.run_key not in ours]
                 items.release(session, self._worker, elsewhere, wait=_ELSEWHERE)
         except Exception as error:  # noqa: BLE001 - the edge: this thread must go on, or the worker would hang
@@ -226,13 +226,13 @@ class Intake:
             self._forget(item)
         for one in some:
             if one.run_key in known:
-                self._ledger.ended(CompletedItem(one.item, known[one.run_key], reused=True))
+                self._ledger.item_ended(CompletedItem(one.item, known[one.run_key], reused=True))
             # The second of two equal pictures waits for the first.
-            elif one.run_key in ours and self._ledger.computes(one.run_key, one.item):
-                self._waiting.put(replace(one, preview_key=shown.get(one.picture.sha256)))
+            elif one.run_key in ours and self._ledger.claim_run(one.run_key, one.item):
+                self._waiting.put(replace(one, preview_key=shown.get(one.image.sha256)))
 
     def _fail(self, failed: FailedItem) -> None:
-        self._ledger.failed(failed)
+        self._ledger.item_failed(failed)
 
     def _forget(self, item: ClaimedItem) -> None:
-        self._hand.drop([item])
+        self._hand.discard([item])

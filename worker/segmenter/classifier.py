@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
-from worker.segmenter.encoder import Encoder
+from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.resampling import View
 
 Crops = UInt8[Tensor, "_ size size 3"]

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from car.recipe import Arithmetic, Cam, Recipe
-from worker.segmenter.encoder import Encoder
-from worker.segmenter.last_block import LastBlock
+from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.last_block import LastBlock
 
 MULTIPLE = 16
 """Pictures are enlarged to multiples of this before f sees them, whatever its patch size (official code)."""
@@ -36,7 +36,7 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
 
 
 @dataclass
-class Encoded:
+class EncodedImage:
     """What f knows about one picture, whatever is asked of it.
 
     `products` counts the vector-Jacobian products taken so far.
@@ -74,7 +74,7 @@ class Encoded:
 @torch.no_grad()
 def encode(
     encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe, *, at_once: int
-) -> list[Encoded]:
+) -> list[EncodedImage]:
     """What f sees of at most `at_once` RGB pictures of one padded size: one forward pass for all later questions.
 
     The batch is filled up with blanks to `at_once`, so that what f sees of a picture does not depend on its company.
@@ -104,7 +104,7 @@ def encode_tokens(
     tokens: Float[Tensor, "1 t c"],
     attention: Float[Tensor, "1 t t"] | None,
     grid: tuple[int, int],
-) -> Encoded:
+) -> EncodedImage:
     """What f sees of one picture, from the tokens that enter the last block and the sum of the attention maps before it
     (none: no CAA).
     """
@@ -113,7 +113,7 @@ def encode_tokens(
     if attention is not None:
         maps = (attention[0] + last.attention.float())[1:, 1:]
         affinity = transition(maps / min(_AFFINITY_MAPS, encoder.depth))
-    return Encoded(last.a[1:].float(), last.z.float(), affinity, grid, last)
+    return EncodedImage(last.a[1:].float(), last.z.float(), affinity, grid, last)
 
 
 def resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:

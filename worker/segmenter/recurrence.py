@@ -18,12 +18,13 @@ from torch import Tensor
 from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
 from car.segmentation import Pass, QueryScore, Step, StopReason
 from car.vocabulary import Vocabulary
-from worker.segmenter import classifier, proposals, visual_prompts
+from worker.segmenter import classifier, proposals
 from worker.segmenter.classifier import Crops
-from worker.segmenter.prompting import Prompter, prompter
-from worker.segmenter.proposals import Encoded
-from worker.segmenter.sizes import Packed, enlarge
-from worker.segmenter.texts import Texts
+from worker.segmenter.clip.texts import Texts
+from worker.segmenter.prompts import visual_prompts
+from worker.segmenter.prompts.prompting import Prompter, prompter
+from worker.segmenter.proposals import EncodedImage
+from worker.segmenter.resizing import Packed, enlarge
 
 _UNPROMPTED = b"unprompted"
 """Key of the picture as it is, among the packed masks that are keys of what was shown."""
@@ -32,7 +33,7 @@ _SURE_SUM = 2.0
 
 
 @dataclass(frozen=True)
-class Look:
+class StepTrace:
     """One step as an onlooker sees it: for parity tests and pictures of the history."""
 
     step: Step
@@ -43,11 +44,11 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class RecurrenceInput:
     """One picture in one pass: all that its recurrence reads."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    encoded: Encoded
+    encoded: EncodedImage
     vocabulary: Vocabulary
     texts: Texts
     recipe: Recipe
@@ -57,12 +58,12 @@ class Subject:
     crop_size: int
     pixel: float = 1.0
     """Pixels of the user's picture to one of `image`, which may be smaller."""
-    within: Pass = Pass.THINGS
-    observe: Callable[[Look], None] | None = None
+    pass_kind: Pass = Pass.THINGS
+    observe: Callable[[StepTrace], None] | None = None
 
 
 @dataclass(frozen=True)
-class Survivors:
+class RecurrenceResult:
     """Where the recurrence came to rest: queries as indices into the vocabulary, in its order."""
 
     indices: list[int]
@@ -75,7 +76,7 @@ class Survivors:
     crops_reused: int
 
 
-def recur(subject: Subject) -> Generator[Crops, Float[Tensor, "m d"], Survivors]:
+def recur(subject: RecurrenceInput) -> Generator[Crops, Float[Tensor, "m d"], RecurrenceResult]:
     """Run one picture to rest.
 
     Yields crops that were never encoded before (perhaps none) and expects one embedding each, in order.
@@ -94,7 +95,7 @@ def recur(subject: Subject) -> Generator[Crops, Float[Tensor, "m d"], Survivors]
 class _Loop:
     """The state h_t, and what is carried from step to step so as not to be computed twice."""
 
-    subject: Subject
+    subject: RecurrenceInput
     alive: list[int] = field(init=False)
     kept: list[int] = field(default_factory=list)
     """Positions in `alive`, not indices into the vocabulary."""
@@ -174,7 +175,7 @@ class _Loop:
     @cached_property
     def _views(self) -> Prompter:
         subject = self.subject
-        behind = visual_prompts.backdrop(subject.image, subject.prompts, subject.recipe)
+        behind = visual_prompts.prepare(subject.image, subject.prompts, subject.recipe)
         return prompter(behind, subject.crop_size, subject.texts.classifier.device)
 
     @cached_property
@@ -246,13 +247,13 @@ class _Loop:
                     rival_score=float(row[best]) if lost else None,
                 )
             )
-        self.steps.append(Step(len(self.steps) + 1, tuple(queries), self.subject.within))
+        self.steps.append(Step(len(self.steps) + 1, tuple(queries), self.subject.pass_kind))
         if self.subject.observe is not None:
-            self.subject.observe(Look(self.steps[-1], self.cams, self.similarity))
+            self.subject.observe(StepTrace(self.steps[-1], self.cams, self.similarity))
 
-    def survivors(self, stop: StopReason) -> Survivors:
+    def survivors(self, stop: StopReason) -> RecurrenceResult:
         scores = [float(score) for score in self.similarity.diagonal()]
-        return Survivors(self.alive, scores, self.cams, self.steps, stop, len(self._embeddings), self._reused)
+        return RecurrenceResult(self.alive, scores, self.cams, self.steps, stop, len(self._embeddings), self._reused)
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class _Background:
     logit: Float[Tensor, ""]
 
 
-def _fold_background(subject: Subject) -> _Background:
+def _fold_background(subject: RecurrenceInput) -> _Background:
     encoded, texts = subject.encoded, subject.texts.background
     if not len(texts):
         return _Background(torch.zeros_like(encoded.a[:, 0]), torch.tensor(-torch.inf, device=texts.device))

@@ -34,25 +34,25 @@ class View:
         to = (size * width // short, size * height // short)
         return cls(to, round((to[0] - size) / 2.0), round((to[1] - size) / 2.0), size)
 
-    def across(self, width: int) -> "Taps":
+    def across(self, width: int) -> "FilterTaps":
         """The pass along rows, of a picture so wide, as far as the square needs it."""
         return taps(width, self.to[0]).part(self.left, self.left + self.size)
 
-    def down(self, height: int) -> "Taps":
+    def down(self, height: int) -> "FilterTaps":
         """The pass along columns."""
         return taps(height, self.to[1]).part(self.top, self.top + self.size)
 
 
 @dataclass(frozen=True)
-class Taps:
+class FilterTaps:
     """One pass: pixel o becomes the sum over k of weights[k, o] times the pixel at places[k, o], in 1 / 2^22."""
 
     places: Int[np.ndarray, "k o"]
     weights: Int[np.ndarray, "k o"]
 
-    def part(self, start: int, stop: int) -> "Taps":
+    def part(self, start: int, stop: int) -> "FilterTaps":
         """The pass for pixels `start`..`stop`-1 of what comes out."""
-        return Taps(self.places[:, start:stop], self.weights[:, start:stop])
+        return FilterTaps(self.places[:, start:stop], self.weights[:, start:stop])
 
     def reached(self, start: int, stop: int) -> tuple[int, int]:
         """From where to where, in what comes out, pixels `start`..`stop`-1 of what goes in may be seen."""
@@ -65,7 +65,7 @@ class Taps:
 
 
 @lru_cache(maxsize=64)
-def taps(length: int, to: int) -> Taps:
+def taps(length: int, to: int) -> FilterTaps:
     """The pass that turns `length` pixels into `to`.
 
     The weights are asked of Pillow itself, so that they are its own to the last bit wherever it was compiled: it
@@ -82,4 +82,4 @@ def taps(length: int, to: int) -> Taps:
     weights = np.where((places >= 0) & (places < length), seen[places % apart, out], 0)
     used = np.flatnonzero(weights.any(1))
     kept = slice(used[0], used[-1] + 1)
-    return Taps(places[kept].clip(0, length - 1), weights[kept])
+    return FilterTaps(places[kept].clip(0, length - 1), weights[kept])

@@ -11,26 +11,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from car.crf_by import CrfBy
+from car.options import CrfBackend
 from car.recipe import Arithmetic, Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from worker.segmenter import classifier, proposals
-from worker.segmenter.asking import Ask, Begun, Steps
+from worker.segmenter.batch_scheduler import BatchScheduler
 from worker.segmenter.classifier import Crops
-from worker.segmenter.crf import reference
-from worker.segmenter.device_arrays import DeviceArrays
-from worker.segmenter.encoder import Encoder
-from worker.segmenter.ensembling import FindRegions
-from worker.segmenter.finishing import Clock, Unfinished
-from worker.segmenter.flow import Flow
-from worker.segmenter.picture import Picture
-from worker.segmenter.plans import Plan, canonical, in_order_of, plans
-from worker.segmenter.recurrence import Look, Subject, Survivors, recur
-from worker.segmenter.sizes import Image, shrunk, shrunk_size
-from worker.segmenter.texts import Texts, embed
+from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.texts import Texts, embed
+from worker.segmenter.crf.dense_crf import reference
+from worker.segmenter.crf.device_arrays import DeviceArrays
+from worker.segmenter.image_state import ImageState
+from worker.segmenter.passes import PassSpec, build_passes, canonical, reorder_step
+from worker.segmenter.postprocess import Clock, PendingSegmentation
+from worker.segmenter.recurrence import RecurrenceInput, RecurrenceResult, StepTrace, recur
+from worker.segmenter.requests import SegmentRequest, StartedRequest, Steps
+from worker.segmenter.resizing import Image, shrunk, shrunk_size
+from worker.segmenter.sam.ensembling import FindRegions
 
-Observe = Callable[[int, Look], None]
+Observe = Callable[[int, StepTrace], None]
 """Called with a picture's index and each step of its recurrence, once the picture rests."""
 
 _VOCABULARIES_KEPT = 8
@@ -63,13 +63,13 @@ class Segmenter:
     clock: Clock | None = None
     sam: FindRegions | None = None
     """Asked for recipes that have SAM on, and for no others."""
-    crf_by: CrfBy = CrfBy.LATTICE
+    crf_by: CrfBackend = CrfBackend.LATTICE
     """On CUDA the lattices run there, before a picture leaves `recur`."""
     _texts: dict[tuple[str, str], Texts] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Raises: ReferenceMissing, before any picture is begun."""
-        if self.crf_by is CrfBy.PYDENSECRF:
+        if self.crf_by is CrfBackend.PYDENSECRF:
             reference()
 
     def segment(
@@ -95,7 +95,7 @@ class Segmenter:
         recipe: Recipe,
         *,
         observe: Observe | None = None,
-    ) -> list[Unfinished]:
+    ) -> list[PendingSegmentation]:
         """What `segment` does with the models. The CRF and the coding of masks are left, in the order of the pictures:
         a CPU finishes them in any thread or process while the models see the next pictures.
 
@@ -105,32 +105,32 @@ class Segmenter:
 
         """
         asks = [
-            Ask(index, image, vocabulary, recipe, observe and partial(observe, index))
+            SegmentRequest(index, image, vocabulary, recipe, observe and partial(observe, index))
             for index, image in enumerate(images)
         ]
         for ask in asks:
             self._check(ask)
-        done: dict[int, Unfinished] = {}
-        for index, found in self.flow().over(asks):
+        done: dict[int, PendingSegmentation] = {}
+        for index, found in self.scheduler().run(asks):
             if isinstance(found, Exception):
                 raise found
             if found is not None:
                 done[index] = found
         return [done[index] for index in range(len(images))]
 
-    def flow(self, *, most: int = 0) -> Flow[Unfinished]:
+    def scheduler(self, *, most: int = 0) -> BatchScheduler[PendingSegmentation]:
         """For pictures that come one after the other, each with its own words and recipe. `most` are held at a time."""
         batches = self.batches or Batches.suited_to(self.proposal.device)
-        return Flow(self, images=batches.images, crops=batches.crops, most=most, clock=self.clock)
+        return BatchScheduler(self, images=batches.images, crops=batches.crops, most=most, clock=self.clock)
 
     @staticmethod
-    def kind(ask: Ask) -> Hashable:
+    def kind(ask: SegmentRequest) -> Hashable:
         """Equal for pictures that f can see in one batch."""
         height, width = ask.image.shape[:2]
         size = proposals.padded_size(*shrunk_size(height, width, ask.recipe.max_side))
         return size, ask.recipe.cam, ask.recipe.position_rounding
 
-    def begin(self, asks: Sequence[Ask], *, at_once: int) -> list[Begun[Unfinished]]:
+    def begin(self, asks: Sequence[SegmentRequest], *, at_once: int) -> list[StartedRequest[PendingSegmentation]]:
         """What f sees of pictures of one kind, and their recurrences from there on."""
         for ask in asks:
             self._check(ask)
@@ -139,45 +139,45 @@ class Segmenter:
         begun = []
         for ask, image, seen in zip(asks, working, encoded, strict=True):
             watch = _Stopwatch(self.clock)
-            picture = Picture(ask.image.shape[:2], image, seen)
-            lens = _Lens(self.classifier, ask.recipe.classifier_depth, ask.recipe.position_rounding)
-            begun.append(Begun(self._to_rest(ask, picture, watch), lens, watch.times))
+            picture = ImageState(ask.image.shape[:2], image, seen)
+            lens = _CropEncoder(self.classifier, ask.recipe.classifier_depth, ask.recipe.position_rounding)
+            begun.append(StartedRequest(self._to_rest(ask, picture, watch), lens, watch.times))
         return begun
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, ask: SegmentRequest) -> None:
         image = ask.image
         if ask.recipe.sam and self.sam is None:
             raise ValueError("the recipe has sam=on, and this segmenter was made without a SAM")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:  # noqa: PLR2004
             raise ValueError(f"a picture must be uint8 (h, w, 3), got {image.dtype} {image.shape}")
 
-    def _to_rest(self, ask: Ask, picture: Picture, watch: "_Stopwatch") -> Steps[Unfinished]:
+    def _to_rest(self, ask: SegmentRequest, picture: ImageState, watch: "_Stopwatch") -> Steps[PendingSegmentation]:
         """All passes over a picture, and then what else the models have to say of the words that survived."""
-        looks: list[Look] = []
-        for plan in plans(canonical(ask.vocabulary, ask.recipe), ask.recipe):
+        looks: list[StepTrace] = []
+        for plan in build_passes(canonical(ask.vocabulary, ask.recipe), ask.recipe):
             with watch.over("text_ms"):
                 texts = self._embedded(plan.vocabulary, ask.recipe)
             subject = self._subject(plan, picture, texts, ask.recipe, looks.append if ask.observe else None)
-            picture.rest(plan, (yield from _timed(recur(subject), watch)), ask.vocabulary)
+            picture.add_pass(plan, (yield from _timed(recur(subject), watch)), ask.vocabulary)
         self._find_regions(picture, ask.recipe, watch)
         if ask.observe is not None:
             for look in looks:
                 ask.observe(_in_order_of(ask.vocabulary, look))
-        return self._sharpened(picture.unfinished(ask.vocabulary, ask.recipe, watch.times))
+        return self._sharpened(picture.pending(ask.vocabulary, ask.recipe, watch.times))
 
-    def _find_regions(self, picture: Picture, recipe: Recipe, watch: "_Stopwatch") -> None:
+    def _find_regions(self, picture: ImageState, recipe: Recipe, watch: "_Stopwatch") -> None:
         """SAM sees each picture by itself, once, and only where it can matter."""
         if not recipe.sam or self.sam is None:
             return
         with watch.over("sam_ms"):
             picture.regions = self.sam(picture.image, recipe) if picture.anything_left else ()
 
-    def _sharpened(self, unfinished: Unfinished) -> Unfinished:
+    def _sharpened(self, unfinished: PendingSegmentation) -> PendingSegmentation:
         """The CRF on the device that has the models. A CPU runs it when it finishes the picture."""
         unfinished, device = replace(unfinished, crf_by=self.crf_by), self.proposal.device
-        if device.type != "cuda" or self.crf_by is CrfBy.PYDENSECRF:
+        if device.type != "cuda" or self.crf_by is CrfBackend.PYDENSECRF:
             return unfinished
-        return unfinished.sharpened(DeviceArrays(device), self.clock)
+        return unfinished.with_crf(DeviceArrays(device), self.clock)
 
     def _embedded(self, vocabulary: Vocabulary, recipe: Recipe) -> Texts:
         key = (vocabulary.digest, str(recipe.refer_filter))
@@ -188,9 +188,14 @@ class Segmenter:
         return self._texts[key]
 
     def _subject(
-        self, plan: Plan, picture: Picture, texts: Texts, recipe: Recipe, observe: Callable[[Look], None] | None
-    ) -> Subject:
-        return Subject(
+        self,
+        plan: PassSpec,
+        picture: ImageState,
+        texts: Texts,
+        recipe: Recipe,
+        observe: Callable[[StepTrace], None] | None,
+    ) -> RecurrenceInput:
+        return RecurrenceInput(
             image=picture.image,
             encoded=picture.encoded,
             vocabulary=plan.vocabulary,
@@ -200,13 +205,13 @@ class Segmenter:
             scales=(self.proposal.scale, self.classifier.scale),
             crop_size=self.classifier.image_size,
             pixel=picture.pixel,
-            within=plan.within,
+            pass_kind=plan.pass_kind,
             observe=observe,
         )
 
 
 @dataclass(frozen=True)
-class _Lens:
+class _CropEncoder:
     """g, as far as recipes differ in it."""
 
     encoder: Encoder
@@ -233,7 +238,7 @@ class _Stopwatch:
             self.times[stage] += (self.clock() - start) * 1000
 
 
-def _timed(loop: Steps[Survivors], watch: _Stopwatch) -> Steps[Survivors]:
+def _timed(loop: Steps[RecurrenceResult], watch: _Stopwatch) -> Steps[RecurrenceResult]:
     """The same, with the time that it takes itself."""
     answer: Float[Tensor, "m d"] | None = None
     while True:
@@ -241,14 +246,14 @@ def _timed(loop: Steps[Survivors], watch: _Stopwatch) -> Steps[Survivors]:
             try:
                 crops = next(loop) if answer is None else loop.send(answer)
             except StopIteration as rest:
-                survivors: Survivors = rest.value
+                survivors: RecurrenceResult = rest.value
                 break
         answer = yield crops
     return survivors
 
 
-def _in_order_of(vocabulary: Vocabulary, one: Look) -> Look:
-    step = in_order_of(one.step, vocabulary)
+def _in_order_of(vocabulary: Vocabulary, one: StepTrace) -> StepTrace:
+    step = reorder_step(one.step, vocabulary)
     place = {query.label: k for k, query in enumerate(one.step.queries)}
     order = [place[query.label] for query in step.queries]
-    return Look(step, one.cams[order], one.similarity[np.ix_(order, order)])
+    return StepTrace(step, one.cams[order], one.similarity[np.ix_(order, order)])

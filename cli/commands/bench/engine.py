@@ -12,7 +12,7 @@ from cli.commands.bench.report import Report
 
 if TYPE_CHECKING:
     from cli.commands.bench.environment import BenchEnvironment
-    from worker.pipeline.work import Objects
+    from worker.pipeline.types import Objects
 
 _GOAL_ITEMS, _GOAL_MS = 500, 2.0
 _PREFIX = "in/"

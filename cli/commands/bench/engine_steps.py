@@ -20,7 +20,7 @@ from db.results import store as result_store
 from db.results.store import NewResult
 from db.session import transaction
 from worker.pipeline.pipeline import Pipeline
-from worker.pipeline.work import Limits, Objects
+from worker.pipeline.types import Limits, Objects
 
 LEASE = timedelta(seconds=30)
 CLAIM_SIZES = (1, 8, 32, 64)
@@ -40,7 +40,7 @@ def run_pipeline(
     environment.queue_images(uris, LABELS)
     pipeline = Pipeline(environment.engine, objects, FakeSegmenter(batch), FakePostprocess(), name, limits=Limits())
     with CpuTime() as cpu:
-        drained = pipeline.drain()
+        drained = pipeline.run_until_idle()
     if drained.done != len(uris):
         raise AssertionError(f"not every item was done: {drained}")
 

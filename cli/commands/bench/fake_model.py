@@ -14,7 +14,7 @@ from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
 from db.errors import ObjectMissingError
-from worker.pipeline.work import Fetched
+from worker.pipeline.types import FetchedItem
 
 SIZE = (48, 32)
 """Width and height of the images."""
@@ -36,7 +36,7 @@ class FakeSegmenter:
         self.batch = batch
         self._result = fake_segmentation()
 
-    def flow(self) -> "FakeScheduler":
+    def scheduler(self) -> "FakeScheduler":
         return FakeScheduler(self._result, self.batch)
 
 
@@ -47,7 +47,7 @@ class FakeScheduler:
 
     def __init__(self, result: Segmentation, capacity: int) -> None:
         self._result, self._capacity = result, capacity
-        self._running: list[Fetched] = []
+        self._running: list[FetchedItem] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -56,19 +56,19 @@ class FakeScheduler:
     def room(self) -> int:
         return self._capacity - len(self._running)
 
-    def put(
+    def add_request(
         self,
-        key: Fetched,
+        key: FetchedItem,
         image: NDArray[np.uint8],
         vocabulary: Vocabulary,
         recipe: Recipe,
         *,
-        wanted: Callable[[], bool],
+        still_wanted: Callable[[], bool],
     ) -> None:
-        del image, vocabulary, recipe, wanted
+        del image, vocabulary, recipe, still_wanted
         self._running.append(key)
 
-    def turn(self) -> list[tuple[Fetched, Segmentation]]:
+    def step(self) -> list[tuple[FetchedItem, Segmentation]]:
         done, self._running = self._running, []
         return [(key, self._result) for key in done]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import WrongUse
+from cli.errors import UsageError
 
 
 class BenchDevice(StrEnum):
@@ -56,5 +56,5 @@ def set_up_torch(device: BenchDevice, threads: int) -> None:
     import torch
 
     if device is BenchDevice.CUDA and not torch.cuda.is_available():
-        raise WrongUse("--device cuda: torch finds no CUDA device here; leave the option out to measure on the CPU")
+        raise UsageError("--device cuda: torch finds no CUDA device here; leave the option out to measure on the CPU")
     torch.set_num_threads(threads)

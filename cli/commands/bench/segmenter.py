@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from car.precision import Precision
+from car.options import Precision
 from cli.commands.bench.display import number_table
 from cli.commands.bench.options import (
     BenchDevice,
@@ -72,7 +72,7 @@ def segmenter(
 
 
 def _resolve(precision: Precision, device: BenchDevice) -> Precision:
-    """The precision that worker.weights chooses."""
+    """The precision that worker.models.weights chooses."""
     if precision is not Precision.AUTO:
         return precision
     return Precision.FLOAT16 if device is BenchDevice.CUDA else Precision.FLOAT32
@@ -96,10 +96,10 @@ def _settings(
 def _compare_all(settings: "list[Setting]", peak_scale: float) -> "list[Comparison]":
     """`peak_scale` scales the matrices and copies that measure the machine's peaks."""
     from evaluation.speed.segmenter import Models, compare, peaks_of
-    from worker.finishers import Finishers
+    from worker.pipeline.postprocess_pool import PostprocessPool
 
     with (
-        Finishers(processes=max(1, (os.cpu_count() or 2) - 1)) as finishers,
+        PostprocessPool(processes=max(1, (os.cpu_count() or 2) - 1)) as finishers,
         Console(stderr=True).status("building random models") as status,
     ):
         models, peaks, results = Models.of(settings[0]), peaks_of(settings[0], scale=peak_scale), []

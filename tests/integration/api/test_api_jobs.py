@@ -47,7 +47,7 @@ def test_a_job_is_taken_committed_and_rung_for(client, bucket, broker_url):
         assert bell.llen("io") == 1
 
 
-def test_a_job_is_followed_to_its_end_retried_relisted_and_cancelled(client, api_rows, database):
+def test_a_job_is_followed_to_its_end_retried_rescanned_and_cancelled(client, api_rows, database):
     job = api_rows.job(uris=[f"s3://a/{n}.png" for n in range(5)])
     with transaction(database) as session:
         mine = items.claim(session, "w", limit=2, lease=LEASE)
@@ -64,11 +64,11 @@ def test_a_job_is_followed_to_its_end_retried_relisted_and_cancelled(client, api
     assert [one["uri"][-5] for one in pages["items"] + rest["items"]] == list("01234")
     again = client.post(f"{place}/retry")
     assert (again.status_code, again.json()["retried"], again.json()["job"]["counts"]["failed"]) == (202, 1, 0)
-    listed = client.post(f"{place}/relist")
+    listed = client.post(f"{place}/rescan")
     assert (listed.status_code, listed.json()["status"]) == (202, "listing")
     cancelled = client.post(f"{place}/cancel")
     assert (cancelled.status_code, cancelled.json()["counts"]["cancelled"]) == (200, 5)
-    assert client.post(f"{place}/relist").status_code == 409
+    assert client.post(f"{place}/rescan").status_code == 409
     assert client.post(f"{place}/retry").json()["retried"] == 5
 
 
@@ -217,7 +217,7 @@ def test_a_source_that_could_not_be_listed_says_why(client, api_rows, database):
     with transaction(database) as session:
         from db.queue import jobs  # noqa: PLC0415 - a step of the story
 
-        jobs.relist(session, job.id)
+        jobs.rescan(session, job.id)
         session.flush()
         listing = listings.claim(session, "lister", LEASE)
         listings.fail(session, "lister", listing, code="bucket_missing", detail="gone", retryable=False)

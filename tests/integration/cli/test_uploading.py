@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from car.errors import CarError
-from cli.errors import WrongUse
-from cli.surroundings import object_store
-from cli.uploading import upload
+from cli.errors import UsageError
+from cli.service.connection_settings import object_store
+from cli.service.uploading import upload
 from db.errors import BucketMissingError
 
 
@@ -73,5 +73,5 @@ def test_a_missing_bucket_is_said_in_words(store, folder, s3_client, bucket):
 
 def test_without_any_bucket_it_says_where_one_comes_from(monkeypatch, tmp_path):
     monkeypatch.delenv("S3_BUCKET", raising=False)
-    with pytest.raises(WrongUse, match="S3_BUCKET"):
+    with pytest.raises(UsageError, match="S3_BUCKET"):
         object_store(tmp_path)

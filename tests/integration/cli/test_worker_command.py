@@ -1,4 +1,4 @@
-"""`car worker`, `car beat` and `car migrate` as processes on the real engines."""
+"""`car worker`, `car scheduler` and `car migrate` as processes on the real engines."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from cli.main import app
 from db.label_studio import project_sync
 from db.queue import workers
 from db.session import make_engine, transaction
-from worker.queue import Task, celery_app, ring
+from worker.celery_app import TaskName, make_celery_app, notify
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_a_worker_begins_answers_bells_and_leaves_at_sigterm(queues, engine_envi
     broker = engine_environment["CELERY_BROKER_URL"]
     with running("worker", "--queues", queues, environment=engine_environment, log=log) as process:
         assert wait_for(living, log)[0].queue == queues
-        assert ring(celery_app(broker), Task.SEGMENT if queues == "gpu" else Task.LIST)
+        assert notify(make_celery_app(broker), TaskName.SEGMENT if queues == "gpu" else TaskName.LIST)
         with redis.Redis.from_url(broker) as client:
             wait_for(lambda: not client.llen(queues) and not client.hlen("unacked"), log)
         process.terminate()
@@ -89,7 +89,7 @@ def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_envir
     environment = engine_environment | here | {"S3_PREFIX": "car/", "CAR_PRESET": "demo", "CAR_SYNC_SECONDS": "0"}
     with running("worker", "--queues", "io", environment=environment, log=log) as process:
         wait_for(living, log)
-        assert ring(celery_app(environment["CELERY_BROKER_URL"]), Task.REAP)
+        assert notify(make_celery_app(environment["CELERY_BROKER_URL"]), TaskName.REAP)
         wait_for(lambda: outbox.states() == {"sent": 3}, log)
         wait_for(lambda: outbox.row().synced_at is not None, log)
         process.terminate()
@@ -113,7 +113,9 @@ def test_no_child_of_a_killed_worker_keeps_its_device(engine_environment, living
 
 
 def test_the_parent_of_a_worker_imports_no_torch():
-    code = "import cli.main, cli.worker, worker.tasks, worker.queue, sys; sys.exit('torch' in sys.modules)"
+    code = (
+        "import cli.main, cli.commands.worker, worker.tasks, worker.celery_app, sys; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -122,10 +124,10 @@ def test_beat_rings_for_the_reaper(engine_environment, tmp_path):
     environment = engine_environment | {"CAR_REAP_SECONDS": "0.5"}
     with (
         redis.Redis.from_url(environment["CELERY_BROKER_URL"]) as client,
-        running("beat", environment=environment, log=log) as process,
+        running("scheduler", environment=environment, log=log) as process,
     ):
         wait_for(lambda: client.llen("io") >= 2, log)
-        assert str(Task.REAP).encode() in client.lindex("io", 0)
+        assert str(TaskName.REAP).encode() in client.lindex("io", 0)
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
 
@@ -161,7 +163,7 @@ def test_migrate_says_that_the_password_is_wrong(empty_database_url):
 
 def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, database_url):
     def alive():
-        command = [sys.executable, "-m", "worker.alive"]
+        command = [sys.executable, "-m", "worker.healthcheck"]
         return subprocess.run(command, env=engine_environment, capture_output=True, text=True, timeout=60, check=False)
 
     silent = alive()
@@ -179,7 +181,7 @@ def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, dat
 
 def test_beat_keeps_a_file_for_health_checks_where_it_is_told_to(engine_environment, tmp_path):
     file = tmp_path / "schedule"
-    command = [sys.executable, "-m", "cli.main", "beat", "--schedule", str(file)]
+    command = [sys.executable, "-m", "cli.main", "scheduler", "--schedule", str(file)]
     beat = subprocess.Popen(command, env=engine_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60

@@ -7,14 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
-from tests.support.label_studio_rows import INSTANCE, ProjectRows
-from tests.support.rows import LEASE
 
 from db import leases
 from db.label_studio import feedback, outbox, outbox_sql, project_sync
 from db.queue import items, listings
 from db.queue.items import CompletedItem, FailedItem
 from db.session import transaction
+from tests.support.label_studio_rows import INSTANCE, ProjectRows
+from tests.support.rows import LEASE
 
 WORKERS = ("w1", "w2")
 ERROR = {"code": "store_unreachable", "detail": "away \0"}

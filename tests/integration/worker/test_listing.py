@@ -57,7 +57,7 @@ def progress(rows, job):
 
 
 def again(rows, job):
-    rows.do(jobs.relist, job)
+    rows.do(jobs.rescan, job)
 
 
 class Killed(BaseException):
@@ -157,7 +157,7 @@ def test_a_lister_that_is_told_to_stop_hands_back_and_the_next_goes_on(rows, buc
         bucket.put(name, b"x")
     job_of("")
     rounds = 0
-    while listed(f"l{rounds}", stop=lambda: True).more:
+    while listed(f"l{rounds}", stop=lambda: True).has_more:
         rounds += 1
         assert rounds < 20
     assert rounds > 2
@@ -254,7 +254,7 @@ def test_a_manifest_that_was_replaced_between_two_runs_is_read_from_its_beginnin
     job_of("list.txt")
     listed(stop=lambda: True)  # one page of three
     write(*range(20, 24), 1, 2)
-    while listed().more:
+    while listed().has_more:
         pass
     found = [row.uri for row in rows.sql("SELECT uri FROM item ORDER BY id")]
     assert found == [f"s3://other/{name}.jpg" for name in (1, 2, 3, 20, 21, 22, 23)]
@@ -280,7 +280,7 @@ def test_a_source_that_breaks_the_lister_is_tried_a_few_times_and_given_up(rows,
     good = job_of(["s3://other/a.jpg"])
     for _ in range(listings.MAX_LISTING_FAILURES):
         listed()
-        rows.sql("UPDATE job SET lease_expires_at = now() - interval '1 s' WHERE lease_expires_at IS NOT NULL")
+        rows.sql("UPDATE job SET available_at = now()")
     assert progress(rows, job).job.error_code == "internal_error"
     assert progress(rows, good).status is JobStatus.RUNNING
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo.sam_lessons import TINY, Lesson, Window, contacts, lesson, random_scene
+from demo.sam_dataset import TINY, SamSample, Window, contacts, make_sample, random_scene
 from demo.sam_training import SamStage, encode, mask_loss, overlap
 from demo.scenes import Split, draw_scene, generator
 
@@ -15,9 +15,9 @@ def stage(tmp_path_factory):
     return SamStage(tmp_path_factory.mktemp("sam"))
 
 
-def drawn(seed: int, *, windowed: bool) -> Lesson:
+def drawn(seed: int, *, windowed: bool) -> SamSample:
     rng = generator(Split.TRAIN, seed)
-    return lesson(rng, random_scene(rng), windowed=windowed)
+    return make_sample(rng, random_scene(rng), windowed=windowed)
 
 
 @pytest.mark.parametrize("windowed", [False, True])
@@ -109,7 +109,7 @@ def test_a_scene_without_objects_asks_for_no_mask():
     rng = np.random.default_rng(0)
     scene = draw_scene(rng)
     scene.labels[:] = 0
-    one = lesson(rng, scene, windowed=True)
+    one = make_sample(rng, scene, windowed=True)
     assert not one.on_object.any()
     assert not one.masks.any()
 

@@ -7,7 +7,7 @@ import pytest
 
 from car import rle
 from car.presets import preset
-from car.segmentation import Mask, Segmentation, Source, StopReason
+from car.segmentation import Mask, MaskSource, Segmentation, StopReason
 from demo.scenes import WORDS, held_out_scenes
 from evaluation.shapes import evaluate, label_map, without_recurrence
 
@@ -96,7 +96,7 @@ class _Smudged:
 
     def finish(self):
         if self.regions:
-            return replace(self.found, masks=tuple(replace(m, source=Source.SAM) for m in self.found.masks))
+            return replace(self.found, masks=tuple(replace(m, source=MaskSource.SAM) for m in self.found.masks))
         return replace(self.found, masks=tuple(map(_without_rim, self.found.masks)))
 
 

@@ -18,13 +18,13 @@ from car.presets import preset
 from car.recipe import Mode, Recipe, VisualPrompt
 from car.segmentation import Pass, Segmentation
 from car.vocabulary import Vocabulary, parse_labels_file
-from demo.towers import WEIGHTS
-from worker.errors import FinisherLost
-from worker.finishers import Finishers
+from demo.clip_models import WEIGHTS
+from worker.errors import PostprocessCrashedError
 from worker.images import find_images, open_image
-from worker.segmenter.finishing import Unfinished
+from worker.models.weights import load_pair
+from worker.pipeline.postprocess_pool import PostprocessPool
+from worker.segmenter.postprocess import PendingSegmentation
 from worker.segmenter.segmenter import Segmenter
-from worker.weights import load_pair
 
 DEMO = WEIGHTS.parent
 WORDS = [label.name for label in parse_labels_file((DEMO / "labels.txt").read_text())]
@@ -44,25 +44,25 @@ def pictures() -> list[np.ndarray]:
     return [open_image(path).pixels for path in find_images([DEMO / "images"])]
 
 
-def recurred(car: Segmenter, pictures: list[np.ndarray], recipe: Recipe, words: list[str]) -> list[Unfinished]:
+def recurred(car: Segmenter, pictures: list[np.ndarray], recipe: Recipe, words: list[str]) -> list[PendingSegmentation]:
     return car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
 
 
 @pytest.fixture(scope="module")
-def one(car: Segmenter, pictures: list[np.ndarray]) -> Unfinished:
+def one(car: Segmenter, pictures: list[np.ndarray]) -> PendingSegmentation:
     return recurred(car, pictures[:1], RECIPE, WORDS)[0]
 
 
-def slow(one: Unfinished) -> Unfinished:
+def slow(one: PendingSegmentation) -> PendingSegmentation:
     """The same picture, larger and with so many CRF iterations that it takes more than a second."""
     return replace(one, recipe=replace(one.recipe, crf_iterations=60), image=np.tile(one.image, (3, 3, 1)))
 
 
-def broken(one: Unfinished) -> Unfinished:
-    return replace(one, rests=(replace(one.rests[0], scores=()),))
+def broken(one: PendingSegmentation) -> PendingSegmentation:
+    return replace(one, passes=(replace(one.passes[0], scores=()),))
 
 
-def running(finishers: Finishers, count: int) -> list[int]:
+def running(finishers: PostprocessPool, count: int) -> list[int]:
     """Process ids of the finishers once `count` of them are up."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
@@ -82,11 +82,11 @@ def running(finishers: Finishers, count: int) -> list[int]:
 def test_another_process_finishes_the_demo_pictures_bit_for_bit(car, pictures, recipe, words, crfs) -> None:
     unfinished = recurred(car, pictures, recipe, words)
     here = [one.finish() for one in unfinished]
-    with Finishers(processes=2) as finishers:
+    with PostprocessPool(processes=2) as finishers:
         futures = [finishers.submit(one) for one in unfinished]
         assert [future.result(60) for future in futures] == here
     assert any(result.masks for result in here)
-    passes = {step.within for result in here for step in result.steps}
+    passes = {step.pass_kind for result in here for step in result.steps}
     assert passes == ({Pass.THINGS, Pass.STUFF} if recipe is STUFF else {Pass.THINGS})
     assert max(result.work.crf_runs for result in here) == crfs
 
@@ -95,7 +95,7 @@ def test_a_long_picture_is_carried_small_and_finished_at_its_own_size(car, pictu
     recipe = replace(RECIPE, max_side=96)
     [one] = recurred(car, [pictures[0]], recipe, WORDS)
     assert one.image.size < pictures[0].size / 2
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         result = finishers.submit(one).result(60)
     assert result == car.segment([pictures[0]], Vocabulary.of(WORDS), recipe)[0]
     assert (result.height, result.width) == pictures[0].shape[:2]
@@ -103,15 +103,15 @@ def test_a_long_picture_is_carried_small_and_finished_at_its_own_size(car, pictu
 
 def test_what_is_carried_is_hardly_more_than_the_picture(car, pictures) -> None:
     for one in recurred(car, pictures[:3], RECIPE, WORDS):
-        cams = sum(rest.cams.nbytes for rest in one.rests)
-        words = sum(len(step.queries) for rest in one.rests for step in rest.steps)
+        cams = sum(rest.cams.nbytes for rest in one.passes)
+        words = sum(len(step.queries) for rest in one.passes for step in rest.steps)
         assert cams < one.image.nbytes / 2
         assert len(pickle.dumps(one)) < one.image.nbytes + cams + 100 * words + 4096
 
 
 def test_times_are_taken_where_the_recurrence_had_a_clock(car, pictures, one) -> None:
     timed = replace(car, clock=time.perf_counter).recur(pictures[:1], Vocabulary.of(WORDS), RECIPE)[0]
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         times = finishers.submit(timed).result(60).timings
         assert finishers.submit(one).result(60).timings == {}
     assert set(times) == {"encode_ms", "text_ms", "proposal_ms", "classifier_ms", "crf_ms"}
@@ -120,31 +120,31 @@ def test_times_are_taken_where_the_recurrence_had_a_clock(car, pictures, one) ->
 
 def test_no_processes_mean_the_calling_thread(one, monkeypatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
-    with Finishers(processes=0) as finishers:
+    with PostprocessPool(processes=0) as finishers:
         assert finishers.submit(one).result(0) == one.finish()
         failed = finishers.submit(broken(one))
     assert isinstance(failed.exception(0), ValueError)
 
 
 def test_what_fails_in_another_process_says_why_and_costs_no_neighbour(one) -> None:
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         with pytest.raises(RuntimeError, match=r"ValueError: zip\(\)") as failed:
             finishers.submit(broken(one)).result(60)
-        assert "finishing.py" in failed.value.__notes__[0]
+        assert "postprocess.py" in failed.value.__notes__[0]
         [process] = running(finishers, 1)
         assert finishers.submit(one).result(60) == one.finish()
         assert running(finishers, 1) == [process]
 
 
 def test_a_killed_process_costs_the_picture_in_its_hand_alone(one) -> None:
-    with Finishers(processes=2) as finishers:
+    with PostprocessPool(processes=2) as finishers:
         first = finishers.submit(slow(one))
         [victim] = running(finishers, 1)
         second = finishers.submit(slow(one))
         waiting = [finishers.submit(one) for _ in range(4)]
         running(finishers, 2)
         os.kill(victim, signal.SIGKILL)
-        with pytest.raises(FinisherLost, match="SIGKILL") as lost:
+        with pytest.raises(PostprocessCrashedError, match="SIGKILL") as lost:
             first.result(60)
         assert lost.value.retryable
         assert [future.result(60) for future in waiting] == [one.finish()] * 4
@@ -152,7 +152,7 @@ def test_a_killed_process_costs_the_picture_in_its_hand_alone(one) -> None:
 
 
 def test_a_process_killed_while_idle_costs_nothing(one) -> None:
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         expected = finishers.submit(one).result(60)
         [victim] = running(finishers, 1)
         os.kill(victim, signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_a_process_killed_while_idle_costs_nothing(one) -> None:
 
 
 def test_signals_to_the_whole_group_leave_the_pictures_in_hand_alone(one) -> None:
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         finishers.submit(one).result(60)
         busy = finishers.submit(slow(one))
         [process] = running(finishers, 1)
@@ -171,7 +171,7 @@ def test_signals_to_the_whole_group_leave_the_pictures_in_hand_alone(one) -> Non
 
 
 def test_closing_ends_the_processes_and_cancels_what_nobody_began(one) -> None:
-    finishers = Finishers(processes=1)
+    finishers = PostprocessPool(processes=1)
     begun, waiting = finishers.submit(slow(one)), finishers.submit(one)
     [process] = running(finishers, 1)
     finishers.close()
@@ -183,7 +183,7 @@ def test_closing_ends_the_processes_and_cancels_what_nobody_began(one) -> None:
 
 
 def test_a_busy_finisher_leaves_the_interpreter_to_other_threads(one) -> None:
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         finishers.submit(one).result(60)
         busy, moments = finishers.submit(slow(one)), [time.perf_counter()]
         while not busy.done():
@@ -201,7 +201,7 @@ def script(code: str, *arguments: object) -> str:
 def test_finishing_needs_no_torch(one, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(pickle.dumps(one))
     seen = script(
-        "import pickle, sys, worker.finishers\n"
+        "import pickle, sys, worker.pipeline.postprocess_pool\n"
         "print(len(pickle.load(open(sys.argv[1], 'rb')).finish().masks))\n"
         "print({'torch', 'transformers', 'celery', 'sqlalchemy'} & {*sys.modules})",
         tmp_path / "one",
@@ -214,10 +214,10 @@ def test_a_daemonic_child_of_celerys_pool_may_have_finishers(one, tmp_path: Path
     code = (
         "import pickle, sys\n"
         "from billiard.context import ForkContext\n"
-        "from worker.finishers import Finishers\n"
+        "from worker.pipeline.postprocess_pool import PostprocessPool\n"
         "def child(path):\n"
         "    one = pickle.load(open(path, 'rb'))\n"
-        "    with Finishers(processes=1) as finishers:\n"
+        "    with PostprocessPool(processes=1) as finishers:\n"
         "        print(finishers.submit(one).result() == one.finish(), flush=True)\n"
         "process = ForkContext().Process(target=child, args=(sys.argv[1],), daemon=True)\n"
         "process.start()\n"
@@ -230,8 +230,8 @@ def test_processes_end_when_their_owner_is_killed(one, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(pickle.dumps(one))
     code = (
         "import os, pickle, signal, sys\n"
-        "from worker.finishers import Finishers\n"
-        "finishers = Finishers(processes=1)\n"
+        "from worker.pipeline.postprocess_pool import PostprocessPool\n"
+        "finishers = PostprocessPool(processes=1)\n"
         "finishers.submit(pickle.load(open(sys.argv[1], 'rb'))).result()\n"
         "print(finishers._finishers[0]._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

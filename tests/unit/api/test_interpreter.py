@@ -8,8 +8,8 @@ import gc, sys
 begun = gc.get_freeze_count()  # Python's own, in some versions
 import api.__main__
 before = (gc.get_freeze_count() - begun, sys.getswitchinterval())
-from api.interpreter import answer_promptly
-answer_promptly()
+from api.gc_tuning import tune_interpreter
+tune_interpreter()
 print(*before, gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1_000, sys.getswitchinterval() <= 0.001)
 """
 

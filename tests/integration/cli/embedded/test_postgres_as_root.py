@@ -16,8 +16,8 @@ import pytest
 from cli.embedded import start_engines
 from cli.embedded.postgres_programs import WHEEL, postgres_program
 from cli.embedded.wheels import files_of, program
-from cli.errors import EngineFailed
-from cli.launcher import launched
+from cli.errors import EngineFailedError
+from cli.service.child_launcher import launch_command
 from tests.support.paths import ROOT
 
 USERS = [name for name in ("postgres", "nobody") if name in {entry.pw_name for entry in pwd.getpwall()}]
@@ -87,7 +87,7 @@ def test_two_folders_have_databases_of_their_own(closed):
 def test_data_of_a_user_who_is_not_here_are_refused_in_words(closed):
     (closed / "data" / "postgres").mkdir(parents=True)
     os.chown(closed / "data" / "postgres", 54_321, 54_321)
-    with pytest.raises(EngineFailed, match=r"number 54321.* chown -R"):
+    with pytest.raises(EngineFailedError, match=r"number 54321.* chown -R"):
         start_engines(closed / "data", durable=False, which=["postgres"])
 
 
@@ -133,7 +133,7 @@ def test_programs_that_the_user_cannot_reach_are_copied_once_and_whole(entered, 
     data.mkdir(mode=0o700)
     shutil.chown(data, user)
     command = [str(copy.with_name("initdb")), "-D", "/proc/self/cwd", "--no-sync", "--locale=C", "--username=car"]
-    subprocess.run(launched(command, deadly=signal.SIGKILL, user=user), cwd=data, check=True, capture_output=True)
+    subprocess.run(launch_command(command, deadly=signal.SIGKILL, user=user), cwd=data, check=True, capture_output=True)
     assert (data / "PG_VERSION").read_text() == "18\n"
 
     for path in copy.parents[1].rglob("*.sql"):
@@ -150,7 +150,7 @@ def test_a_place_that_will_not_do_is_named_with_a_way_out(entered):
     with (
         mounted(entered / "small", "size=4m") as small,
         mounted(entered / "noexec", "noexec") as noexec,
-        pytest.raises(EngineFailed) as refused,
+        pytest.raises(EngineFailedError) as refused,
     ):
         postgres_program("18", USERS[0], parents=[theirs, small, noexec, entered / "missing"])
     said = str(refused.value)
@@ -171,7 +171,9 @@ with start_engines(pathlib.Path(sys.argv[1]), durable=False, which=["postgres"])
         print(connection.execute("SHOW data_directory").fetchone()[0])
 """
     root = ROOT
-    command = launched([sys.executable, "-c", script, str(entered / "his data")], deadly=signal.SIGKILL, user="nobody")
+    command = launch_command(
+        [sys.executable, "-c", script, str(entered / "his data")], deadly=signal.SIGKILL, user="nobody"
+    )
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env={"PATH": os.defpath})
     if "Permission denied" in done.stderr and str(root) in done.stderr:
         pytest.skip("nobody cannot reach this checkout")

@@ -54,7 +54,7 @@ class Backfill:
                 self._send(one)
 
     def _look(self, session, claim):
-        known = projects.find(session, claim.number)
+        known = projects.find(session, claim.ls_project_id)
         asked = [
             TaskSubmission(ls_task_id=number, uri=self.studio.tasks[number]["data"]["image"]) for number in self.tasks
         ]

@@ -29,7 +29,7 @@ def test_a_project_has_a_job_that_nobody_lists(project):
     assert (job.id, job.kind, job.listed_at is None) == (project.known.row.job_id, "label_studio", False)
     assert (job.source["instance"], job.source["project"]) == (INSTANCE, 7)
     with pytest.raises(ConflictError, match="car label-studio sync"):
-        project.do(jobs.relist, job.id)
+        project.do(jobs.rescan, job.id)
 
 
 def test_the_first_two_who_see_a_project_at_once_see_one(rows):
@@ -161,7 +161,7 @@ def test_another_stamp_is_another_project_under_the_old_number(project):
 
 
 def test_projects_are_found_by_number_and_instance(project):
-    assert project.do(projects.find, 7).plan.words == project.known.plan.words
+    assert project.do(projects.find, 7).plan.vocabulary_digest == project.known.plan.vocabulary_digest
     with pytest.raises(NotFoundError, match="connect"):
         project.do(projects.find, 8)
     project.note(instance=ELSEWHERE)

@@ -37,7 +37,7 @@ def test_the_version_owed_is_the_one_that_setup_answers(project):
     project.finish()
     plan = project.known.plan
     [row] = project.predictions()
-    assert row.model_version == label_studio_version(WEIGHTS, plan.recipe, plan.words, plan.regions)
+    assert row.model_version == label_studio_version(WEIGHTS, plan.recipe, plan.vocabulary_digest, plan.region_digest)
 
 
 def test_tasks_of_one_picture_share_an_item_and_have_a_prediction_each(project):

@@ -158,14 +158,14 @@ def test_listing_again_begins_at_the_beginning_whoever_is_on_its_way(rows):
     job = rows.job()
     old = rows.do(listings.claim, "l1", LEASE)
     add(rows, "l1", old, found(1, 2), at=2)
-    rows.do(jobs.relist, job)
+    rows.do(jobs.rescan, job)
     assert add(rows, "l1", old, found(3), at=3) is None  # else its cursor would hide what is new before it
     listing = rows.do(listings.claim, "l2", LEASE)
     assert listing.cursor is None
     assert add(rows, "l2", listing, found(0, 1, 2, 3), at=3) == 2
     rows.do(listings.finish, "l2", listing)
-    rows.do(jobs.relist, job)
+    rows.do(jobs.rescan, job)
     assert status(rows, job) is JobStatus.LISTING
     rows.do(jobs.cancel, job)
     with pytest.raises(ConflictError, match="cancelled"):
-        rows.do(jobs.relist, job)
+        rows.do(jobs.rescan, job)

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from benchmarks.results import Timing, explain, filter_combinations
 from benchmarks.seed_rows import fill
-from cli.errors import WrongUse
+from cli.errors import UsageError
 from db.results import queries as result_queries
 from db.session import transaction
 
@@ -81,5 +81,5 @@ def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes
             explain(database, draw(), timing)
         assert timing.scans == set(), name
         assert max(timing.blocks) < 5_000, name
-    with pytest.raises(WrongUse, match="already holds results"):
+    with pytest.raises(UsageError, match="already holds results"):
         next(fill(database, 1_000))

@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from car.found import Found, FoundMask
-from car.outcomes import Outcome
-from car.prediction_document import made_of
+from car.label_studio.agreement import Outcome
+from car.label_studio.prediction import build_regions
 from car.rle import encode_brush, encode_coco
+from car.stored_masks import StoredMask, StoredMasks
 from db.errors import StoreUnreachableError
 from db.label_studio import feedback
 from db.objects import ObjectStore
 from tests.support.rows import LEASE, together
-from worker.feedback import compare_annotations
-from worker.reaping import reap
+from worker.label_studio.feedback import process_annotations
+from worker.maintenance import run_maintenance
 
 HALF = np.zeros((16, 24), bool)
 HALF[:, :12] = True
-FOUND = Found(24, 16, (FoundMask("cat", 0.75, encode_coco(HALF)), FoundMask("dog", 0.5, encode_coco(~HALF))))
+FOUND = StoredMasks(24, 16, (StoredMask("cat", 0.75, encode_coco(HALF)), StoredMask("dog", 0.5, encode_coco(~HALF))))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def keep_masks(project, store, found=FOUND):
 
 
 def regions(project):
-    return json.loads(json.dumps(made_of(project.known.plan, FOUND, run_key="k").regions))
+    return json.loads(json.dumps(build_regions(project.known.plan, FOUND, run_key="k").regions))
 
 
 def brush(label, mask):
@@ -59,7 +59,7 @@ def note(project, task, number, result):
 
 
 def compare(project, store, worker="io", **options):
-    return compare_annotations(project.engine, store, worker, preset="demo", **options)
+    return process_annotations(project.engine, store, worker, preset="demo", **options)
 
 
 def said(project, annotation=100):
@@ -207,7 +207,7 @@ def test_a_drawing_that_cannot_be_read_fails_alone_with_a_reason(predicted, stor
 def test_a_worker_that_is_told_to_stop_hands_back(predicted, store):
     note(predicted, 1, 100, [])
     done = compare(predicted, store, stop=lambda: True)
-    assert (done.more, done.compared) == (True, 0)
+    assert (done.has_more, done.compared) == (True, 0)
     [row] = predicted.sql("SELECT state, attempt, worker FROM annotation")
     assert tuple(row) == ("pending", 0, None)
 
@@ -232,11 +232,11 @@ def test_text_that_postgres_cannot_hold_is_kept_without_it(predicted, store):
 
 
 def test_the_reaper_rings_for_annotations_that_wait(predicted, store):
-    assert reap(predicted.engine).annotations_wait is False
+    assert run_maintenance(predicted.engine).annotations_wait is False
     note(predicted, 1, 100, [])
-    assert reap(predicted.engine).annotations_wait is True
+    assert run_maintenance(predicted.engine).annotations_wait is True
     compare(predicted, store)
-    assert reap(predicted.engine).annotations_wait is False
+    assert run_maintenance(predicted.engine).annotations_wait is False
 
 
 def test_another_project_is_another_matter(predicted, store):

@@ -5,15 +5,15 @@ import threading
 
 from tests.support.fake_label_studio import FakeLabelStudio
 from worker.label_studio import LabelStudio
-from worker.publish import Publisher
-from worker.publish.gate import Gate
+from worker.label_studio.publish import Publisher
+from worker.label_studio.publish.circuit_breaker import CircuitBreaker
 
 
 def test_what_is_owed_is_rendered_and_sent_once(outbox):
     tasks = outbox.enqueue(5)
     published = outbox.publish()
     assert published.counts == {"rendered": 5, "sent": 5}
-    assert not published.more
+    assert not published.has_more
     outbox.agree()
     [stored] = outbox.studio.predictions(tasks[0])
     [row] = [one for one in outbox.predictions() if one.ls_task_id == tasks[0]]
@@ -97,7 +97,7 @@ def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
     outbox.enqueue(30)
     outbox.studio.token = "another"  # noqa: S105
     clock = [0.0]
-    gate = Gate(now=lambda: clock[0])
+    gate = CircuitBreaker(now=lambda: clock[0])
     with LabelStudio(outbox.studio.url, "old") as client:
         publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate)
         counts = publisher.publish().counts
@@ -150,15 +150,15 @@ def test_waits_grow_with_each_failure(outbox):
 def test_a_busy_label_studio_is_left_alone_as_long_as_it_asks(outbox):
     outbox.enqueue(10)
     clock = [0.0]
-    gate = Gate(now=lambda: clock[0])
+    gate = CircuitBreaker(now=lambda: clock[0])
     outbox.studio.fail("POST", "/api/predictions/", status=429, headers={"Retry-After": "90"}, times=1)
     with outbox.client() as client:
         publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate, threads=1)
         publisher.publish()
         assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
-        assert not gate.open
+        assert not gate.is_closed
         clock[0] = 89.0
-        assert not gate.open
+        assert not gate.is_closed
         clock[0] = 91.0
         outbox.due()
         publisher.publish()
@@ -169,10 +169,10 @@ def test_a_row_that_breaks_label_studio_holds_up_no_other(outbox):
     bad, *_ = outbox.enqueue(12)
 
     class Breaking(LabelStudio):
-        def predict(self, task, document):
+        def create_prediction(self, task, document):
             if task == bad:
                 raise RuntimeError("a bug")
-            return super().predict(task, document)
+            return super().create_prediction(task, document)
 
     breaking = Breaking(outbox.studio.url, outbox.studio.token)
     assert outbox.publish(breaking).counts == {"rendered": 12, "sent": 11, "put_off": 1}
@@ -188,9 +188,9 @@ def test_a_publisher_that_is_told_to_stop_hands_back_what_it_did_not_begin(outbo
     stopped = threading.Event()
 
     class Stopping(LabelStudio):
-        def predict(self, task, document):
+        def create_prediction(self, task, document):
             stopped.set()
-            return super().predict(task, document)
+            return super().create_prediction(task, document)
 
     published = outbox.publish(Stopping(outbox.studio.url, outbox.studio.token), stop=stopped.is_set, threads=1)
     assert published.counts["sent"] == 1
@@ -203,7 +203,7 @@ def test_a_publisher_that_is_told_to_stop_hands_back_what_it_did_not_begin(outbo
 def test_a_slice_of_time_ends_with_more_to_do(outbox):
     outbox.enqueue(20)
     published = outbox.publish(seconds=0.0, threads=1)
-    assert published.more
+    assert published.has_more
     outbox.publish()
     outbox.agree()
 

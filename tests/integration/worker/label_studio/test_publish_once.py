@@ -10,7 +10,7 @@ import pytest
 from db.label_studio.outbox import DUPLICATE_CHECK_AFTER
 from tests.support.rows import together
 from worker.label_studio import LabelStudio
-from worker.reaping import reap
+from worker.maintenance import run_maintenance
 
 
 @pytest.mark.parametrize("drop", ["after", "before"])
@@ -50,9 +50,9 @@ def test_doubles_that_are_found_are_deleted_but_for_the_oldest(outbox):
     version = first["model_version"]
     with outbox.client() as client:
         text = json.dumps({"model_version": version, "result": []})
-        client.predict(task, text)
-        client.predict(task, text)
-        other = client.predict(task, json.dumps({"model_version": "somebody's", "result": []}))
+        client.create_prediction(task, text)
+        client.create_prediction(task, text)
+        other = client.create_prediction(task, json.dumps({"model_version": "somebody's", "result": []}))
     outbox.due()
     assert outbox.publish().counts == {"sent": 1}
     assert [one["id"] for one in outbox.studio.predictions(task)] == [first["id"], other.number]
@@ -73,8 +73,8 @@ def test_a_publisher_that_sleeps_past_its_lease_leaves_one_prediction(outbox):
     reached, go_on = threading.Event(), threading.Event()
 
     class Frozen(LabelStudio):
-        def predict(self, task, document):
-            stored = super().predict(task, document)
+        def create_prediction(self, task, document):
+            stored = super().create_prediction(task, document)
             reached.set()
             go_on.wait(30)
             return stored
@@ -95,10 +95,10 @@ def test_a_publisher_that_sleeps_before_its_post_takes_its_double_back(outbox):
     reached, go_on = threading.Event(), threading.Event()
 
     class Frozen(LabelStudio):
-        def predict(self, task, document):
+        def create_prediction(self, task, document):
             reached.set()
             go_on.wait(30)
-            return super().predict(task, document)
+            return super().create_prediction(task, document)
 
     counts = []
     frozen = Frozen(outbox.studio.url, outbox.studio.token)
@@ -124,10 +124,10 @@ def test_two_that_sleep_across_each_others_posts_leave_it_to_a_third(outbox):
             super().__init__(outbox.studio.url, outbox.studio.token)
             self.reached = reached
 
-        def predict(self, task, document):
+        def create_prediction(self, task, document):
             self.reached.set()
             go_on.wait(30)
-            return super().predict(task, document)
+            return super().create_prediction(task, document)
 
     threads = []
     for name, reached in (("first", first), ("second", second)):
@@ -149,8 +149,8 @@ def test_a_late_sender_deletes_nothing_that_another_may_have_found(outbox):
     posted, found, first_goes_on, second_goes_on = (threading.Event() for _ in range(4))
 
     class Sender(LabelStudio):
-        def predict(self, task, document):
-            stored = super().predict(task, document)
+        def create_prediction(self, task, document):
+            stored = super().create_prediction(task, document)
             posted.set()
             first_goes_on.wait(30)
             return stored
@@ -188,10 +188,10 @@ def doomed_sender(outbox):
     reached, go_on = threading.Event(), threading.Event()
 
     class Doomed(LabelStudio):
-        def predict(self, task, document):
+        def create_prediction(self, task, document):
             reached.set()
             go_on.wait(30)
-            super().predict(task, document)
+            super().create_prediction(task, document)
             raise KilledError
 
     def doomed():
@@ -228,7 +228,7 @@ def store_late(outbox):
     [there] = outbox.studio.predictions()
     with outbox.client() as client:
         text = json.dumps({"model_version": there["model_version"], "result": there["result"]})
-        return client.predict(there["task"], text).number
+        return client.create_prediction(there["task"], text).number
 
 
 def uncertain(outbox):
@@ -277,7 +277,7 @@ def test_what_label_studio_got_as_an_answer_is_looked_for_when_a_publisher_had_i
     [row] = outbox.predictions()
     assert outbox.ask(task, max_document_bytes=10**6)[0].document is not None
     with outbox.client() as client:  # as Label Studio stores its backends' answers
-        stored = client.predict(task, json.dumps({"model_version": row.model_version, "result": []})).number
+        stored = client.create_prediction(task, json.dumps({"model_version": row.model_version, "result": []})).number
     wake()
     outbox.later(DUPLICATE_CHECK_AFTER[0])
     outbox.publish()
@@ -307,7 +307,7 @@ def test_a_second_look_that_fails_leaves_it_to_the_next(outbox):
 
 def test_second_looks_alone_are_reason_enough_to_ring(outbox):
     uncertain(outbox)
-    assert not reap(outbox.engine, instance=outbox.studio.url).predictions_wait
+    assert not run_maintenance(outbox.engine, instance=outbox.studio.url).predictions_wait
     outbox.later(DUPLICATE_CHECK_AFTER[0])
-    assert reap(outbox.engine, instance=outbox.studio.url).predictions_wait
-    assert not reap(outbox.engine).predictions_wait
+    assert run_maintenance(outbox.engine, instance=outbox.studio.url).predictions_wait
+    assert not run_maintenance(outbox.engine).predictions_wait

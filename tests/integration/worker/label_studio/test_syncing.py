@@ -6,7 +6,7 @@ from db.label_studio import project_sync
 from db.queue import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from worker.label_studio import LabelStudio
-from worker.syncing import Syncing
+from worker.label_studio.sync import ProjectSync
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def sync(outbox):
         if wanted:
             outbox.do(project_sync.request, outbox.row())
         with client or outbox.client() as asked:
-            syncing = Syncing(outbox.engine, outbox.objects, asked, "io", "demo", page=page)
+            syncing = ProjectSync(outbox.engine, outbox.objects, asked, "io", "demo", page=page)
             return syncing.sync(**options)
 
     return look
@@ -32,7 +32,7 @@ def pages(outbox):
 def test_tasks_that_nobody_told_are_queued_page_by_page(outbox, sync):
     tasks = outbox.studio.add_tasks(outbox.number, [f"s3://bucket/{number}.jpg" for number in range(8)])
     synced = sync()
-    assert (synced.projects, synced.asked, synced.more) == (1, 8, False)
+    assert (synced.projects, synced.asked, synced.has_more) == (1, 8, False)
     assert pages(outbox) == 3
     assert [(row.ls_task_id, row.uri, row.state) for row in outbox.items_by_task()] == [
         (task, f"s3://bucket/{number}.jpg", "queued") for number, task in enumerate(tasks)
@@ -93,7 +93,7 @@ def test_before_any_worker_told_its_weights_every_task_is_asked_for(outbox, sync
 
 def test_a_look_that_is_stopped_goes_on_from_its_cursor(outbox, sync):
     tasks = outbox.studio.add_tasks(outbox.number, [f"s3://bucket/{number}.jpg" for number in range(8)])
-    assert sync(seconds=0.0).more
+    assert sync(seconds=0.0).has_more
     row = outbox.row()
     assert (row.sync_cursor, row.sync_seen, row.sync_total) == (tasks[2], 3, 8)
     assert sync(wanted=False).asked == 5

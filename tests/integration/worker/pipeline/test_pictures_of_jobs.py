@@ -15,7 +15,7 @@ from db.queue import jobs
 from db.session import transaction
 from tests.support.painter import AtOnce, Painter
 from tests.support.picture_server import picture_bytes, redirect
-from worker.images.fetch import Sources
+from worker.images.fetch import ImageFetcher
 from worker.listing import list_sources
 from worker.pipeline.pipeline import Pipeline
 
@@ -34,8 +34,8 @@ def run(engine, objects):
             )
             jobs.create(session, wish)
         list_sources(engine, objects, "lister")
-        pipeline = Pipeline(engine, objects, Painter(), AtOnce(), "w1", pictures=sources)
-        pipeline.drain()
+        pipeline = Pipeline(engine, objects, Painter(), AtOnce(), "w1", image_reader=sources)
+        pipeline.run_until_idle()
         pipeline.close()
         with transaction(engine) as session:
             found = session.execute(
@@ -67,7 +67,7 @@ def test_pictures_on_the_web_are_labeled_and_what_may_not_be_asked_fails_with_it
             "http://127.0.0.1:1/a.png",
             "ftp://127.0.0.1/a.png",
         ],
-        Sources(objects, allowed={"CAR_ALLOWED_HOSTS": site.place}),
+        ImageFetcher(objects, allowed={"CAR_ALLOWED_HOSTS": site.place}),
     )
     assert ended == {
         f"{site.url}/turned.jpg": ("done", None, 48, 64),
@@ -82,7 +82,7 @@ def test_pictures_on_the_web_are_labeled_and_what_may_not_be_asked_fails_with_it
 
 def test_a_server_in_trouble_is_asked_again_later(run, objects, site):
     site.pages["/busy.png"] = (503, {}, b"")
-    ended = run([f"{site.url}/busy.png"], Sources(objects, allowed={"CAR_ALLOWED_HOSTS": site.place}))
+    ended = run([f"{site.url}/busy.png"], ImageFetcher(objects, allowed={"CAR_ALLOWED_HOSTS": site.place}))
     assert ended == {f"{site.url}/busy.png": ("queued", "source_unreachable", None, None)}
 
 

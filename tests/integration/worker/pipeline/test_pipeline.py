@@ -27,8 +27,8 @@ def test_every_good_picture_is_done_once_and_every_bad_one_fails_with_its_code(
     bucket.put("in/text.png", b"this is text")
     bucket.put("in/cut.png", png(77)[:60])
     job = job_over()
-    drained = pipeline_of(Painter()).drain()
-    assert (drained.done, drained.failed, drained.dropped, drained.handed_back) == (9, 2, 0, 0)
+    drained = pipeline_of(Painter()).run_until_idle()
+    assert (drained.done, drained.failed, drained.dropped, drained.released) == (9, 2, 0, 0)
     assert counts(job) == {"done": 9, "failed": 2}
     codes = dict(sql("SELECT uri, error_code FROM item WHERE state = 'failed'"))
     assert codes == {
@@ -44,7 +44,7 @@ def test_equal_pictures_are_computed_once_and_each_has_the_result(bucket, job_ov
     for place in ("in/a.png", "in/b.png", "in/deep/c.png"):
         bucket.put(place, png(1))
     job, model = job_over(), Painter()
-    drained = pipeline_of(model).drain()
+    drained = pipeline_of(model).run_until_idle()
     assert sum(model.batches) == 1
     assert (drained.done, drained.reused) == (3, 2)
     assert counts(job) == {"done": 3}
@@ -54,10 +54,10 @@ def test_equal_pictures_are_computed_once_and_each_has_the_result(bucket, job_ov
 def test_a_known_picture_never_reaches_the_model_again(bucket, job_over, pipeline_of, counts):
     bucket.put("in/a.png", png(1))
     job_over()
-    pipeline_of(Painter()).drain()
+    pipeline_of(Painter()).run_until_idle()
     bucket.put("again/other-name.png", png(1))
     job, model = job_over("again/"), Painter()
-    assert pipeline_of(model, "w2").drain().reused == 1
+    assert pipeline_of(model, "w2").run_until_idle().reused == 1
     assert model.batches == []
     assert counts(job) == {"done": 1}
 
@@ -67,7 +67,7 @@ def test_other_words_are_another_result(bucket, job_over, pipeline_of, sql):
     job_over()
     job_over(labels=("dog", "cat"))
     model = Painter()
-    pipeline_of(model).drain()
+    pipeline_of(model).run_until_idle()
     assert sum(model.batches) == 2
     assert sql("SELECT count(DISTINCT run_key) FROM result") == [(2,)]
 
@@ -76,7 +76,7 @@ def test_objects_say_what_the_rows_say(bucket, job_over, pipeline_of, sql):
     data = png(3)
     bucket.put("in/a.png", data)
     job_over()
-    pipeline_of(Painter()).drain()
+    pipeline_of(Painter()).run_until_idle()
     ((key, labelmap, shown, run_key),) = sql(
         "SELECT masks_key, labelmap_key, preview_key, run_key FROM result JOIN image ON image.id = image_id"
     )
@@ -101,7 +101,7 @@ def test_interactive_pictures_go_before_a_job_of_many(bucket, job_over, pipeline
     job_over("many/")
     urgent = job_over("one/", priority=Priority.INTERACTIVE)
     model = Painter(batch=2, wait=0.05)
-    pipeline_of(model, ahead=1).drain()
+    pipeline_of(model, claim_factor=1).run_until_idle()
     before = sql(
         "SELECT count(*) FROM item WHERE job_id <> :job AND finished_at < "
         "(SELECT finished_at FROM item WHERE job_id = :job)",
@@ -122,12 +122,12 @@ def test_what_another_worker_stores_between_the_look_and_the_reservation_is_not_
         time.sleep(max(0.0, claiming - time.monotonic()))  # this worker claims nothing of the second job
         bucket.put("in/two.png", png(1))
         job_over()
-        pipeline_of(other, "w2").drain()
+        pipeline_of(other, "w2").run_until_idle()
         return seen
 
     monkeypatch.setattr(result_store, "known", slow)
     claiming = time.monotonic() + 3.5
-    pipeline_of(mine, "w1").drain(seconds=3)
+    pipeline_of(mine, "w1").run_until_idle(seconds=3)
     assert counts(job) == {"done": 1}
     assert sum(other.batches) == 1
     assert mine.batches == []
@@ -139,7 +139,7 @@ def test_two_workers_share_a_job_without_computing_anything_twice(bucket, job_ov
         bucket.put(f"in/{number}.png", png(number % 20))
     job = job_over()
     models = [Painter(batch=2, wait=0.02), Painter(batch=2, wait=0.02)]
-    workers = [threading.Thread(target=pipeline_of(model, f"w{k}").drain, kwargs={}) for k, model in enumerate(models)]
+    workers = [threading.Thread(target=pipeline_of(model, f"w{k}").run_until_idle) for k, model in enumerate(models)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -149,7 +149,7 @@ def test_two_workers_share_a_job_without_computing_anything_twice(bucket, job_ov
         if counts(job) == {"done": 30}:
             break
         time.sleep(0.3)
-        pipeline_of(models[0], "w3").drain()
+        pipeline_of(models[0], "w3").run_until_idle()
     assert counts(job) == {"done": 30}
     assert sum(sum(model.batches) for model in models) == 20
     assert sql("SELECT count(*) FROM result") == [(20,)]
@@ -174,7 +174,7 @@ def test_words_of_each_task_are_as_many_as_pictures_and_a_worker_keeps_few_of_th
     for number in range(2):
         bucket.put(f"in/{number}.png", png(number + 1))
     project.ask(*asked, weights=Painter.weights)
-    drained = pipeline_of(Painter(batch=2)).drain()
+    drained = pipeline_of(Painter(batch=2)).run_until_idle()
     assert (drained.done, drained.failed) == (6, 0)
     project.ask(*asked, weights=Painter.weights)
     assert [row.ls_task_id for row in project.predictions()] == list(range(18))

@@ -21,7 +21,7 @@ def test_memory_too_small_for_a_batch_halves_it_and_goes_on(bucket, job_over, pi
     for number in range(8):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=8, memory=2)
-    pipeline_of(model).drain()
+    pipeline_of(model).run_until_idle()
     assert counts(job) == {"done": 8}
     assert max(model.batches) <= 2
 
@@ -29,7 +29,7 @@ def test_memory_too_small_for_a_batch_halves_it_and_goes_on(bucket, job_over, pi
 def test_memory_too_small_for_one_picture_fails_it_with_a_reason(bucket, job_over, pipeline_of, sql):
     bucket.put("in/a.png", png(1))
     job_over()
-    pipeline_of(Painter(memory=0)).drain()
+    pipeline_of(Painter(memory=0)).run_until_idle()
     ((code, detail),) = sql("SELECT error_code, error_detail FROM item")
     assert code == "out_of_memory"
     assert "24 x 16" in detail
@@ -41,7 +41,7 @@ def test_a_picture_that_breaks_the_model_does_not_fail_its_neighbours(bucket, jo
         bucket.put(f"in/{number}.png", data)
     evil = np.asarray(Image.open(BytesIO(pictures[5])))[0, 0, 0]
     job = job_over()
-    pipeline_of(Painter(batch=8, breaks_on=[evil])).drain()
+    pipeline_of(Painter(batch=8, breaks_on=[evil])).run_until_idle()
     assert counts(job) == {"done": 7, "failed": 1}
     assert sql("SELECT uri FROM item WHERE error_code = 'internal_error'") == [(f"s3://{bucket.name}/in/5.png",)]
 
@@ -50,32 +50,32 @@ def test_a_stopped_worker_hands_back_at_no_cost_of_an_attempt(bucket, job_over, 
     for number in range(40):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.2)
-    drained = pipeline_of(model).drain(stop=model.began.is_set)
-    assert drained.handed_back > 0
-    assert drained.more
+    drained = pipeline_of(model).run_until_idle(stop=model.began.is_set)
+    assert drained.released > 0
+    assert drained.has_more
     assert 1 <= drained.done <= 2  # what had begun
     assert counts(job) == {"done": drained.done, "queued": 40 - drained.done}
     assert sql("SELECT DISTINCT attempt, lost_lease_count, isolated FROM item WHERE state = 'queued'") == [
         (0, 0, False)
     ]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
-    pipeline_of(Painter(), "w2").drain()
+    pipeline_of(Painter(), "w2").run_until_idle()
     assert counts(job) == {"done": 40}
     assert sql("SELECT DISTINCT attempt FROM item") == [(1,)]
 
 
 def test_a_model_that_cannot_go_on_ends_the_worker_and_everything_goes_back(bucket, job_over, pipeline_of, counts, sql):
     class Broken(Painter):
-        def flow(self):
-            flow = super().flow()
-            flow.turn = lambda: 1 / 0
+        def scheduler(self):
+            flow = super().scheduler()
+            flow.step = lambda: 1 / 0
             return flow
 
     for number in range(40):
         bucket.put(f"in/{number}.png", png(number))
     job = job_over()
     with pytest.raises(ZeroDivisionError):
-        pipeline_of(Broken()).drain()
+        pipeline_of(Broken()).run_until_idle()
     assert counts(job) == {"queued": 40}
     assert sql("SELECT DISTINCT attempt, lost_lease_count FROM item") == [(0, 0)]
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
@@ -86,8 +86,8 @@ def test_a_batch_that_outlasts_the_grace_is_handed_back_and_its_late_result_drop
 ):
     bucket.put("in/a.png", png(1))
     job, model = job_over(), Painter(wait=1.5)
-    drained = pipeline_of(model, grace_seconds=0.2).drain(stop=model.began.is_set)
-    assert (drained.handed_back, drained.done, drained.dropped) == (1, 0, 1)
+    drained = pipeline_of(model, grace_seconds=0.2).run_until_idle(stop=model.began.is_set)
+    assert (drained.released, drained.done, drained.dropped) == (1, 0, 1)
     assert counts(job) == {"queued": 1}
     assert sql("SELECT count(*) FROM result") == [(0,)]
 
@@ -96,9 +96,9 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
     for number in range(30):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.4)
-    drained = pipeline_of(model).drain(seconds=1.0)
-    assert drained.more
-    assert drained.handed_back == 0
+    drained = pipeline_of(model).run_until_idle(seconds=1.0)
+    assert drained.has_more
+    assert drained.released == 0
     done = counts(job)["done"]
     assert 2 <= done < 30
     assert done == sum(model.batches) == drained.done  # what the model began is stored
@@ -122,7 +122,7 @@ def test_a_long_batch_keeps_its_lease_by_heartbeats(bucket, job_over, pipeline_o
 
     other = threading.Thread(target=reap_meanwhile)
     other.start()
-    drained = pipeline_of(model, lease=timedelta(seconds=1)).drain()
+    drained = pipeline_of(model, lease=timedelta(seconds=1)).run_until_idle()
     other.join()
     assert sum(looks) == 0
     assert drained.done == 1
@@ -143,7 +143,7 @@ def test_what_was_taken_over_while_it_was_computed_is_dropped(bucket, job_over, 
 
     other = threading.Thread(target=take_over)
     other.start()
-    drained = pipeline_of(model).drain()
+    drained = pipeline_of(model).run_until_idle()
     other.join()
     assert (drained.done, drained.dropped) == (0, 1)
     assert counts(job) == {"running": 1}
@@ -163,7 +163,7 @@ def test_a_cancelled_job_stops_within_a_batch(bucket, job_over, pipeline_of, eng
 
     other = threading.Thread(target=cancel)
     other.start()
-    pipeline_of(model, lease=timedelta(seconds=1)).drain()
+    pipeline_of(model, lease=timedelta(seconds=1)).run_until_idle()
     other.join()
     assert counts(job) == {"cancelled": 40}
     assert len(model.batches) <= 3
@@ -176,7 +176,7 @@ def test_a_suspect_is_computed_alone(bucket, job_over, pipeline_of, counts, engi
     with transaction(engine) as session:
         session.execute(text("UPDATE item SET isolated = true WHERE uri LIKE '%/5.png' OR uri LIKE '%/7.png'"))
     model = Painter(batch=4)
-    pipeline_of(model).drain()
+    pipeline_of(model).run_until_idle()
     assert counts(job) == {"done": 12}
     assert model.batches.count(1) >= 2
 
@@ -187,7 +187,7 @@ def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
     bucket.put("in/a.png", png(1))
     job_over()
     bucket.client.delete_object(Bucket=bucket.name, Key="in/a.png")
-    pipeline_of(Painter()).drain()
+    pipeline_of(Painter()).run_until_idle()
     assert sql("SELECT state, error_code FROM item") == [("failed", "object_missing")]
 
     class Away(ObjectStore):
@@ -195,10 +195,10 @@ def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
             raise StoreUnreachableError("the S3 server does not answer")
 
     with transaction(engine) as session:
-        session.execute(text("UPDATE item SET state = 'queued', finished_at = NULL, failure_count = 0"))
+        session.execute(text("UPDATE item SET state = 'queued', finished_at = NULL, available_at = now()"))
     pipeline = pipeline_of(Painter())
     pipeline.objects = Away(objects.client, objects.bucket, objects.prefix)
-    pipeline.drain()
+    pipeline.run_until_idle()
     assert sql("SELECT state, error_code, failure_count, available_at > now() FROM item") == [
         ("queued", "store_unreachable", 1, True)
     ]
@@ -210,6 +210,6 @@ def test_a_recipe_whose_models_are_not_here_fails_with_a_reason_and_others_go_on
     bucket.put("in/a.png", png(1))
     refused = job_over(settings={"eta": str(UNKNOWN_PAIR)})
     job = job_over()
-    pipeline_of(Painter()).drain()
+    pipeline_of(Painter()).run_until_idle()
     assert (counts(refused), counts(job)) == ({"failed": 1}, {"done": 1})
     assert sql("SELECT error_code FROM item WHERE state = 'failed'") == [("weights_missing",)]

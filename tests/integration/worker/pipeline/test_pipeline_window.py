@@ -5,7 +5,7 @@ import time
 
 from db.models import Priority
 from tests.support.painter import Painter, png
-from worker.images.fetch import Sources
+from worker.images.fetch import ImageFetcher
 
 
 class FarStore:
@@ -22,7 +22,7 @@ class FarStore:
         return self._objects.put(name, data, content_type)
 
 
-class CountedSources(Sources):
+class CountedSources(ImageFetcher):
     """How many pictures had been fetched whenever one was."""
 
     def __init__(self, objects):
@@ -44,9 +44,9 @@ def test_a_quick_model_has_more_in_hand_where_results_take_long_to_store(bucket,
     job_over()
     pipeline = pipeline_of(Painter(batch=1))
     pipeline.objects = FarStore(objects, 0.1)
-    assert pipeline.window.size == 8
-    assert pipeline.drain().done == 60
-    assert pipeline.window.size > 8
+    assert pipeline.adaptive_limit.size == 8
+    assert pipeline.run_until_idle().done == 60
+    assert pipeline.adaptive_limit.size > 8
 
 
 def test_a_slow_model_leaves_the_others_to_other_workers(bucket, job_over, pipeline_of):
@@ -54,21 +54,21 @@ def test_a_slow_model_leaves_the_others_to_other_workers(bucket, job_over, pipel
         bucket.put(f"in/{number}.png", png(number))
     job_over()
     pipeline = pipeline_of(Painter(batch=1, wait=0.3))
-    pipeline.drain()
-    assert pipeline.window.size == 8
+    pipeline.run_until_idle()
+    assert pipeline.adaptive_limit.size == 8
 
 
 def test_pictures_wait_to_be_fetched_while_those_in_hand_fill_the_memory(bucket, job_over, pipeline_of, objects):
     for number in range(24):
         bucket.put(f"in/{number}.png", png(number))
     most = {}
-    for name, picture_bytes in (("small", 1), ("large", 2**30)):
+    for name, max_image_bytes in (("small", 1), ("large", 2**30)):
         job_over(settings={"eta": 0.5 if name == "small" else 0.4})
         model, pictures = Painter(batch=1, wait=0.02), CountedSources(objects)
         pictures.done = lambda model=model: len(model.batches)
-        pipeline = pipeline_of(model, name, fetch_threads=2, picture_bytes=picture_bytes)
-        pipeline.pictures = pictures
-        assert pipeline.drain().done == 24
+        pipeline = pipeline_of(model, name, fetch_threads=2, max_image_bytes=max_image_bytes)
+        pipeline.image_reader = pictures
+        assert pipeline.run_until_idle().done == 24
         most[name] = pictures.most_in_hand
     assert most["small"] <= 2
     assert most["large"] > 2
@@ -78,7 +78,7 @@ def test_what_waits_for_memory_is_handed_back_when_the_worker_stops(bucket, job_
     for number in range(12):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=1, wait=0.2)
-    drained = pipeline_of(model, fetch_threads=2, picture_bytes=1).drain(stop=model.began.is_set)
+    drained = pipeline_of(model, fetch_threads=2, max_image_bytes=1).run_until_idle(stop=model.began.is_set)
     assert drained.done == 1
     assert counts(job) == {"done": 1, "queued": 11}
     assert sql("SELECT DISTINCT attempt FROM item WHERE state = 'queued'") == [(0,)]
@@ -90,8 +90,8 @@ def test_an_interactive_picture_overtakes_those_in_hand(bucket, job_over, pipeli
     bucket.put("now/a.png", png(99))
     job_over()
     model = Painter(batch=1, wait=0.2)
-    pipeline = pipeline_of(model, ahead=20)
-    working = threading.Thread(target=pipeline.drain)
+    pipeline = pipeline_of(model, claim_factor=20)
+    working = threading.Thread(target=pipeline.run_until_idle)
     working.start()
     model.began.wait()
     job_over("now/", priority=Priority.INTERACTIVE)

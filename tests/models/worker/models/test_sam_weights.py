@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from car.presets import preset
 from car.weights_digest import weights_digest
 from cli.main import app
-from worker import sam_store
-from worker.errors import WeightsInvalid, WeightsMissing
-from worker.sam_store import RELEASES, Release, fetched, pulled_sam
-from worker.segmenter.sam_network import SamSizes, build
-from worker.weights import convert_sam, load_sam, sam_folder_of
+from worker.errors import WeightsInvalidError, WeightsMissingError
+from worker.models import sam_checkpoints
+from worker.models.sam_checkpoints import RELEASES, Release, fetched, pulled_sam
+from worker.models.weights import convert_sam, load_sam, sam_folder_of
+from worker.segmenter.sam.network import SamSizes, build
 
 CPU = torch.device("cpu")
 TINY = SamSizes(
@@ -42,7 +42,7 @@ class FakeSource:
 
 class NoSource:
     def read(self, url: str) -> Iterator[bytes]:
-        raise WeightsMissing(f"{url} could not be fetched: no network")
+        raise WeightsMissingError(f"{url} could not be fetched: no network")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def folder(tmp_path, tensors):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(sam_store.constants, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sam_checkpoints.constants, "HF_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "car-labeler"
 
 
@@ -93,44 +93,44 @@ def test_half_precision_on_disk_is_float32_in_memory(folder, tensors):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(WeightsMissing, match=f"{name} is missing"):
+    with pytest.raises(WeightsMissingError, match=f"{name} is missing"):
         load_sam(folder, device=CPU)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "clip"}', '{"model_type": "segment_anything"}'])
 def test_a_configuration_that_describes_no_sam_is_refused(folder, content):
     (folder / "config.json").write_text(content)
-    with pytest.raises(WeightsInvalid, match=r"config\.json"):
+    with pytest.raises(WeightsInvalidError, match=r"config\.json"):
         load_sam(folder, device=CPU)
 
 
 def test_weights_of_other_sizes_are_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"depth": 2}))
-    with pytest.raises(WeightsInvalid, match="does not fit"):
+    with pytest.raises(WeightsInvalidError, match="does not fit"):
         load_sam(folder, device=CPU)
 
 
 def test_a_damaged_file_is_named(folder):
     (folder / "model.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(WeightsInvalid, match="not a readable safetensors file"):
+    with pytest.raises(WeightsInvalidError, match="not a readable safetensors file"):
         load_sam(folder, device=CPU)
 
 
 def test_a_pickle_is_not_opened_and_the_command_that_converts_it_is_named(release):
-    with pytest.raises(WeightsMissing, match="car models convert"):
+    with pytest.raises(WeightsMissingError, match="car models convert"):
         sam_folder_of(release[0])
 
 
 @pytest.mark.parametrize("where", ["nowhere", "./nowhere", "openai/clip"])
 def test_a_place_without_a_sam_is_named(where):
-    with pytest.raises(WeightsMissing, match=r"there is no folder .*sam-vit-h"):
+    with pytest.raises(WeightsMissingError, match=r"there is no folder .*sam-vit-h"):
         sam_folder_of(where)
 
 
 @pytest.mark.usefixtures("store")
 def test_a_release_that_was_never_pulled_names_the_command():
-    with pytest.raises(WeightsMissing, match="car models pull sam-vit-h"):
+    with pytest.raises(WeightsMissingError, match="car models pull sam-vit-h"):
         sam_folder_of("sam-vit-h")
 
 
@@ -147,7 +147,7 @@ def test_a_release_is_converted_tensor_by_tensor(release, tmp_path, tensors):
 def test_a_checkpoint_of_other_content_is_not_opened(release, tmp_path):
     path, releases = release
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(WeightsInvalid, match="none of the released checkpoints sam-vit-x"):
+    with pytest.raises(WeightsInvalidError, match="none of the released checkpoints sam-vit-x"):
         convert_sam(path, tmp_path / "out", releases=releases)
     assert not (tmp_path / "out").exists()
 
@@ -166,7 +166,7 @@ def test_a_release_is_fetched_checked_and_taken_away_again(release, store):
 
 def test_a_file_that_is_not_the_release_is_thrown_away(release, store):
     with (
-        pytest.raises(WeightsInvalid, match="gave a file of sha256"),
+        pytest.raises(WeightsInvalidError, match="gave a file of sha256"),
         fetched("sam-vit-x", FakeSource(b"something else"), releases=release[1]),
     ):
         pytest.fail("it was handed out")
@@ -174,7 +174,7 @@ def test_a_file_that_is_not_the_release_is_thrown_away(release, store):
 
 
 def test_a_server_out_of_reach_leaves_nothing_behind(store):
-    with pytest.raises(WeightsMissing, match="no network"), fetched("sam-vit-h", NoSource()):
+    with pytest.raises(WeightsMissingError, match="no network"), fetched("sam-vit-h", NoSource()):
         pytest.fail("it was handed out")
     assert not list(store.iterdir())
 

@@ -9,8 +9,8 @@ import torch
 
 from car.weights_digest import weights_digest
 from tests.support.paths import ROOT
-from worker.errors import WeightsInvalid, WeightsMissing
-from worker.weights import folder_of, load_pair
+from worker.errors import WeightsInvalidError, WeightsMissingError
+from worker.models.weights import folder_of, load_pair
 
 CPU = torch.device("cpu")
 
@@ -32,27 +32,27 @@ def test_a_digest_is_remembered_until_the_file_changes(tiny_clip_copy: Path) -> 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt", "model.safetensors"])
 def test_a_missing_file_is_named(tiny_clip_copy: Path, name: str) -> None:
     (tiny_clip_copy / name).unlink()
-    with pytest.raises(WeightsMissing, match=f"{name} is missing"):
+    with pytest.raises(WeightsMissingError, match=f"{name} is missing"):
         folder_of(tiny_clip_copy)
 
 
 def test_a_pickled_checkpoint_alone_is_never_opened(tiny_clip_copy: Path) -> None:
     (tiny_clip_copy / "model.safetensors").rename(tiny_clip_copy / "pytorch_model.bin")
-    with pytest.raises(WeightsMissing, match="never opened"):
+    with pytest.raises(WeightsMissingError, match="never opened"):
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04pickle"])
 def test_a_damaged_checkpoint_is_named(tiny_clip_copy: Path, content: bytes) -> None:
     (tiny_clip_copy / "model.safetensors").write_bytes(content)
-    with pytest.raises(WeightsInvalid, match=r"model\.safetensors is not a readable safetensors file"):
+    with pytest.raises(WeightsInvalidError, match=r"model\.safetensors is not a readable safetensors file"):
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "bert"}'])
 def test_a_folder_that_is_no_clip_is_refused(tiny_clip_copy: Path, content: str) -> None:
     (tiny_clip_copy / "config.json").write_text(content)
-    with pytest.raises(WeightsInvalid, match=r"config\.json"):
+    with pytest.raises(WeightsInvalidError, match=r"config\.json"):
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
@@ -61,7 +61,7 @@ def test_a_model_of_another_activation_can_be_g_and_not_f(tiny_clips: Path, tiny
     config["vision_config"]["hidden_act"] = "gelu"
     (tiny_clip_copy / "config.json").write_text(json.dumps(config))
     assert load_pair(tiny_clips / "proposal", tiny_clip_copy, device=CPU).classifier.depth
-    with pytest.raises(WeightsInvalid, match="quick_gelu"):
+    with pytest.raises(WeightsInvalidError, match="quick_gelu"):
         load_pair(tiny_clip_copy, tiny_clips / "classifier", device=CPU)
 
 
@@ -69,18 +69,18 @@ def test_weights_of_another_architecture_are_refused(tiny_clip_copy: Path) -> No
     config = json.loads((tiny_clip_copy / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] += 1
     (tiny_clip_copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsInvalid, match="tensors are missing or of another shape"):
+    with pytest.raises(WeightsInvalidError, match="tensors are missing or of another shape"):
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
 def test_a_hub_model_that_was_never_pulled_names_the_command_that_pulls_it() -> None:
-    with pytest.raises(WeightsMissing, match="car models pull openai/no-such-clip"):
+    with pytest.raises(WeightsMissingError, match="car models pull openai/no-such-clip"):
         folder_of("openai/no-such-clip")
 
 
 @pytest.mark.parametrize("where", ["./nowhere", "/nowhere/at/all", "nowhere"])
 def test_a_folder_that_is_not_there_is_named(where: str) -> None:
-    with pytest.raises(WeightsMissing, match="there is no folder"):
+    with pytest.raises(WeightsMissingError, match="there is no folder"):
         folder_of(where)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
-from worker.segmenter.asking import Ask, Begun, Line, Waiting
-from worker.segmenter.flow import Flow, Rested
+from worker.segmenter.batch_scheduler import BatchScheduler, Completed
+from worker.segmenter.requests import SegmentRequest, StartedRequest, WaitingQueue, WaitingRequest
 
 WORDS, RECIPE = Vocabulary.of(["cat"]), Recipe()
 
@@ -44,10 +44,10 @@ class Toy:
     begun: list[int] = field(default_factory=list)
     passes: int = 0
 
-    def kind(self, ask: Ask) -> int:
+    def kind(self, ask: SegmentRequest) -> int:
         return self.plots[ask.key].size
 
-    def begin(self, asks: list[Ask], *, at_once: int) -> list[Begun[list[float]]]:
+    def begin(self, asks: list[SegmentRequest], *, at_once: int) -> list[StartedRequest[list[float]]]:
         assert len({self.kind(ask) for ask in asks}) == 1
         assert len(asks) <= at_once
         self.short(len(asks), where=0)
@@ -57,8 +57,8 @@ class Toy:
         self.begun += [ask.key for ask in asks]
         return [self.one(self.plots[ask.key]) for ask in asks]
 
-    def one(self, plot: Plot) -> Begun[list[float]]:
-        return Begun(self.loop(plot), ToyLens(plot.lens, self))
+    def one(self, plot: Plot) -> StartedRequest[list[float]]:
+        return StartedRequest(self.loop(plot), ToyLens(plot.lens, self))
 
     def loop(self, plot: Plot) -> Iterator:
         self.under_way.add(plot.number)
@@ -101,15 +101,15 @@ class ToyLens:
         return numbers[:, None].float()
 
 
-def ask(key: int, wanted=lambda: True) -> Ask:
-    return Ask(key, np.zeros((1, 1, 3), np.uint8), WORDS, RECIPE, wanted=wanted)
+def ask(key: int, wanted=lambda: True) -> SegmentRequest:
+    return SegmentRequest(key, np.zeros((1, 1, 3), np.uint8), WORDS, RECIPE, still_wanted=wanted)
 
 
 def run(
     toy: Toy, *, images: int = 4, crops: int = 16, most: int = 0
-) -> tuple[Flow, dict[int, list[float] | Exception]]:
-    flow = Flow(toy, images=images, crops=crops, most=most)
-    found: list[Rested] = list(flow.over(ask(key) for key in toy.plots))
+) -> tuple[BatchScheduler, dict[int, list[float] | Exception]]:
+    flow = BatchScheduler(toy, images=images, crops=crops, most=most)
+    found: list[Completed] = list(flow.run(ask(key) for key in toy.plots))
     assert len(found) == len(dict(found)) == len(toy.plots)  # each once
     assert len(flow) == 0
     return flow, dict(found)
@@ -207,17 +207,17 @@ def test_batches_of_g_are_full_as_long_as_there_are_pictures() -> None:
 
 def test_a_picture_is_handed_on_in_the_turn_in_which_it_rests() -> None:
     toy = Toy({0: Plot(0, (2,)), **{k: Plot(k, (8, 8, 8, 8)) for k in range(1, 4)}})
-    flow, place = Flow(toy, images=4, crops=16), []
-    for number, (key, _) in enumerate(flow.over(ask(key) for key in toy.plots)):
+    flow, place = BatchScheduler(toy, images=4, crops=16), []
+    for number, (key, _) in enumerate(flow.run(ask(key) for key in toy.plots)):
         place.append((key, len(toy.g), number))
     assert place[0] == (0, 1, 0)
 
 
 def test_no_more_pictures_begin_than_one_batch_of_g_asks_for() -> None:
     toy = Toy({k: Plot(k, (4,) * 5) for k in range(80)})
-    flow = Flow(toy, images=4, crops=16, most=40)
+    flow = BatchScheduler(toy, images=4, crops=16, most=40)
     most = 0
-    for _ in flow.over(ask(key) for key in toy.plots):
+    for _ in flow.run(ask(key) for key in toy.plots):
         most = max(most, len(toy.under_way))
     assert most <= 16 / 4 + 4
 
@@ -229,19 +229,19 @@ def test_a_rare_size_is_not_passed_over_for_ever() -> None:
 
 
 def test_a_line_gives_the_kind_of_which_most_are_here_and_among_equals_the_first() -> None:
-    line = Line()
+    line = WaitingQueue()
     for key, kind in enumerate("abbacbb"):
-        line.put(Waiting(ask(key), kind))
-    assert [[one.ask.key for one in line.take(3, most=9)] for _ in range(4)] == [[1, 2, 5], [0, 3], [4], [6]]
+        line.put(WaitingRequest(ask(key), kind))
+    assert [[one.request.key for one in line.take(3, most=9)] for _ in range(4)] == [[1, 2, 5], [0, 3], [4], [6]]
     for key, kind in enumerate("ab"):
-        line.put(Waiting(ask(key), kind))
-    assert [one.ask.key for one in line.take(3, most=1)] == [0]
+        line.put(WaitingRequest(ask(key), kind))
+    assert [one.request.key for one in line.take(3, most=1)] == [0]
 
 
 def test_what_nobody_wants_any_more_does_not_begin() -> None:
     toy = Toy({k: Plot(k, (4,)) for k in range(6)})
-    flow = Flow(toy, images=2, crops=8)
-    found = dict(flow.over(ask(key, wanted=lambda key=key: key % 2 == 0) for key in toy.plots))
+    flow = BatchScheduler(toy, images=2, crops=8)
+    found = dict(flow.run(ask(key, wanted=lambda key=key: key % 2 == 0) for key in toy.plots))
     assert sorted(toy.begun) == [0, 2, 4]
     assert [key for key, one in sorted(found.items()) if one is None] == [1, 3, 5]
 
@@ -255,10 +255,10 @@ def test_where_pictures_go_one_by_one_no_batch_is_shared() -> None:
 
 def test_times_of_a_batch_are_shared_by_crops() -> None:
     toy = Toy({0: Plot(0, (2,)), 1: Plot(1, (6,))})
-    begun: list[Begun] = []
+    begun: list[StartedRequest] = []
     toy.one = lambda plot: begun.append(Toy.one(toy, plot)) or begun[-1]  # type: ignore[method-assign]
     ticks = iter(np.arange(0, 100, 0.008).tolist())
-    flow = Flow(toy, images=4, crops=16, clock=lambda: next(ticks))
-    dict(flow.over(ask(key) for key in toy.plots))
+    flow = BatchScheduler(toy, images=4, crops=16, clock=lambda: next(ticks))
+    dict(flow.run(ask(key) for key in toy.plots))
     assert [one.times["classifier_ms"] for one in begun] == pytest.approx([2, 6])
     assert [one.times["encode_ms"] for one in begun] == pytest.approx([4, 4])

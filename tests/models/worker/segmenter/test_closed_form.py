@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from car.presets import preset
+from car.text_data import BACKGROUNDS, CAM_TEMPLATE, VOC_QUERIES
 from car.vocabulary import Vocabulary
-from car.words import BACKGROUNDS, CAM_TEMPLATE, VOC_QUERIES
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, encoder
 from evaluation.reference import autograd_cams
 from evaluation.reference.official_scheme import OfficialScheme, Unit, counts

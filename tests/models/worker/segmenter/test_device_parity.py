@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from car.precision import Precision
+from car.options import Precision
 from demo.scenes import held_out_scenes
 from tests.support import device_parity
 from tests.support.images import paint

@@ -14,9 +14,9 @@ from car.presets import preset
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from evaluation import random_models
-from worker.segmenter.asking import Ask
-from worker.segmenter.finishing import Unfinished
-from worker.segmenter.flow import Flow
+from worker.segmenter.batch_scheduler import BatchScheduler
+from worker.segmenter.postprocess import PendingSegmentation
+from worker.segmenter.requests import SegmentRequest
 from worker.segmenter.segmenter import Batches, Segmenter
 
 WORDS = ("cat", "dog", "red car", "bird avian", "grass", "bottle")
@@ -54,12 +54,12 @@ Wish = tuple[int, int, int]
 """Numbers of a picture, a vocabulary and a recipe."""
 
 
-def ask(key: int, wish: Wish) -> Ask:
-    return Ask(key, picture(wish[0]), VOCABULARIES[wish[1]], RECIPES[wish[2]])
+def ask(key: int, wish: Wish) -> SegmentRequest:
+    return SegmentRequest(key, picture(wish[0]), VOCABULARIES[wish[1]], RECIPES[wish[2]])
 
 
 def rest_of(found: object) -> Segmentation:
-    assert isinstance(found, Unfinished)
+    assert isinstance(found, PendingSegmentation)
     return found.finish()
 
 
@@ -87,14 +87,14 @@ def alone(car: Segmenter) -> Alone:
     return Alone(car)
 
 
-def arriving(flow: Flow, asks: list[Ask], bursts: list[int]) -> Iterator[tuple[int, object]]:
+def arriving(flow: BatchScheduler, asks: list[SegmentRequest], bursts: list[int]) -> Iterator[tuple[int, object]]:
     """Pictures put in by bursts, between turns."""
     waiting, bursts = list(asks), list(bursts)
     while waiting or len(flow):
         for _ in range(min(bursts.pop() if bursts else len(waiting), len(waiting), flow.room)):
             one = waiting.pop(0)
-            flow.put(one.key, one.image, one.vocabulary, one.recipe)
-        yield from flow.turn()
+            flow.add_request(one.key, one.image, one.vocabulary, one.recipe)
+        yield from flow.step()
 
 
 wishes = st.lists(
@@ -107,7 +107,7 @@ wishes = st.lists(
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(wishes=wishes, bursts=st.lists(st.integers(0, 3), max_size=8))
 def test_on_a_cpu_whoever_comes_when_has_the_same_result_to_the_last_bit(car, alone, wishes, bursts) -> None:
-    found = dict(arriving(car.flow(), [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
+    found = dict(arriving(car.scheduler(), [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
     for key, wish in enumerate(wishes):
         assert rest_of(found[key]) == alone[wish]
 
@@ -116,7 +116,7 @@ def test_on_a_cpu_whoever_comes_when_has_the_same_result_to_the_last_bit(car, al
 @given(wishes=wishes, bursts=st.lists(st.integers(0, 3), max_size=8))
 def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_scores(alone, wishes, bursts) -> None:
     # Libraries promise no equal bits for another place in a batch, so scores may differ in their last digits.
-    flow = segmenter(Batches(images=3, crops=7)).flow(most=5)
+    flow = segmenter(Batches(images=3, crops=7)).scheduler(most=5)
     found = dict(arriving(flow, [ask(key, wish) for key, wish in enumerate(wishes)], bursts))
     for key, wish in enumerate(wishes):
         together, single = rest_of(found[key]), alone[wish]
@@ -131,8 +131,8 @@ def test_in_shared_batches_words_of_other_vocabularies_and_recipes_keep_their_sc
 
 def test_pictures_of_two_classifier_depths_share_no_batch_and_still_go_together() -> None:
     car = segmenter(Batches(images=4, crops=8))
-    flow = car.flow()
-    found = dict(flow.over([ask(key, (0, 0, key % 2)) for key in range(6)]))
+    flow = car.scheduler()
+    found = dict(flow.run([ask(key, (0, 0, key % 2)) for key in range(6)]))
     assert flow.slots.f_batches == 2
     results = [rest_of(found[key]) for key in range(6)]
     assert results[0].steps[0] != results[1].steps[0]
@@ -142,10 +142,10 @@ def test_pictures_of_two_classifier_depths_share_no_batch_and_still_go_together(
 
 def test_words_that_no_model_reads_fail_their_own_picture(car) -> None:
     bad = replace(ask(1, (1, 0, 0)), vocabulary=Vocabulary.of([" ".join(["w"] * 80), "dog"]))
-    found = dict(car.flow().over([ask(0, (0, 0, 0)), bad, ask(2, (2, 1, 0))]))
+    found = dict(car.scheduler().run([ask(0, (0, 0, 0)), bad, ask(2, (2, 1, 0))]))
     assert isinstance(found[1], VocabularyError)
-    assert isinstance(found[0], Unfinished)
-    assert isinstance(found[2], Unfinished)
+    assert isinstance(found[0], PendingSegmentation)
+    assert isinstance(found[2], PendingSegmentation)
 
 
 def test_memory_that_runs_out_in_a_shared_batch_changes_no_result(car, alone) -> None:
@@ -158,9 +158,9 @@ def test_memory_that_runs_out_in_a_shared_batch_changes_no_result(car, alone) ->
             return super().begin(asks, at_once=at_once)
 
     short = Short(car.proposal, car.classifier, Batches(images=2, crops=8))
-    flow = short.flow(most=6)
+    flow = short.scheduler(most=6)
     some = [(k % 6, 0, 0) for k in range(8)]
-    found = dict(flow.over([ask(key, wish) for key, wish in enumerate(some)]))
+    found = dict(flow.run([ask(key, wish) for key, wish in enumerate(some)]))
     assert flow.shortages == 3
     for key, wish in enumerate(some):
         assert [m.label for m in rest_of(found[key]).masks] == [m.label for m in alone[wish].masks]
@@ -168,7 +168,7 @@ def test_memory_that_runs_out_in_a_shared_batch_changes_no_result(car, alone) ->
 
 def test_work_is_counted_by_picture_whatever_was_shared(alone) -> None:
     some = [(k, 0, 0) for k in range(4)]
-    found = dict(segmenter(Batches(images=3, crops=7)).flow().over([ask(k, wish) for k, wish in enumerate(some)]))
+    found = dict(segmenter(Batches(images=3, crops=7)).scheduler().run([ask(k, wish) for k, wish in enumerate(some)]))
     for key, wish in enumerate(some):
         assert rest_of(found[key]).work == alone[wish].work
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from car.precision import Precision
+from car.options import Precision
 from car.presets import preset
 from car.recipe import Recipe, VisualPrompt
 from car.rle import decode_coco
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from tests.support.paths import GOLDEN
-from worker.segmenter.recurrence import Look
+from worker.models.weights import load_pair
+from worker.segmenter.recurrence import StepTrace
+from worker.segmenter.resizing import enlarge
 from worker.segmenter.segmenter import Segmenter
-from worker.segmenter.sizes import enlarge
-from worker.weights import load_pair
 
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/case.json"))
 
@@ -37,7 +37,7 @@ class Golden:
     arrays: dict[str, np.ndarray]
     image: np.ndarray
     result: Segmentation
-    looks: list[Look]
+    looks: list[StepTrace]
 
 
 def recipe_of(case: dict[str, Any]) -> Recipe:
@@ -63,7 +63,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     image = np.asarray(Image.open(folder / "image.png").convert("RGB"))
     models = GOLDEN / "models" / case["models"]
     pair = load_pair(models / "proposal", models / "classifier", device=torch.device("cpu"), precision=precision)
-    looks: list[Look] = []
+    looks: list[StepTrace] = []
     [result] = Segmenter(pair.proposal, pair.classifier).segment(
         [image], Vocabulary.of(case["queries"]), recipe_of(case), observe=lambda _, look: looks.append(look)
     )

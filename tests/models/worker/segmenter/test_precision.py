@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from car.precision import Precision
+from car.options import Precision
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from demo.scenes import WORDS, held_out_scenes
 from evaluation.parity import Parity, compare
 from tests.support.paths import ROOT
+from worker.models.weights import load_pair
 from worker.segmenter.segmenter import Segmenter
-from worker.weights import load_pair
 
 WEIGHTS = ROOT / "demo" / "weights"
 CPU = torch.device("cpu")

@@ -12,13 +12,13 @@ from car.recipe import VisualPrompt
 from car.vocabulary import Vocabulary
 from evaluation import random_models
 from worker.segmenter import classifier, proposals, recurrence
-from worker.segmenter.device_prompts import DevicePrompts
-from worker.segmenter.encoder import Encoder
-from worker.segmenter.host_prompts import HostPrompts
-from worker.segmenter.recurrence import Look, Subject, Survivors, recur
-from worker.segmenter.sizes import enlarge
-from worker.segmenter.texts import embed
-from worker.segmenter.visual_prompts import backdrop, show
+from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.texts import embed
+from worker.segmenter.prompts.device_prompts import DevicePrompts
+from worker.segmenter.prompts.host_prompts import HostPrompts
+from worker.segmenter.prompts.visual_prompts import apply_prompts, prepare
+from worker.segmenter.recurrence import RecurrenceInput, RecurrenceResult, StepTrace, recur
+from worker.segmenter.resizing import enlarge
 
 WORDS = ("cat", "dog", "red car", "bird avian", "grass", "bottle", "bicycle", "chair seat")
 # Scores of random models are spread thinly: this theta drops some words in every step.
@@ -50,16 +50,16 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 class Run:
     """One picture's recurrence as its driver sees it."""
 
-    subject: Subject
+    subject: RecurrenceInput
     crops: list[torch.Tensor]
-    looks: list[Look]
-    rest: Survivors
+    looks: list[StepTrace]
+    rest: RecurrenceResult
 
 
 def run(f: Encoder, g: Encoder, image: np.ndarray) -> Run:
     (encoded,) = proposals.encode(f, [image], RECIPE, at_once=1)
-    vocabulary, looks, crops = Vocabulary.of(WORDS), list[Look](), list[torch.Tensor]()
-    subject = Subject(
+    vocabulary, looks, crops = Vocabulary.of(WORDS), list[StepTrace](), list[torch.Tensor]()
+    subject = RecurrenceInput(
         image=image,
         encoded=encoded,
         vocabulary=vocabulary,
@@ -82,14 +82,14 @@ def run(f: Encoder, g: Encoder, image: np.ndarray) -> Run:
 def reference(done: Run) -> list[np.ndarray]:
     """What g should have been shown, of the CAMs that an onlooker saw, and each of it once."""
     image, seen, crops = done.subject.image, set[bytes](), list[np.ndarray]()
-    behind = backdrop(image, RECIPE.visual_prompts, RECIPE)
+    behind = prepare(image, RECIPE.visual_prompts, RECIPE)
     for look in done.looks:
         for sheet in look.cams:
             cam = enlarge(sheet, *image.shape[:2])
             mask = cam > RECIPE.eta
             key = b"" if cam.sum() <= 1 else mask.tobytes()
             if key not in seen and len(look.cams) > 1:
-                crops.append(classifier.crop(show(behind, mask) if key else image, done.subject.crop_size))
+                crops.append(classifier.crop(apply_prompts(behind, mask) if key else image, done.subject.crop_size))
                 seen.add(key)
     return crops
 
@@ -136,7 +136,7 @@ def test_an_embedding_in_a_padded_batch_depends_on_nothing_beside_it(g: Encoder)
 def test_many_words_never_hold_their_pictures_at_full_size() -> None:
     """As a thousand words at 1024 x 768 would, a seventh of it in each direction."""
     height, width, words, size = 110, 146, 1000, 14
-    behind = backdrop(picture(1, height, width), RECIPE.visual_prompts, RECIPE)
+    behind = prepare(picture(1, height, width), RECIPE.visual_prompts, RECIPE)
     random = np.random.default_rng(0)
     masks = [np.packbits(random.random((height, width)) > 0.5) for _ in range(words)]
     tracemalloc.start()

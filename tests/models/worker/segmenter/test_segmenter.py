@@ -16,7 +16,7 @@ from car.rle import decode_coco
 from car.segmentation import Pass, Segmentation, StopReason
 from car.vocabulary import Vocabulary
 from evaluation import random_models
-from worker.segmenter.recurrence import Look
+from worker.segmenter.recurrence import StepTrace
 from worker.segmenter.segmenter import Batches, Segmenter
 
 WORDS = ("cat", "dog", "red car", "bird avian", "grass", "bottle", "bicycle", "chair seat")
@@ -193,10 +193,10 @@ def test_one_word_needs_no_classifier(car: Segmenter) -> None:
 
 def test_referring_expressions_propose_alone_and_may_overlap(car: Segmenter) -> None:
     recipe = replace(RECIPE, mode=Mode.REFER, theta=0.0)
-    looks: list[Look] = []
+    looks: list[StepTrace] = []
     vocabulary = Vocabulary.of(WORDS[:3], mode=Mode.REFER)
     [both] = car.segment([picture(2)], vocabulary, recipe, observe=lambda _, look: looks.append(look))
-    alone: list[Look] = []
+    alone: list[StepTrace] = []
     car.segment([picture(2)], Vocabulary.of(WORDS[1:2], mode=Mode.REFER), recipe, observe=lambda _, x: alone.append(x))
     np.testing.assert_allclose(looks[0].cams[1], alone[0].cams[0], atol=1e-4)
     assert both.work.crf_runs == len(both.steps[-1].queries)
@@ -217,7 +217,7 @@ def test_the_official_refer_filter_compares_characters_from_step_two_on(car: Seg
 def test_stuff_is_segmented_after_things_with_the_things_as_background(car: Segmenter) -> None:
     recipe = replace(RECIPE, stuff=("grass", "bottle"), stuff_visual_prompts=(VisualPrompt.GRAY,))
     result = run(car, picture(2), recipe=recipe)
-    asked = {within: {q.label for s in result.steps if s.within is within for q in s.queries} for within in Pass}
+    asked = {within: {q.label for s in result.steps if s.pass_kind is within for q in s.queries} for within in Pass}
     assert asked == {Pass.STUFF: {"grass", "bottle"}, Pass.THINGS: set(WORDS) - {"grass", "bottle"}}
     assert result.work.proposal_forwards == 1
 
@@ -228,7 +228,7 @@ def test_stuff_is_segmented_after_things_with_the_things_as_background(car: Segm
      "position_rounding"],
 )  # fmt: skip
 def test_each_difference_between_paper_and_code_can_be_chosen(car: Segmenter, setting: str) -> None:
-    looks: dict[str, list[Look]] = {"official": [], "paper": []}
+    looks: dict[str, list[StepTrace]] = {"official": [], "paper": []}
     results = {}
     for side, seen in looks.items():
         recipe = RECIPE.with_settings({setting: side, "theta": "0.0"})

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from car.annotation_masks import AnnotationInvalid, Drawn, drawn
-from car.opinions import opinions
-from car.outcomes import Opinion, Outcome
-from car.outlines import iou
+from car.label_studio.agreement import LabelAgreement, Outcome, compare_annotations
+from car.label_studio.annotation_masks import AnnotationInvalidError, AnnotationMasks, decode_annotation
+from car.polygons import iou
 from car.rle import encode_brush
 
 WIDTH, HEIGHT = 40, 20
@@ -52,23 +51,25 @@ def png(mask):
     ],
 )
 def test_every_tool_gives_the_pixels_that_it_encloses(one):
-    assert np.array_equal(drawn([one], WIDTH, HEIGHT).masks["cat"], box(5, 10, 15, 30))
+    assert np.array_equal(decode_annotation([one], WIDTH, HEIGHT).masks["cat"], box(5, 10, 15, 30))
 
 
 def test_a_rectangle_turns_about_its_corner_in_pixels():
-    turned = drawn([region("rectanglelabels", x=50, y=0, width=25, height=50, rotation=45)], WIDTH, HEIGHT).masks["cat"]
+    turned = decode_annotation(
+        [region("rectanglelabels", x=50, y=0, width=25, height=50, rotation=45)], WIDTH, HEIGHT
+    ).masks["cat"]
     assert turned.sum() == pytest.approx(100, abs=8)
     assert turned[:, :20].sum() == pytest.approx(turned[:, 20:].sum(), abs=8)
 
 
 def test_an_ellipse_is_round():
-    shape = drawn([region("ellipselabels", x=50, y=50, radiusX=25, radiusY=50)], WIDTH, HEIGHT).masks["cat"]
+    shape = decode_annotation([region("ellipselabels", x=50, y=50, radiusX=25, radiusY=50)], WIDTH, HEIGHT).masks["cat"]
     rows, columns = np.indices((HEIGHT, WIDTH)) + 0.5
     assert iou(shape, np.hypot(columns - 20, rows - 10) < 10) > 0.98
 
 
 def test_regions_of_a_label_are_one_mask_and_choices_are_apart():
-    found = drawn(
+    found = decode_annotation(
         [
             brush(box(0, 0, 5, 5)),
             brush(box(10, 10, 12, 12)),
@@ -89,7 +90,7 @@ def test_regions_of_a_label_are_one_mask_and_choices_are_apart():
 
 def test_a_drawing_of_another_size_is_brought_to_that_of_the_picture():
     large = brush(np.kron(box(5, 10, 15, 30), np.ones((2, 2), bool)), original_width=80, original_height=40)
-    assert np.array_equal(drawn([large], WIDTH, HEIGHT).masks["cat"], box(5, 10, 15, 30))
+    assert np.array_equal(decode_annotation([large], WIDTH, HEIGHT).masks["cat"], box(5, 10, 15, 30))
 
 
 @pytest.mark.parametrize(
@@ -109,30 +110,30 @@ def test_a_drawing_of_another_size_is_brought_to_that_of_the_picture():
     ],
 )
 def test_what_cannot_be_read_is_refused_in_few_words(one):
-    with pytest.raises(AnnotationInvalid, match="'r1'") as caught:
-        drawn([one], WIDTH, HEIGHT)
+    with pytest.raises(AnnotationInvalidError, match="'r1'") as caught:
+        decode_annotation([one], WIDTH, HEIGHT)
     assert len(str(caught.value)) < 350
 
 
 def test_an_opinion_tells_kept_changed_taken_away_and_missed_apart():
-    ours = Drawn(
+    ours = AnnotationMasks(
         {"same": box(0, 0, 10, 10), "edge": box(0, 0, 10, 10), "far": box(0, 0, 10, 10), "gone": box(0, 0, 1, 1)}
     )
-    theirs = Drawn(
+    theirs = AnnotationMasks(
         {"same": box(0, 0, 10, 10), "edge": box(0, 0, 10, 11), "far": box(0, 5, 10, 15), "new": box(0, 0, 1, 1)}
     )
     scores = {"same": 0.9, "gone": 0.2}
-    assert opinions(ours, theirs, scores) == [
-        Opinion("same", Outcome.ACCEPTED, 1.0, 0.9),
-        Opinion("edge", Outcome.ACCEPTED, pytest.approx(10 / 11), None),
-        Opinion("far", Outcome.CHANGED, pytest.approx(1 / 3), None),
-        Opinion("gone", Outcome.REJECTED, None, 0.2),
-        Opinion("new", Outcome.MISSED, None, None),
+    assert compare_annotations(ours, theirs, scores) == [
+        LabelAgreement("same", Outcome.ACCEPTED, 1.0, 0.9),
+        LabelAgreement("edge", Outcome.ACCEPTED, pytest.approx(10 / 11), None),
+        LabelAgreement("far", Outcome.CHANGED, pytest.approx(1 / 3), None),
+        LabelAgreement("gone", Outcome.REJECTED, None, 0.2),
+        LabelAgreement("new", Outcome.MISSED, None, None),
     ]
 
 
 def test_choices_without_masks_are_kept_taken_away_or_missed():
-    said = opinions(Drawn({}, {"a", "b"}), Drawn({}, {"b", "c"}), {"a": 0.5})
+    said = compare_annotations(AnnotationMasks({}, {"a", "b"}), AnnotationMasks({}, {"b", "c"}), {"a": 0.5})
     assert [(one.label, one.outcome, one.score) for one in said] == [
         ("a", Outcome.REJECTED, 0.5), ("b", Outcome.ACCEPTED, None), ("c", Outcome.MISSED, None),
     ]  # fmt: skip

@@ -2,9 +2,9 @@
 
 import pytest
 
-from car.labeling_config import Kind, LabelingConfigError
-from car.labeling_xml import parse_labeling_config
-from car.project_plan import plan_project
+from car.label_studio.labeling_config import Kind, LabelingConfigError
+from car.label_studio.labeling_xml import parse_labeling_config
+from car.label_studio.project_config import build_project_config
 from tests.support.labeling import brush, codes, control, plan, prompts, view
 
 
@@ -18,14 +18,14 @@ def test_labels_come_in_the_order_of_the_configuration_once_each():
 def test_a_label_is_shown_by_the_control_that_says_most_about_pixels():
     places = plan(
         control("RectangleLabels", "a", "b", "c", name="r"), control("PolygonLabels", "a", "b", name="p"), brush("a")
-    ).places.by_name
+    ).mapping.by_name
     assert [places[name].controls[0].kind for name in "abc"] == [Kind.BRUSH, Kind.POLYGON, Kind.RECTANGLE]
 
 
 def test_output_forces_a_kind_and_says_where_it_cannot():
     planned = plan(control("PolygonLabels", "a", name="p"), brush("a", "b"), output="polygon")
-    assert planned.places.by_name["a"].controls[0].kind is Kind.POLYGON
-    assert planned.places.by_name["b"].controls[0].kind is Kind.BRUSH
+    assert planned.mapping.by_name["a"].controls[0].kind is Kind.POLYGON
+    assert planned.mapping.by_name["b"].controls[0].kind is Kind.BRUSH
     assert codes(planned) == ["output_unavailable"]
 
 
@@ -51,16 +51,16 @@ def test_predicted_values_are_asked_else_the_visible_value_and_an_alias_only_whe
 
 
 def test_regions_carry_the_alias_as_label_studio_stores_it():
-    assert plan(brush('<Label value="Hund" alias="dog"/>')).places.by_name["dog"].label == "dog"
+    assert plan(brush('<Label value="Hund" alias="dog"/>')).mapping.by_name["dog"].label == "dog"
 
 
 def test_spaces_at_the_ends_of_a_value_stay_in_its_regions():
-    assert plan(brush('<Label value=" cat "/>')).places.by_name["cat"].label == " cat "
+    assert plan(brush('<Label value=" cat "/>')).mapping.by_name["cat"].label == " cat "
 
 
 def test_a_plain_shape_is_used_together_with_a_labels_control():
     planned = plan(control("Polygon", name="p"), control("Labels", "a", name="l"))
-    (shown,) = planned.places.by_name["a"].controls
+    (shown,) = planned.mapping.by_name["a"].controls
     assert (shown.name, shown.kind, shown.labels_name) == ("p", Kind.POLYGON, "l")
     assert planned.problems == ()
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_used_is_a_problem_that_names_it_beside_what_can(parts, c
 )
 def test_a_configuration_without_anything_usable_is_refused_with_the_reason(text, says):
     with pytest.raises(LabelingConfigError, match=says):
-        plan_project(text, {}, preset="demo")
+        build_project_config(text, {}, preset="demo")
 
 
 def test_an_xml_declaration_is_no_obstacle():
@@ -122,7 +122,7 @@ def test_an_xml_declaration_is_no_obstacle():
 def test_choices_of_a_project_without_masks_are_asked_for():
     planned = plan(control("Choices", "cat", "dog", choice="multiple"))
     assert prompts(planned) == {"cat": ("cat",), "dog": ("dog",)}
-    assert planned.places.by_name["cat"].controls == ()
+    assert planned.mapping.by_name["cat"].controls == ()
 
 
 def test_a_choice_beside_masks_is_asked_for_where_it_has_words():

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from car.found import Found, FoundMask
-from car.outlines import GUARD, fill, iou
-from car.pieces import without_noise
-from car.prediction_check import check_prediction
-from car.prediction_document import PredictionInvalid, prediction_document
-from car.project_plan import plan_project
-from car.prompts import Within
+from car.connected_components import remove_small_components
+from car.label_studio.prediction import PredictionInvalidError, build_prediction
+from car.label_studio.prediction_validation import validate_prediction
+from car.label_studio.project_config import build_project_config
+from car.label_studio.prompts import SpatialPrompt
+from car.polygons import MIN_POLYGON_IOU, iou, polygons_to_mask
 from car.rle import encode_coco
+from car.stored_masks import StoredMask, StoredMasks
 from tests.support import sdk_brush
 from tests.support.labeling import brush, control, view
 
@@ -28,12 +28,14 @@ TAGS = ("BrushLabels", "BitmaskLabels", "PolygonLabels", "RectangleLabels")
 
 def found(*masks):
     height, width = masks[0][2].shape
-    return Found(width, height, tuple(FoundMask(label, score, encode_coco(mask)) for label, score, mask in masks))
+    return StoredMasks(
+        width, height, tuple(StoredMask(label, score, encode_coco(mask)) for label, score, mask in masks)
+    )
 
 
 def predict(config, given, params=None, **options):
-    plan = plan_project(config, params or {}, preset="demo")
-    return prediction_document(config, plan, given, run_key="k", model_version="car-1", **options)
+    plan = build_project_config(config, params or {}, preset="demo")
+    return build_prediction(config, plan, given, run_key="k", model_version="car-1", **options)
 
 
 def regions(document):
@@ -54,7 +56,7 @@ def decoded(region):
     else:
         left, top, right, bottom = value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]
         ring = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-    return fill([ring * (width / 100, height / 100)], height, width)
+    return polygons_to_mask([ring * (width / 100, height / 100)], height, width)
 
 
 def box(height, width, top, left, bottom, right):
@@ -72,11 +74,11 @@ TWO = box(60, 80, 0, 0, 20, 20) | box(60, 80, 30, 30, 60, 80)
 def test_any_mask_comes_back_from_its_regions(mask, tag):
     document = predict(view(control(tag, "cat")), found(("cat", 0.5, mask)), {"min_area": 3})
     shown = np.logical_or.reduce([decoded(one) for one in regions(document)])
-    clean = without_noise(mask, 3)
+    clean = remove_small_components(mask, 3)
     if tag in ("BrushLabels", "BitmaskLabels"):
         assert np.array_equal(shown, clean)
     elif tag == "PolygonLabels":
-        assert iou(shown, clean) >= GUARD
+        assert iou(shown, clean) >= MIN_POLYGON_IOU
     else:
         rows, columns = np.flatnonzero(clean.any(axis=1)), np.flatnonzero(clean.any(axis=0))
         assert np.array_equal(shown, box(*mask.shape, rows[0], columns[0], rows[-1] + 1, columns[-1] + 1))
@@ -121,7 +123,7 @@ def test_a_polygon_that_needs_several_rings_is_a_brush_where_there_is_one(mask):
     assert "'brush'" in document.notes[0]
     alone = predict(view(poly), found(("a", 0.5, mask)))
     assert len({one["id"] for one in regions(alone)}) == len(regions(alone)) >= 2
-    assert iou(np.logical_or.reduce([decoded(one) for one in regions(alone)]), mask) >= GUARD
+    assert iou(np.logical_or.reduce([decoded(one) for one in regions(alone)]), mask) >= MIN_POLYGON_IOU
     assert alone.notes == ()
 
 
@@ -154,15 +156,15 @@ def test_choices_say_what_is_in_the_picture():
 
 
 def test_nothing_found_is_an_empty_prediction():
-    document = predict(view(brush("a")), Found(4, 4, ()))
+    document = predict(view(brush("a")), StoredMasks(4, 4, ()))
     assert json.loads(document.text) == {"model_version": "car-1", "score": 0.0, "result": []}
 
 
 def test_the_same_result_gives_the_same_text():
     one, config = found(("a", 0.5, TWO)), view(control("PolygonLabels", "a"))
     assert predict(config, one).text == predict(config, one).text
-    other = plan_project(config, {}, preset="demo")
-    changed = prediction_document(config, other, one, run_key="l", model_version="car-1")
+    other = build_project_config(config, {}, preset="demo")
+    changed = build_prediction(config, other, one, run_key="l", model_version="car-1")
     assert {r["id"] for r in regions(changed)}.isdisjoint(r["id"] for r in regions(predict(config, one)))
 
 
@@ -185,7 +187,7 @@ def test_expressions_are_regions_of_their_label():
 def test_a_click_is_answered_with_its_label_and_piece_alone():
     config = view(brush("a", "b"), control("Choices", "a"))
     given = found(("a", 0.9, TWO), ("b", 0.5, TWO))
-    (region,) = regions(predict(config, given, only=("b",), within=Within(points=((80, 80),))))
+    (region,) = regions(predict(config, given, only=("b",), within=SpatialPrompt(points=((80, 80),))))
     assert region["value"]["brushlabels"] == ["b"]
     assert np.array_equal(decoded(region), box(60, 80, 30, 30, 60, 80))
 
@@ -210,10 +212,10 @@ def test_a_prediction_that_is_too_large_loses_noise_then_brushes_then_weak_masks
 
 def test_label_studios_validation_has_the_last_word_in_few_characters():
     config = view(control("RectangleLabels", "a"))
-    plan = plan_project(config, {}, preset="demo")
+    plan = build_project_config(config, {}, preset="demo")
     other = view(control("RectangleLabels", "b"))
-    with pytest.raises(PredictionInvalid, match="would refuse") as caught:
-        prediction_document(other, plan, found(("a", 0.5, TWO)), run_key="k", model_version="v")
+    with pytest.raises(PredictionInvalidError, match="would refuse") as caught:
+        build_prediction(other, plan, found(("a", 0.5, TWO)), run_key="k", model_version="v")
     assert len(str(caught.value)) < 400
     assert caught.value.code == "prediction_invalid"
 
@@ -221,10 +223,10 @@ def test_label_studios_validation_has_the_last_word_in_few_characters():
 def test_an_unknown_label_of_a_bitmask_is_refused_too():
     value = {"imageDataURL": "data:image/png;base64,", "bitmasklabels": ["dog"]}
     region = {"id": "x", "from_name": "c", "to_name": "image", "type": "bitmasklabels", "value": value}
-    with pytest.raises(PredictionInvalid):
-        check_prediction(view(control("BitmaskLabels", "cat")), {"result": [region], "score": 0.5})
-    with pytest.raises(PredictionInvalid, match="cannot be read"):
-        check_prediction("<View", {"result": []})
+    with pytest.raises(PredictionInvalidError):
+        validate_prediction(view(control("BitmaskLabels", "cat")), {"result": [region], "score": 0.5})
+    with pytest.raises(PredictionInvalidError, match="cannot be read"):
+        validate_prediction("<View", {"result": []})
 
 
 def test_the_document_reads_what_the_workers_store():
@@ -233,7 +235,7 @@ def test_the_document_reads_what_the_workers_store():
         "image": {"sha256": "", "width": 6, "height": 4},
         "masks": [{"label": "a", "score": 0.5, "rle": rle, "area": 6}],
     }
-    assert Found.of_document(stored) == Found(6, 4, (FoundMask("a", 0.5, rle),))
+    assert StoredMasks.from_document(stored) == StoredMasks(6, 4, (StoredMask("a", 0.5, rle),))
 
 
 def test_a_large_picture_takes_a_moment():

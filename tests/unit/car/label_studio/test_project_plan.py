@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from car.errors import RecipeError, SourceError, VocabularyError
-from car.labeling_config import Kind
-from car.project_plan import PromptInvalid, plan_project
-from car.prompts import Within
+from car.label_studio.labeling_config import Kind
+from car.label_studio.project_config import PromptInvalidError, build_project_config
+from car.label_studio.prompts import SpatialPrompt
 from car.recipe import Mode
 from car.rle import encode_brush
 from tests.support.labeling import IMAGE, brush, codes, control, plan, prompts, view
@@ -49,7 +49,7 @@ def test_a_task_without_the_picture_is_refused_with_the_keys_it_has():
 
 def test_parameters_are_understood_also_as_json_text():
     given = {"preset": "voc", "set": {"sam": True, "visual_prompts": ["blur"]}, "min_area": 5, "output": "brush"}
-    planned = plan_project(view(brush("a")), json.dumps(given), preset="demo")
+    planned = build_project_config(view(brush("a")), json.dumps(given), preset="demo")
     assert (planned.recipe.preset, planned.recipe.sam, planned.params.min_area) == ("voc", True, 5)
     assert planned.params.output is Kind.BRUSH
     assert planned.problems == ()
@@ -75,7 +75,7 @@ def test_a_parameter_that_is_not_understood_is_a_problem(params, code, word):
 
 
 def test_parameters_that_are_no_object_are_a_problem():
-    assert codes(plan_project(view(brush("a")), "[1", preset="demo")) == ["parameters_invalid"]
+    assert codes(build_project_config(view(brush("a")), "[1", preset="demo")) == ["parameters_invalid"]
 
 
 def test_a_recipe_or_background_list_that_does_not_exist_is_refused():
@@ -103,22 +103,22 @@ def test_parameters_choose_labels_and_their_prompts_by_value_or_alias():
 def test_digests_change_with_words_and_shapes_alone():
     base = plan(brush("a", "b"))
     painted = plan(brush('<Label value="a" background="red"/>', "b"), "<Header value='x'/>")
-    assert (painted.words, painted.regions) == (base.words, base.regions)
+    assert (painted.vocabulary_digest, painted.region_digest) == (base.vocabulary_digest, base.region_digest)
     other = plan(brush("a", "c"))
-    assert other.words != base.words
+    assert other.vocabulary_digest != base.vocabulary_digest
     polygon = plan(control("PolygonLabels", "a", "b"))
-    assert polygon.words == base.words
-    assert polygon.regions != base.regions
-    assert plan(brush("a", "b"), min_area=0).regions != base.regions
-    assert plan(brush("a", "b"), set={"theta": 0.1}).words == base.words
+    assert polygon.vocabulary_digest == base.vocabulary_digest
+    assert polygon.region_digest != base.region_digest
+    assert plan(brush("a", "b"), min_area=0).region_digest != base.region_digest
+    assert plan(brush("a", "b"), set={"theta": 0.1}).vocabulary_digest == base.vocabulary_digest
 
 
 def test_a_plan_is_made_in_milliseconds_and_then_kept():
     text_of = view(brush(*(f"word {number}" for number in range(500))))
     began = time.perf_counter()
-    first = plan_project(text_of, {}, preset="demo")
+    first = build_project_config(text_of, {}, preset="demo")
     assert time.perf_counter() - began < 0.5
-    assert plan_project(text_of, {}, preset="demo") is first
+    assert build_project_config(text_of, {}, preset="demo") is first
 
 
 def test_referring_tasks_bring_their_own_words():
@@ -129,9 +129,9 @@ def test_referring_tasks_bring_their_own_words():
     assert [(label.name, label.prompts) for label in found.labels] == [
         ("the left cup", ("the left cup",)), ("the red one", ("the red one",)),
     ]  # fmt: skip
-    assert {planned.places.of(name).label for name in found.names} == {"thing"}
+    assert {planned.mapping.target_of(name).label for name in found.names} == {"thing"}
     assert found.classifier_templates == ()
-    assert planned.words != plan(brush("thing"), referring="other").words
+    assert planned.vocabulary_digest != plan(brush("thing"), referring="other").vocabulary_digest
 
 
 def test_a_text_tag_may_say_that_its_words_are_referred_to():
@@ -152,7 +152,7 @@ def test_expressions_name_their_label_where_there_are_several(given):
     found = planned.vocabulary_of({"caption": given})
     assert found.names == ("cup: the left one", "cup: the right one")
     assert [label.prompts for label in found.labels] == [("the left one",), ("the right one",)]
-    assert {planned.places.of(name).label for name in found.names} == {"cup"}
+    assert {planned.mapping.target_of(name).label for name in found.names} == {"cup"}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_words_of_a_task_that_no_label_owns_are_refused_with_the_reason(data, sa
 def test_a_prompt_gives_a_label_other_words():
     prompt = plan(brush("Car", "dog")).prompt_of(text("car: sedan, taxi"), {})
     assert asked(prompt) == {"Car": ("sedan", "taxi")}
-    assert prompt.within is None
+    assert prompt.spatial is None
 
 
 def test_a_prompt_of_labels_asks_for_these_alone():
@@ -186,33 +186,33 @@ def test_free_words_are_for_the_only_label():
     planned = plan(brush("thing"))
     prompt = planned.prompt_of(text("red cup, spoon"), {})
     assert asked(prompt) == {"red cup": ("red cup",), "spoon": ("spoon",)}
-    assert {planned.places.of(name).label for name in asked(prompt)} == {"thing"}
+    assert {planned.mapping.target_of(name).label for name in asked(prompt)} == {"thing"}
 
 
 @pytest.mark.parametrize("words", ["red cup", "red: cup", "car:"])
 def test_words_that_name_no_label_are_refused_where_there_are_several(words):
-    with pytest.raises(PromptInvalid, match="write `label: words`"):
+    with pytest.raises(PromptInvalidError, match="write `label: words`"):
         plan(brush("car", "dog")).prompt_of(text(words), {})
 
 
 @pytest.mark.parametrize("context", [{}, {"result": None}, {"result": [3, {}]}, text(), text("  ")])
 def test_an_empty_context_is_refused(context):
-    with pytest.raises(PromptInvalid, match="nothing was asked"):
+    with pytest.raises(PromptInvalidError, match="nothing was asked"):
         plan(brush("a")).prompt_of(context, {})
 
 
 def test_a_click_asks_for_its_label_at_that_place():
     planned = plan(brush("cat", "dog"))
     prompt = planned.prompt_of(point("cat"), {})
-    assert (prompt.vocabulary, prompt.only, prompt.within) == (None, ("cat",), Within(points=((10, 20),)))
-    assert planned.prompt_of(point("cat", is_positive=False), {}).within == Within(others=((10, 20),))
-    assert planned.prompt_of(point(), {}).only is None
+    assert (prompt.vocabulary, prompt.labels, prompt.spatial) == (None, ("cat",), SpatialPrompt(points=((10, 20),)))
+    assert planned.prompt_of(point("cat", is_positive=False), {}).spatial == SpatialPrompt(negative_points=((10, 20),))
+    assert planned.prompt_of(point(), {}).labels is None
 
 
 def test_a_box_asks_within_it():
     value = {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["cat"]}
     prompt = plan(brush("cat", "dog")).prompt_of({"result": [{"type": "rectanglelabels", "value": value}]}, {})
-    assert (prompt.only, prompt.within) == (("cat",), Within(boxes=((1, 2, 3, 4),)))
+    assert (prompt.labels, prompt.spatial) == (("cat",), SpatialPrompt(boxes=((1, 2, 3, 4),)))
 
 
 def test_a_stroke_asks_where_it_was_painted_and_a_polygon_within_it():
@@ -222,16 +222,16 @@ def test_a_stroke_asks_where_it_was_painted_and_a_polygon_within_it():
     brushed = {"type": "brushlabels", "original_width": 20, "original_height": 10, "value": value}
     planned = plan(brush("cat", "dog"))
     prompt = planned.prompt_of({"result": [brushed]}, {})
-    assert prompt.within.points == tuple(((x + 0.5) * 5, 35) for x in range(4, 9))
+    assert prompt.spatial.points == tuple(((x + 0.5) * 5, 35) for x in range(4, 9))
     outline = {"type": "polygonlabels", "value": {"points": [[1, 2], [5, 3], [4, 9]], "polygonlabels": ["cat"]}}
-    assert planned.prompt_of({"result": [outline]}, {}).within == Within(boxes=((1, 2, 4, 7),))
+    assert planned.prompt_of({"result": [outline]}, {}).spatial == SpatialPrompt(boxes=((1, 2, 4, 7),))
     for broken in ({"original_width": 21}, {"original_width": 10**9}, {"value": {"rle": "x", "brushlabels": ["cat"]}}):
-        with pytest.raises(PromptInvalid, match="does not say where"):
+        with pytest.raises(PromptInvalidError, match="does not say where"):
             planned.prompt_of({"result": [brushed | broken]}, {})
 
 
 def test_a_click_with_a_label_that_no_mask_can_carry_is_refused():
-    with pytest.raises(PromptInvalid, match=r"'nose'.*cat, dog"):
+    with pytest.raises(PromptInvalidError, match=r"'nose'.*cat, dog"):
         plan(brush("cat", "dog")).prompt_of(point("nose"), {})
 
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from car import rle
-from car.colours import colour_of, ink_on
-from car.fates import fates, ranked, steps_shown
-from car.history_strip import history_strip
-from car.lettering import fit, width_of
-from car.overlay import heart, overlay
+from car.query_history import query_traces, select_steps, sort_for_display
+from car.rendering.history_image import draw_history
+from car.rendering.overlay import draw_overlay, interior_point
+from car.rendering.palette import contrasting_color, label_color
+from car.rendering.text import text_width, truncate_text
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 
 
@@ -55,7 +55,7 @@ def has_colour(picture, colour):
 
 
 def test_an_overlay_tints_the_mask_and_leaves_the_rest_as_it_was():
-    picture = overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
+    picture = draw_overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
     scale = 720 // 60
     array = np.asarray(picture)
     assert tuple(array[5 * scale, 5 * scale]) == (128, 128, 128)
@@ -63,21 +63,21 @@ def test_an_overlay_tints_the_mask_and_leaves_the_rest_as_it_was():
 
 
 def test_the_legend_stands_outside_of_the_picture_in_the_colour_of_the_label():
-    picture = overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
+    picture = draw_overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
     beyond = picture.crop((0, 480, picture.width, picture.height))  # this picture is wide: the legend is below
-    assert has_colour(beyond, colour_of(1))
-    assert not has_colour(picture, colour_of(0))
+    assert has_colour(beyond, label_color(1))
+    assert not has_colour(picture, label_color(0))
 
 
 def test_a_label_has_one_colour_whatever_else_survives():
     alone = segmentation(["cat", "dog"], {"dog": block()})
     together = segmentation(["cat", "dog"], {"cat": ~block(), "dog": block()})
-    assert has_colour(overlay(grey(), alone), colour_of(1))
-    assert has_colour(overlay(grey(), together), colour_of(1))
+    assert has_colour(draw_overlay(grey(), alone), label_color(1))
+    assert has_colour(draw_overlay(grey(), together), label_color(1))
 
 
 def test_hundreds_of_labels_have_different_colours_and_the_first_ones_very_different():
-    colours = [colour_of(index) for index in range(400)]
+    colours = [label_color(index) for index in range(400)]
     assert len(set(colours)) == 400
     distances = [np.abs(np.subtract(a, b)).sum() for a, b in combinations(colours[:10], 2)]
     assert min(distances) > 60
@@ -85,72 +85,72 @@ def test_hundreds_of_labels_have_different_colours_and_the_first_ones_very_diffe
 
 def test_numbers_can_be_read_on_every_colour():
     for index in range(400):
-        colour, ink = colour_of(index), ink_on(colour_of(index))
+        colour, ink = label_color(index), contrasting_color(label_color(index))
         assert abs(sum(colour) - sum(ink)) > 130
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 3), (720, 900)])
 def test_every_shape_of_picture_is_drawn(shape):
     found = segmentation(["cat", "dog"], {"cat": np.ones(shape, bool)}, shape)
-    assert overlay(grey(shape), found).width >= shape[1]
+    assert draw_overlay(grey(shape), found).width >= shape[1]
     looks = [SeenStep(step) for step in found.steps]
-    assert history_strip(grey(shape), found, looks).height > 0
+    assert draw_history(grey(shape), found, looks).height > 0
 
 
 @pytest.mark.parametrize("word", ["Straße", "強い犬", "кот", "🐱 cat", "قطة", "a" * 200, "[red]x[/red]", "\udcff"])
 def test_words_of_every_script_are_written_or_replaced(word):
     found = segmentation([word, "dog"], {word: block()})
-    overlay(grey(), found)
-    history_strip(grey(), found)
+    draw_overlay(grey(), found)
+    draw_history(grey(), found)
 
 
 def test_nothing_found_is_a_picture_too():
     nothing = Segmentation(60, 40, (), (), StopReason.NONE_LEFT)
-    assert overlay(grey(), nothing).height >= 480
-    history_strip(grey(), nothing)
+    assert draw_overlay(grey(), nothing).height >= 480
+    draw_history(grey(), nothing)
 
 
 def test_hundreds_of_masks_get_a_legend_of_several_columns():
     labels = [f"word {number}" for number in range(200)]
     masks = {label: np.arange(2400).reshape(40, 60) // 12 == number for number, label in enumerate(labels)}
-    picture = overlay(grey(), segmentation(labels, masks))
+    picture = draw_overlay(grey(), segmentation(labels, masks))
     assert picture.height < 200 * 26
 
 
 def test_overlapping_masks_are_all_outlined():
     ring = np.pad(np.ones((30, 50), bool), 5)
-    picture = overlay(grey(), segmentation(["out", "in"], {"out": ring, "in": block()}))
-    assert has_colour(picture.crop((0, 0, 720, 480)), colour_of(0))
-    assert has_colour(picture.crop((0, 0, 720, 480)), colour_of(1))
+    picture = draw_overlay(grey(), segmentation(["out", "in"], {"out": ring, "in": block()}))
+    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(0))
+    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(1))
 
 
 def test_a_picture_of_another_size_than_its_segmentation_is_refused():
     with pytest.raises(ValueError, match="40, 60"):
-        overlay(grey((60, 40)), segmentation(["cat"], {"cat": block()}))
+        draw_overlay(grey((60, 40)), segmentation(["cat"], {"cat": block()}))
 
 
 def test_the_heart_of_a_mask_lies_in_it():
     ring = np.ones((40, 40), bool)
     ring[8:32, 8:32] = False
     for mask in (ring, block(), np.eye(30, dtype=bool), np.pad(np.ones((1, 1), bool), ((900, 3), (700, 1)))):
-        x, y = heart(mask)
+        x, y = interior_point(mask)
         assert mask[y, x]
 
 
 def test_a_strip_grows_with_heat_maps_and_stops_at_its_rows():
     labels = [f"word {number}" for number in range(50)]
     found = segmentation(labels, {"word 3": block()})
-    plain = history_strip(grey(), found)
-    warm = history_strip(grey(), found, [SeenStep(step) for step in found.steps])
+    plain = draw_history(grey(), found)
+    warm = draw_history(grey(), found, [SeenStep(step) for step in found.steps])
     assert warm.height > plain.height
     assert plain.height < 1200
 
 
 def test_long_histories_show_their_first_and_last_steps():
-    assert steps_shown(3, 8) == (1, 2, 3)
-    assert steps_shown(20, 8) == (1, 2, 3, 4, 17, 18, 19, 20)
+    assert select_steps(3, 8) == (1, 2, 3)
+    assert select_steps(20, 8) == (1, 2, 3, 4, 17, 18, 19, 20)
     many = segmentation(["cat", "dog"], {"cat": block()}, steps=20)
-    assert history_strip(grey(), many).width < 2000
+    assert draw_history(grey(), many).width < 2000
 
 
 def test_survivors_come_first_then_those_who_lived_longest():
@@ -160,15 +160,15 @@ def test_survivors_come_first_then_those_who_lived_longest():
     gone = QueryScore("c", "c", 0.05, kept=False, area=1)
     steps = (Step(1, (*queries, late, best)), Step(2, (gone, best)))
     found = Segmentation(4, 4, (), steps, StopReason.UNCHANGED)
-    assert [fate.label for fate in ranked(fates(found))] == ["d", "c", "b", "a"]
+    assert [fate.label for fate in sort_for_display(query_traces(found))] == ["d", "c", "b", "a"]
 
 
 def test_text_is_cut_to_the_width_it_has():
-    assert fit("short", 20, 500) == "short"
-    cut = fit("a very long label that goes on and on", 20, 100)
+    assert truncate_text("short", 20, 500) == "short"
+    cut = truncate_text("a very long label that goes on and on", 20, 100)
     assert cut.endswith("...")
-    assert width_of(cut, 20) <= 100
+    assert text_width(cut, 20) <= 100
 
 
 def test_overlays_are_plain_pictures():
-    assert isinstance(overlay(grey(), segmentation(["cat"], {"cat": block()})), Image.Image)
+    assert isinstance(draw_overlay(grey(), segmentation(["cat"], {"cat": block()})), Image.Image)

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cli.label_studio.wanted import ACTIONS
+from cli.label_studio.backend_reconcile import ACTIONS
 from cli.main import app
 
 URL = "http://car.example:9090"

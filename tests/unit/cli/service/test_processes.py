@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.errors import ProcessFailed
-from cli.processes import Processes
+from cli.errors import ProcessFailedError
+from cli.service.processes import Processes
 
 ORPHANS = """
 import os, sys, time
 from pathlib import Path
-from cli.processes import Processes
+from cli.service.processes import Processes
 processes = Processes(Path(sys.argv[1]), os.environ, print)
 processes.start("sleeper", ["/bin/sleep", "600"])
 print(processes.pid("sleeper"), flush=True)
@@ -63,7 +63,9 @@ def test_one_that_was_killed_is_started_again(processes, said):
 
 def test_one_that_dies_again_and_again_ends_the_watch_with_its_last_words(processes, said):
     processes.start("weak", python("import sys; sys.exit('no such model')"))
-    with pytest.raises(ProcessFailed, match=r"(?s)weak died 5 times within a minute \(exit code 1\).*no such model"):
+    with pytest.raises(
+        ProcessFailedError, match=r"(?s)weak died 5 times within a minute \(exit code 1\).*no such model"
+    ):
         watch_until(processes, lambda: False)
     assert len(said) == 4
 

@@ -10,9 +10,9 @@ from threading import Thread
 import pytest
 from typer.testing import CliRunner
 
-from cli.errors import ApiBusy, ApiRefused, ApiUnreachable
+from cli.errors import ApiBusyError, ApiRefusedError, ApiUnreachableError
 from cli.main import app
-from cli.service import ApiAddress, Service
+from cli.service.api_client import ApiAddress, ApiClient
 
 
 @contextmanager
@@ -52,8 +52,8 @@ def problem(**more):
 
 
 def test_a_refusal_keeps_the_servers_words_and_code():
-    with server(422, problem().encode(), "application/problem+json") as url, Service(ApiAddress(url)) as service:
-        with pytest.raises(ApiRefused) as refused:
+    with server(422, problem().encode(), "application/problem+json") as url, ApiClient(ApiAddress(url)) as service:
+        with pytest.raises(ApiRefusedError) as refused:
             service.job("1")
         assert str(refused.value) == "there is no bucket 'pics' (bucket_missing)"
         assert (refused.value.status, refused.value.retryable) == (422, False)
@@ -61,16 +61,16 @@ def test_a_refusal_keeps_the_servers_words_and_code():
 
 def test_a_busy_api_may_be_asked_again():
     body = problem(status=503).encode()
-    with server(503, body, "application/problem+json") as url, Service(ApiAddress(url)) as service:
-        with pytest.raises(ApiBusy) as busy:
+    with server(503, body, "application/problem+json") as url, ApiClient(ApiAddress(url)) as service:
+        with pytest.raises(ApiBusyError) as busy:
             service.job("1")
         assert busy.value.retryable
 
 
 @pytest.mark.parametrize(("status", "kind"), [(200, "text/html"), (404, "text/html"), (500, "application/json")])
 def test_another_server_is_told_from_the_api(status, kind):
-    refused = pytest.raises((ApiUnreachable, ApiRefused), match="CAR_API_URL")
-    with server(status, b"<html>hello</html>", kind) as url, Service(ApiAddress(url)) as service, refused:
+    refused = pytest.raises((ApiUnreachableError, ApiRefusedError), match="CAR_API_URL")
+    with server(status, b"<html>hello</html>", kind) as url, ApiClient(ApiAddress(url)) as service, refused:
         service.job("1")
 
 
@@ -99,13 +99,13 @@ def test_an_address_that_is_none_is_said_so(monkeypatch, url):
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused_port()}")
-    with server(200, b'{"items": [], "next": null}', "application/json") as url, Service(ApiAddress(url)) as service:
+    with server(200, b'{"items": [], "next": null}', "application/json") as url, ApiClient(ApiAddress(url)) as service:
         assert list(service.jobs(5)) == []
 
 
 def test_an_id_of_slashes_and_dots_stays_one_part_of_the_path():
     asked: list[str] = []
-    body, refused = problem(status=404).encode(), pytest.raises(ApiRefused, match="no bucket")
-    with server(404, body, "application/problem+json", asked) as url, Service(ApiAddress(url)) as service, refused:
+    body, refused = problem(status=404).encode(), pytest.raises(ApiRefusedError, match="no bucket")
+    with server(404, body, "application/problem+json", asked) as url, ApiClient(ApiAddress(url)) as service, refused:
         service.job("../keys?a=b")
     assert asked == ["/api/v1/jobs/..%2Fkeys%3Fa%3Db"]

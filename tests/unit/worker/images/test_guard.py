@@ -10,10 +10,10 @@ from db.errors import SettingsInvalidError
 from tests.support.hostile_addresses import HOSTILE
 from tests.support.network import connects_watched
 from tests.support.picture_server import PictureServer, redirect
-from worker.errors import FetchError, SourceForbidden, SourceUnreachable
-from worker.images.addresses import Address
-from worker.images.fetch import Sources
-from worker.images.guard import Allowed, Guard
+from worker.errors import FetchError, SourceForbiddenError, SourceUnreachableError
+from worker.images.addresses import Url
+from worker.images.fetch import ImageFetcher
+from worker.images.ssrf_guard import AllowedHosts, SsrfGuard
 
 PUBLIC = "93.184.215.14"
 
@@ -103,7 +103,7 @@ def names_within():
 @pytest.fixture(scope="module")
 def guarded():
     """Sources that may ask nobody within."""
-    sources = Sources(NoObjects(), resolve=names_within())
+    sources = ImageFetcher(NoObjects(), resolve=names_within())
     yield sources
     sources.close()
 
@@ -112,7 +112,7 @@ def guarded():
 def redirecting():
     """A server that is allowed, and Sources that may ask it and nobody else within."""
     with PictureServer() as server:
-        sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": server.place}, resolve=names_within())
+        sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": server.place}, resolve=names_within())
         yield server, sources
         sources.close()
 
@@ -120,7 +120,7 @@ def redirecting():
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_a_hostile_address_reaches_nobody(text, guarded):
     with Canary() as canary:
-        with connects_watched() as connects, pytest.raises(SourceForbidden) as refused:
+        with connects_watched() as connects, pytest.raises(SourceForbiddenError) as refused:
             guarded.read(text.replace("{port}", str(canary.port)))
         assert connects == []
     assert canary.seen == []
@@ -148,8 +148,8 @@ def test_a_chain_of_redirects_into_this_machine_ends_before_it(site):
     with Canary() as canary:
         site.pages |= {"/1": redirect("/2", 301), "/2": redirect("/3", 303)}
         site.pages["/3"] = redirect(f"http://127.0.0.1:{canary.port}/", 308)
-        sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
-        with pytest.raises(SourceForbidden, match=rf"CAR_ALLOWED_HOSTS=127.0.0.1:{canary.port}"):
+        sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+        with pytest.raises(SourceForbiddenError, match=rf"CAR_ALLOWED_HOSTS=127.0.0.1:{canary.port}"):
             sources.read(f"{site.url}/1")
         sources.close()
     assert site.paths == ["/1", "/2", "/3"]
@@ -158,8 +158,8 @@ def test_a_chain_of_redirects_into_this_machine_ends_before_it(site):
 
 def test_more_than_three_redirects_are_not_followed(site):
     site.pages |= {f"/{n}": redirect(f"/{n + 1}") for n in range(9)}
-    sources = Sources(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
-    with pytest.raises(SourceForbidden, match="more than 3"):
+    sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+    with pytest.raises(SourceForbiddenError, match="more than 3"):
         sources.read(f"{site.url}/0")
     sources.close()
     assert site.paths == ["/0", "/1", "/2", "/3"]
@@ -167,12 +167,12 @@ def test_more_than_three_redirects_are_not_followed(site):
 
 def test_the_connection_goes_to_the_address_that_was_checked_whatever_the_name_says_next():
     names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire()
-    guard = Guard(Allowed({}), resolve=names, network=wire)
+    guard = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
     with pytest.raises(httpcore.ConnectError):
         guard.connect_tcp("rebinding.example", 80)
     assert wire.called == [(PUBLIC, 80)]
     assert names.asked == ["rebinding.example"]
-    with connects_watched() as connects, pytest.raises(SourceForbidden):
+    with connects_watched() as connects, pytest.raises(SourceForbiddenError):
         guard.connect_tcp("rebinding.example", 80)
     assert wire.called == [(PUBLIC, 80)]
     assert connects == []
@@ -187,9 +187,9 @@ def test_a_name_that_rebinds_between_a_redirect_and_its_target_is_checked_again(
             b"",
         )
         names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire(leads_to=server.port)
-        sources = Sources(NoObjects())
-        sources._web._pool._network_backend = Guard(Allowed({}), resolve=names, network=wire)
-        with pytest.raises(SourceForbidden):
+        sources = ImageFetcher(NoObjects())
+        sources._web._pool._network_backend = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
+        with pytest.raises(SourceForbiddenError):
             sources.read("http://rebinding.example/a")
         sources.close()
     assert wire.called == [(PUBLIC, 80)]
@@ -201,17 +201,17 @@ def test_a_name_that_rebinds_between_a_redirect_and_its_target_is_checked_again(
 def test_every_address_of_a_name_is_tried_and_none_when_one_is_private():
     wire = Wire()
     names = Names(two_example=[[PUBLIC, "2606:2800:21f:cb07::1"]], mixed_example=[[PUBLIC, "10.0.0.1"]])
-    guard = Guard(Allowed({}), resolve=names, network=wire)
+    guard = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
     with pytest.raises(httpcore.ConnectError):
         guard.connect_tcp("two.example", 443)
     assert wire.called == [(PUBLIC, 443), ("2606:2800:21f:cb07::1", 443)]
-    with pytest.raises(SourceForbidden):
+    with pytest.raises(SourceForbiddenError):
         guard.connect_tcp("mixed.example", 443)
     assert len(wire.called) == 2
 
 
 def test_public_addresses_pass_those_behind_nat64_too():
-    guard = Guard(Allowed({}), network=Wire())
+    guard = SsrfGuard(AllowedHosts({}), network=Wire())
     for host in (PUBLIC, "1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"):
         assert guard.addresses_of(host, 443) == [host]
     assert guard.addresses_of(PUBLIC, 8080) == [PUBLIC]
@@ -238,23 +238,23 @@ def test_public_addresses_pass_those_behind_nat64_too():
     ],
 )
 def test_allowed_hosts_are_those_that_are_named(value, place, free):
-    assert (place in Allowed({"CAR_ALLOWED_HOSTS": value})) is free
+    assert (place in AllowedHosts({"CAR_ALLOWED_HOSTS": value})) is free
 
 
 @pytest.mark.parametrize("value", ["user@host", "host:port", "host:99999", "10.0.0.0/8", "*.lan", "0x7f.1", "a b"])
 def test_an_entry_that_names_no_host_stops_a_worker_at_its_start(value):
     with pytest.raises(SettingsInvalidError, match="CAR_ALLOWED_HOSTS"):
-        Allowed({"CAR_ALLOWED_HOSTS": value})
+        AllowedHosts({"CAR_ALLOWED_HOSTS": value})
 
 
 def test_a_name_server_that_does_not_answer_is_left_behind():
     asleep = threading.Event()
-    guard = Guard(Allowed({}), resolve=lambda *_: asleep.wait(20) and [])
-    with guard.within(0.1), pytest.raises(SourceUnreachable, match="name"):
+    guard = SsrfGuard(AllowedHosts({}), resolve=lambda *_: asleep.wait(20) and [])
+    with guard.within(0.1), pytest.raises(SourceUnreachableError, match="name"):
         guard.connect_tcp("slow.example", 80)
     asleep.set()
-    guard = Guard(Allowed({}), resolve=Names())
-    with pytest.raises(SourceUnreachable, match="not known"):
+    guard = SsrfGuard(AllowedHosts({}), resolve=Names())
+    with pytest.raises(SourceUnreachableError, match="not known"):
         guard.connect_tcp("typo.example", 80)
 
 
@@ -281,9 +281,9 @@ def test_a_name_server_that_does_not_answer_is_left_behind():
     ],
 )
 def test_an_address_goes_out_as_a_browser_would_send_it(text, host, port, target):
-    found = Address.parse(text)
+    found = Url.parse(text)
     assert (found.host, found.port, found.target) == (host, port, target)
 
 
 def test_an_address_is_told_without_what_may_be_a_signature():
-    assert str(Address.parse("https://h.example:8443/a.jpg?X-Amz-Signature=secret")) == "https://h.example:8443/a.jpg"
+    assert str(Url.parse("https://h.example:8443/a.jpg?X-Amz-Signature=secret")) == "https://h.example:8443/a.jpg"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from worker.errors import ImageCorrupt, ImageError, ImageTooLarge, ImageUnsupported
+from worker.errors import ImageCorruptError, ImageError, ImageTooLargeError, ImageUnsupportedError
 from worker.images import ImageLimits, decode, open_image
 
 
@@ -103,50 +103,53 @@ HUGE = (
 )
 
 HOSTILE = {
-    "no bytes": (b"", ImageCorrupt),
-    "a ZIP archive": (b"PK\x03\x04" + bytes(60), ImageUnsupported),
-    "an SVG": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', ImageUnsupported),
-    "a page of HTML": (b"\xef\xbb\xbf<!DOCTYPE html><html><body>404</body></html>", ImageUnsupported),
-    "a PDF": (b"%PDF-1.7\n", ImageUnsupported),
-    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(40), ImageUnsupported),
-    "a Windows icon": (saved(FACE, "ICO"), ImageUnsupported),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ImageUnsupported),
-    "a portable pixmap": (saved(FACE, "PPM"), ImageUnsupported),
-    "JPEG 2000": (saved(FACE, "JPEG2000"), ImageUnsupported),
-    "plain text": (b"BM is how this sentence begins, and it is no bitmap", ImageUnsupported),
-    "noise": (np.random.default_rng(3).bytes(4000), ImageUnsupported),
-    "a bomb of 400 Mpx in 50 KB": (bomb_png(20_000), ImageTooLarge),
-    "a bomb under Pillow's limit": (bomb_png(11_000), ImageTooLarge),
-    "a very wide picture": (png(12_001, 1, 1, 0, [bytes(1501)]), ImageTooLarge),
-    **{f"a huge {name} header, {number}": (data, ImageTooLarge) for number, (data, name) in enumerate(HUGE)},
-    "a PNG without pixels": (png(0, 0, 8, 2, (b"",)), ImageCorrupt),
-    "a PNG with a wrong check sum": (PNG[: IDAT + 40] + b"\x55" + PNG[IDAT + 41 :], ImageCorrupt),
-    "a PNG with broken compression": (png(64, 64, 8, 2, (b"\x78\x9c" + b"\xff" * 90,)), ImageCorrupt),
-    "a PNG header of an unknown depth": (png(8, 8, 3, 2, (b"",)), ImageCorrupt),
+    "no bytes": (b"", ImageCorruptError),
+    "a ZIP archive": (b"PK\x03\x04" + bytes(60), ImageUnsupportedError),
+    "an SVG": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', ImageUnsupportedError),
+    "a page of HTML": (b"\xef\xbb\xbf<!DOCTYPE html><html><body>404</body></html>", ImageUnsupportedError),
+    "a PDF": (b"%PDF-1.7\n", ImageUnsupportedError),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(40), ImageUnsupportedError),
+    "a Windows icon": (saved(FACE, "ICO"), ImageUnsupportedError),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ImageUnsupportedError),
+    "a portable pixmap": (saved(FACE, "PPM"), ImageUnsupportedError),
+    "JPEG 2000": (saved(FACE, "JPEG2000"), ImageUnsupportedError),
+    "plain text": (b"BM is how this sentence begins, and it is no bitmap", ImageUnsupportedError),
+    "noise": (np.random.default_rng(3).bytes(4000), ImageUnsupportedError),
+    "a bomb of 400 Mpx in 50 KB": (bomb_png(20_000), ImageTooLargeError),
+    "a bomb under Pillow's limit": (bomb_png(11_000), ImageTooLargeError),
+    "a very wide picture": (png(12_001, 1, 1, 0, [bytes(1501)]), ImageTooLargeError),
+    **{f"a huge {name} header, {number}": (data, ImageTooLargeError) for number, (data, name) in enumerate(HUGE)},
+    "a PNG without pixels": (png(0, 0, 8, 2, (b"",)), ImageCorruptError),
+    "a PNG with a wrong check sum": (PNG[: IDAT + 40] + b"\x55" + PNG[IDAT + 41 :], ImageCorruptError),
+    "a PNG with broken compression": (png(64, 64, 8, 2, (b"\x78\x9c" + b"\xff" * 90,)), ImageCorruptError),
+    "a PNG header of an unknown depth": (png(8, 8, 3, 2, (b"",)), ImageCorruptError),
     "a PNG whose text expands without end": (
         png(8, 8, 8, 0, [bytes(8)] * 8, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000), 9))),
-        ImageCorrupt,
+        ImageCorruptError,
     ),
-    "a PNG palette picture without palette": (png(8, 8, 8, 3, (b"",)), ImageCorrupt),
-    "a JPEG of its header": (JPEG[:SCAN], ImageCorrupt),
-    "a JPEG of three bytes": (JPEG[:3], ImageCorrupt),
-    "a JPEG of a thousand scans": (JPEG[:-2] + JPEG[SCAN:-2] * 1000 + JPEG[-2:], ImageCorrupt),
-    "a JPEG of endless segments": (JPEG[:2] + b"\xff\xe5\0\x02" * 20_000 + JPEG[2:], ImageCorrupt),
-    "a TIFF whose tags overlap": (overlapping_tags(20_000, 60_000), ImageCorrupt),
-    "a JPEG whose EXIF tags overlap": (jpeg_with(b"Exif\0\0" + overlapping_tags(2700, 32_000), JPEG), ImageCorrupt),
-    "a TIFF that points past its end": (tiff(grey_tiff_tags(48, 32, 10**9, 48 * 32)), ImageCorrupt),
-    "a TIFF without tags": (tiff([]), ImageCorrupt),
-    "a TIFF that points at itself": (b"II*\0\x08\0\0\0" + b"\0\0\x08\0\0\0", ImageCorrupt),
+    "a PNG palette picture without palette": (png(8, 8, 8, 3, (b"",)), ImageCorruptError),
+    "a JPEG of its header": (JPEG[:SCAN], ImageCorruptError),
+    "a JPEG of three bytes": (JPEG[:3], ImageCorruptError),
+    "a JPEG of a thousand scans": (JPEG[:-2] + JPEG[SCAN:-2] * 1000 + JPEG[-2:], ImageCorruptError),
+    "a JPEG of endless segments": (JPEG[:2] + b"\xff\xe5\0\x02" * 20_000 + JPEG[2:], ImageCorruptError),
+    "a TIFF whose tags overlap": (overlapping_tags(20_000, 60_000), ImageCorruptError),
+    "a JPEG whose EXIF tags overlap": (
+        jpeg_with(b"Exif\0\0" + overlapping_tags(2700, 32_000), JPEG),
+        ImageCorruptError,
+    ),
+    "a TIFF that points past its end": (tiff(grey_tiff_tags(48, 32, 10**9, 48 * 32)), ImageCorruptError),
+    "a TIFF without tags": (tiff([]), ImageCorruptError),
+    "a TIFF that points at itself": (b"II*\0\x08\0\0\0" + b"\0\0\x08\0\0\0", ImageCorruptError),
     "a TIFF of an unknown compression": (
         tiff([(*tag[:3], 65000) if tag[0] == 259 else tag for tag in grey_tiff_tags(4, 4, 122, 16)], bytes(16)),
-        ImageCorrupt,
+        ImageCorruptError,
     ),
-    "a GIF without a frame": (b"GIF89a\x08\0\x08\0\0\0\0;", ImageCorrupt),
+    "a GIF without a frame": (b"GIF89a\x08\0\x08\0\0\0\0;", ImageCorruptError),
     "a BMP of a negative width": (
         b"BM" + struct.pack("<IIIIiiHHIIIIII", 58, 0, 54, 40, -5, 5, 1, 24, 0, 4, 0, 0, 0, 0) + bytes(400),
         ImageError,
     ),
-    "a WebP of its header": (saved(FACE, "WEBP")[:20], ImageCorrupt),
+    "a WebP of its header": (saved(FACE, "WEBP")[:20], ImageCorruptError),
 }
 
 
@@ -164,7 +167,7 @@ def test_a_hostile_file_is_refused_in_words_and_without_a_warning(name):
 
 
 def test_an_error_calls_bytes_what_the_caller_calls_them():
-    with pytest.raises(ImageUnsupported, match=r"^s3://bucket/key\.jpg is a PDF"):
+    with pytest.raises(ImageUnsupportedError, match=r"^s3://bucket/key\.jpg is a PDF"):
         open_image(b"%PDF-1.7", name="s3://bucket/key.jpg")
 
 
@@ -176,7 +179,7 @@ def test_limits_are_those_given():
         (ImageLimits(max_side=47), "48 x 32 pixels"),
         (ImageLimits(max_bytes=len(data) - 1), "MiB"),
     ):
-        with pytest.raises(ImageTooLarge, match=words):
+        with pytest.raises(ImageTooLargeError, match=words):
             open_image(data, limits)
 
 

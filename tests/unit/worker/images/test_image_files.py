@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.errors import ImageError, ImageMissing, ImageTooLarge, ImageUnsupported
+from worker.errors import ImageError, ImageMissingError, ImageTooLargeError, ImageUnsupportedError
 from worker.images import ImageLimits, find_images, open_image
 
 
@@ -42,30 +42,30 @@ def test_links_in_a_circle_end(folder):
 
 
 def test_a_folder_without_pictures_says_what_it_looked_for(tmp_path):
-    with pytest.raises(ImageMissing, match=r"holds no pictures.*\.jpeg"):
+    with pytest.raises(ImageMissingError, match=r"holds no pictures.*\.jpeg"):
         list(find_images([tmp_path]))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jpg", "nowhere/x.jpg", "a\0b.jpg", "x" * 5000])
 def test_a_path_to_nothing_is_missing(tmp_path, name):
     for look in (open_image, lambda path: list(find_images([path]))):
-        with pytest.raises(ImageMissing, match="check the path"):
+        with pytest.raises(ImageMissingError, match="check the path"):
             look(tmp_path / name)
 
 
 def test_a_folder_is_no_picture(folder):
-    with pytest.raises(ImageUnsupported, match="is a folder"):
+    with pytest.raises(ImageUnsupportedError, match="is a folder"):
         open_image(folder)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(ImageUnsupported, match="no regular file"):
+    with pytest.raises(ImageUnsupportedError, match="no regular file"):
         open_image(tmp_path / "pipe.jpg")
 
 
 def test_a_file_is_measured_before_it_is_read(folder):
-    with pytest.raises(ImageTooLarge, match="MiB"):
+    with pytest.raises(ImageTooLargeError, match="MiB"):
         open_image(folder / "z.png", ImageLimits(max_bytes=20))
 
 

@@ -13,18 +13,18 @@ from car.errors import SourceError
 from tests.support.picture_server import PictureServer, picture_bytes, redirect, trickle
 from tests.support.sources import PNG, Shelf
 from worker.errors import (
-    ImageCorrupt,
+    ImageCorruptError,
     ImageError,
-    ImageUnsupported,
-    SourceDenied,
-    SourceForbidden,
-    SourceNotFound,
-    SourceTooLarge,
-    SourceTruncated,
-    SourceUnreachable,
+    ImageUnsupportedError,
+    SourceDeniedError,
+    SourceForbiddenError,
+    SourceNotFoundError,
+    SourceTooLargeError,
+    SourceTruncatedError,
+    SourceUnreachableError,
 )
 from worker.images import open_image
-from worker.images.fetch import Sources, name_of
+from worker.images.fetch import ImageFetcher, name_of
 from worker.settings import WorkerSettings
 
 
@@ -32,7 +32,7 @@ def test_a_picture_on_the_web_comes_as_it_is_and_the_connection_is_used_again(si
     site.pages |= {"/a.png": PNG, "/b": redirect("/a.png")}
     assert sources.read(f"{site.url}/a.png") == PNG
     assert sources.read(f"{site.url}/b") == PNG
-    with pytest.raises(SourceNotFound):
+    with pytest.raises(SourceNotFoundError):
         sources.read(f"{site.url}/none.png")
     assert sources.read(f"{site.url}/a.png?x=1", instance="http://elsewhere", task=7) == PNG
     assert site.connections == 1
@@ -85,7 +85,7 @@ def test_a_body_that_ends_too_soon_is_truncated_and_tried_again_later(site, sour
         handler.hang_up()
 
     site.pages["/a.png"] = cut_off
-    with pytest.raises(SourceTruncated) as error:
+    with pytest.raises(SourceTruncatedError) as error:
         sources.read(f"{site.url}/a.png?X-Amz-Signature=secret")
     assert error.value.retryable
     assert "secret" not in str(error.value)
@@ -97,7 +97,7 @@ def test_a_body_of_unknown_length_that_was_cut_off_is_noticed_when_it_is_decoded
         handler.hang_up()
 
     site.pages["/a.png"] = cut_off
-    with pytest.raises(ImageCorrupt):
+    with pytest.raises(ImageCorruptError):
         open_image(sources.read(f"{site.url}/a.png"))
 
 
@@ -113,7 +113,7 @@ def test_a_picture_above_the_limit_is_not_read_to_its_end(site, sources):
     site.pages |= {"/endless": endless, "/exact": bytes(100_000), "/above": bytes(100_001)}
     assert len(sources.read(f"{site.url}/exact")) == 100_000
     for path in ("/above", "/endless"):
-        with pytest.raises(SourceTooLarge, match="CAR_MAX_BYTES"):
+        with pytest.raises(SourceTooLargeError, match="CAR_MAX_BYTES"):
             sources.read(site.url + path)
     assert sum(sent) < 50_000_000
 
@@ -129,9 +129,9 @@ def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(site, sourc
     assert len(bomb) < 100_000
     site.pages["/bomb"] = (200, {"Content-Encoding": "gzip"}, bomb)
     site.pages["/zstd"] = (200, {"Content-Encoding": "zstd"}, bomb)
-    with pytest.raises(SourceTooLarge):
+    with pytest.raises(SourceTooLargeError):
         sources.read(f"{site.url}/bomb")
-    with pytest.raises(ImageUnsupported, match="zstd"):
+    with pytest.raises(ImageUnsupportedError, match="zstd"):
         sources.read(f"{site.url}/zstd")
 
 
@@ -150,38 +150,38 @@ def test_a_picture_has_its_time_however_its_server_spends_it(site, sources_of, s
     sources = sources_of(allowed={"CAR_ALLOWED_HOSTS": site.place}, seconds=0.7)
     site.pages["/slow"] = slow
     began = time.monotonic()
-    with pytest.raises((SourceUnreachable, SourceForbidden)) as error:
+    with pytest.raises((SourceUnreachableError, SourceForbiddenError)) as error:
         sources.read(f"{site.url}/slow")
     assert time.monotonic() - began < 2.5
-    assert error.value.retryable is isinstance(error.value, SourceUnreachable)
+    assert error.value.retryable is isinstance(error.value, SourceUnreachableError)
 
 
 def test_a_host_that_refuses_connections_does_not_hold_up_every_thread(sources_of):
     with PictureServer() as gone:
         place = gone.place
     sources = sources_of(allowed={"CAR_ALLOWED_HOSTS": place})
-    with pytest.raises(SourceUnreachable, match="refused"):
+    with pytest.raises(SourceUnreachableError, match="refused"):
         sources.read(f"http://{place}/a.png")
-    with pytest.raises(SourceUnreachable, match="a moment ago"):
+    with pytest.raises(SourceUnreachableError, match="a moment ago"):
         sources.read(f"http://{place}/b.png")
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "says"),
     [
-        (401, SourceDenied, "LABEL_STUDIO_URL"),
-        (403, SourceDenied, "refused"),
-        (404, SourceNotFound, "404"),
-        (410, SourceNotFound, "410"),
-        (400, SourceDenied, "400"),
-        (204, SourceDenied, "204"),
-        (206, SourceDenied, "206"),
-        (304, SourceDenied, "304"),
-        (302, SourceDenied, "302"),
-        (408, SourceUnreachable, "408"),
-        (429, SourceUnreachable, "429"),
-        (500, SourceUnreachable, "500"),
-        (503, SourceUnreachable, "503"),
+        (401, SourceDeniedError, "LABEL_STUDIO_URL"),
+        (403, SourceDeniedError, "refused"),
+        (404, SourceNotFoundError, "404"),
+        (410, SourceNotFoundError, "410"),
+        (400, SourceDeniedError, "400"),
+        (204, SourceDeniedError, "204"),
+        (206, SourceDeniedError, "206"),
+        (304, SourceDeniedError, "304"),
+        (302, SourceDeniedError, "302"),
+        (408, SourceUnreachableError, "408"),
+        (429, SourceUnreachableError, "429"),
+        (500, SourceUnreachableError, "500"),
+        (503, SourceUnreachableError, "503"),
     ],
 )
 def test_each_status_says_whether_to_wait_or_what_to_do(site, sources, status, kind, says):
@@ -189,12 +189,12 @@ def test_each_status_says_whether_to_wait_or_what_to_do(site, sources, status, k
     with pytest.raises(kind, match=says) as error:
         sources.read(f"{site.url}/a.png?token=secret")
     assert "secret" not in str(error.value)
-    assert error.value.retryable is (kind is SourceUnreachable)
+    assert error.value.retryable is (kind is SourceUnreachableError)
 
 
 def test_a_signed_link_that_has_expired_is_called_so(site, sources):
     site.pages["/a.png"] = (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
-    with pytest.raises(SourceDenied, match="signed link"):
+    with pytest.raises(SourceDeniedError, match="signed link"):
         sources.read(f"{site.url}/a.png?X-Amz-Signature=secret")
 
 
@@ -204,14 +204,14 @@ def test_what_is_no_web_server_is_not_quoted(site, sources):
         handler.hang_up()
 
     site.pages["/a.png"] = ssh
-    with pytest.raises(SourceUnreachable, match="does not speak HTTP") as error:
+    with pytest.raises(SourceUnreachableError, match="does not speak HTTP") as error:
         sources.read(f"{site.url}/a.png")
     assert "inner-secret" not in str(error.value)
 
 
 def test_a_page_that_is_no_picture_stays_an_error_of_the_picture(site, sources):
     site.pages["/a.png"] = (200, {"Content-Type": "text/html"}, b"<!doctype html><html>hello</html>")
-    with pytest.raises(ImageUnsupported, match="HTML"):
+    with pytest.raises(ImageUnsupportedError, match="HTML"):
         open_image(sources.read(f"{site.url}/a.png"))
 
 
@@ -228,9 +228,9 @@ def test_the_hosts_of_the_settings_are_allowed_and_their_limits_hold(site):
     named = {"LABEL_STUDIO_URL": site.url, "AWS_ENDPOINT_URL_S3": site.url, "CAR_S3_PUBLIC_ENDPOINT": site.url}
     for name, value in (named | {"CAR_ALLOWED_HOSTS": f"nas.lan,{site.place}"}).items():
         settings = WorkerSettings.from_environment(**given, **{name: value}, CAR_MAX_BYTES="10000")
-        sources = Sources.of(settings, Shelf(), None)
+        sources = ImageFetcher.of(settings, Shelf(), None)
         assert sources.read(f"{site.url}/a.png") == PNG, name
-        with pytest.raises(SourceTooLarge):
+        with pytest.raises(SourceTooLargeError):
             sources.read(f"{site.url}/large")
         sources.close()
 
@@ -269,5 +269,12 @@ def test_damaged_answers_end_in_typed_errors(site, sources):
     for _ in range(250):
         try:
             open_image(sources.read(f"{site.url}/a.png"))
-        except (ImageError, SourceUnreachable, SourceDenied, SourceNotFound, SourceTooLarge, SourceForbidden):
+        except (
+            ImageError,
+            SourceUnreachableError,
+            SourceDeniedError,
+            SourceNotFoundError,
+            SourceTooLargeError,
+            SourceForbiddenError,
+        ):
             continue

@@ -6,10 +6,10 @@ from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError,
 from tests.support.picture_server import redirect
 from tests.support.sources import PNG, Shelf
 from worker.errors import (
-    SourceDenied,
-    SourceForbidden,
-    SourceNotFound,
-    SourceUnreachable,
+    SourceDeniedError,
+    SourceForbiddenError,
+    SourceNotFoundError,
+    SourceUnreachableError,
 )
 
 # S3, and Label Studio behind it
@@ -60,7 +60,7 @@ def test_label_studio_may_send_the_bytes_itself_also_of_clouds_that_it_alone_kno
 def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(ours, label_studio, task, site):
     label_studio.files[task, "s3://theirs/a.jpg"] = f"{site.url}/signed"
     sources = ours(token=label_studio.token)
-    with pytest.raises(SourceForbidden, match=rf"CAR_ALLOWED_HOSTS={site.place}"):
+    with pytest.raises(SourceForbiddenError, match=rf"CAR_ALLOWED_HOSTS={site.place}"):
         sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     assert site.requests == []
 
@@ -68,8 +68,8 @@ def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(ou
 @pytest.mark.parametrize(
     ("own", "kind", "retryable"),
     [
-        (AccessDeniedError("no right"), SourceNotFound, False),
-        (StoreUnreachableError("no answer"), SourceUnreachable, True),
+        (AccessDeniedError("no right"), SourceNotFoundError, False),
+        (StoreUnreachableError("no answer"), SourceUnreachableError, True),
     ],
 )
 def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, own, kind, retryable):
@@ -81,7 +81,7 @@ def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, o
 
 def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(ours, label_studio, task):
     label_studio.fail("GET", "/tasks", status=424)
-    with pytest.raises(SourceUnreachable, match="its own storage"):
+    with pytest.raises(SourceUnreachableError, match="its own storage"):
         ours(token=label_studio.token).read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
 
 
@@ -89,7 +89,7 @@ def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, 
     sources = ours(Shelf(theirs=AccessDeniedError("no right")))
     with pytest.raises(AccessDeniedError, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
         sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
-    with pytest.raises(SourceForbidden, match="LABEL_STUDIO_API_KEY"):
+    with pytest.raises(SourceForbiddenError, match="LABEL_STUDIO_API_KEY"):
         sources.read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
     assert label_studio.requests == []
 
@@ -100,7 +100,7 @@ def test_jobs_of_others_do_not_borrow_the_token(ours, label_studio, task):
     for instance, of in ((None, None), ("http://another.example", task)):
         with pytest.raises(AccessDeniedError):
             sources.read("s3://theirs/a.jpg", instance=instance, task=of)
-        with pytest.raises(SourceDenied):
+        with pytest.raises(SourceDeniedError):
             sources.read(f"{label_studio.url}/data/upload/1/a.png", instance=instance, task=of)
     assert [one.headers.get("authorization") for one in label_studio.requests] == [None, None]
 
@@ -150,7 +150,9 @@ def test_the_token_goes_to_routes_of_pictures_alone(label_studio, ours, path, si
     sources = ours(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.place})
     site.pages["/a"] = redirect(label_studio.url + path)
     for address in (label_studio.url + path, f"{site.url}/a"):
-        with pytest.raises((SourceDenied, SourceNotFound), match=r"for pictures alone|has nothing|has no upload"):
+        with pytest.raises(
+            (SourceDeniedError, SourceNotFoundError), match=r"for pictures alone|has nothing|has no upload"
+        ):
             sources.read(address, instance=label_studio.url, task=1)
     assert all("authorization" not in one.headers for one in label_studio.requests)
     assert len(label_studio.requests) == 2
@@ -166,24 +168,24 @@ def test_another_port_or_scheme_of_label_studios_host_gets_no_token(label_studio
 def test_a_wrong_token_a_missing_one_and_a_missing_right_are_told_apart(label_studio, ours):
     address = f"{label_studio.url}/data/upload/1/a.png"
     where = {"instance": label_studio.url, "task": 1}
-    with pytest.raises(SourceDenied, match="LABEL_STUDIO_API_KEY is not set"):
+    with pytest.raises(SourceDeniedError, match="LABEL_STUDIO_API_KEY is not set"):
         ours().read(address, **where)
-    with pytest.raises(SourceDenied, match="does not take LABEL_STUDIO_API_KEY"):
+    with pytest.raises(SourceDeniedError, match="does not take LABEL_STUDIO_API_KEY"):
         ours(token="wrong").read(address, **where)  # noqa: S106
     good = ours(token=label_studio.token)
-    with pytest.raises(SourceNotFound, match="removed there"):
+    with pytest.raises(SourceNotFoundError, match="removed there"):
         good.read(address, **where)
     label_studio.fail("GET", "/data", status=500, times=1)  # which is how it says that an upload is gone
-    with pytest.raises(SourceNotFound, match="removed there"):
+    with pytest.raises(SourceNotFoundError, match="removed there"):
         good.read(address, **where)
     label_studio.fail("GET", "/", status=500, times=2)
-    with pytest.raises(SourceUnreachable, match="500"):
+    with pytest.raises(SourceUnreachableError, match="500"):
         good.read(address, **where)
     label_studio.fail("GET", "/data", status=403, times=1)
-    with pytest.raises(SourceDenied, match="may not see it"):
+    with pytest.raises(SourceDeniedError, match="may not see it"):
         good.read(address, **where)
     label_studio.fail("GET", "/data", status=502, times=1)
-    with pytest.raises(SourceUnreachable, match="502"):
+    with pytest.raises(SourceUnreachableError, match="502"):
         good.read(address, **where)
 
 
@@ -192,20 +194,20 @@ def test_its_login_page_is_no_picture_but_a_token_that_it_does_not_take(label_st
     address = f"{label_studio.url}/data/upload/1/a.png"
     sources = ours(token=label_studio.token)
     label_studio.fail("GET", "/data", status=302, times=1, headers={"Location": path})
-    with pytest.raises(SourceDenied, match="asks for a login"):
+    with pytest.raises(SourceDeniedError, match="asks for a login"):
         sources.read(address, instance=label_studio.url, task=1)
     label_studio.fail("GET", "/data", status=200, times=1, body=b"<!doctype html><title>Sign in</title>")
-    with pytest.raises(SourceDenied, match="asks for a login"):
+    with pytest.raises(SourceDeniedError, match="asks for a login"):
         sources.read(address, instance=label_studio.url, task=1)
 
 
 def test_without_its_setting_a_private_label_studio_is_not_asked_and_the_reason_names_it(label_studio, sources_of):
-    with pytest.raises(SourceForbidden, match="LABEL_STUDIO_URL"):
+    with pytest.raises(SourceForbiddenError, match="LABEL_STUDIO_URL"):
         sources_of().read(f"{label_studio.url}/data/upload/1/a.png", instance=label_studio.url, task=1)
     assert label_studio.requests == []
 
 
 def test_a_token_with_a_line_break_is_not_repeated_in_the_reason(label_studio, ours):
-    with pytest.raises(SourceUnreachable, match="LABEL_STUDIO_API_KEY") as error:
+    with pytest.raises(SourceUnreachableError, match="LABEL_STUDIO_API_KEY") as error:
         ours(token="secret\nmore").read(f"{label_studio.url}/data/upload/1/a", instance=label_studio.url, task=1)  # noqa: S106
     assert "secret" not in str(error.value)

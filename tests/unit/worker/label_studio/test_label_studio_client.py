@@ -8,20 +8,20 @@ import pytest
 from tests.support.fake_label_studio import FakeLabelStudio, jwt
 from worker.label_studio import LabelStudio, TokenKind
 from worker.label_studio.errors import (
-    AddressBlocked,
-    Forbidden,
-    LabelStudioBusy,
+    AddressBlockedError,
+    ForbiddenError,
+    LabelStudioBusyError,
     LabelStudioError,
-    LabelStudioUnreachable,
-    LegacyTokenRefused,
-    NotLabelStudio,
-    OutcomeUncertain,
-    ProjectMissing,
-    Rejected,
-    TaskMissing,
-    TokenExpired,
-    TokenRefused,
-    TokenShortLived,
+    LabelStudioUnreachableError,
+    LegacyTokenRefusedError,
+    NotLabelStudioError,
+    OutcomeUncertainError,
+    ProjectNotFoundError,
+    RejectedError,
+    TaskNotFoundError,
+    TokenExpiredError,
+    TokenRefusedError,
+    TokenShortLivedError,
 )
 
 VERSION = "car-0.1.0+11111111.22222222.33333333.44444444"
@@ -59,7 +59,7 @@ def test_an_access_token_that_ran_out_is_renewed_and_the_request_repeated(label_
     with LabelStudio(label_studio.url, label_studio.personal_token()) as client:
         client.whoami()
         label_studio.revoke()
-        client.predict(task, DOCUMENT)
+        client.create_prediction(task, DOCUMENT)
     assert len(label_studio.predictions(task)) == 1
     assert len(label_studio.asked("POST", "/api/token/refresh/")) == 2
 
@@ -67,7 +67,7 @@ def test_an_access_token_that_ran_out_is_renewed_and_the_request_repeated(label_
 def test_an_access_token_is_renewed_before_it_runs_out(label_studio):
     label_studio.access_seconds = 0.0
     with LabelStudio(label_studio.url, label_studio.personal_token()) as client:
-        with pytest.raises(TokenRefused):  # expired as it was given
+        with pytest.raises(TokenRefusedError):  # expired as it was given
             client.whoami()
         label_studio.access_seconds = 300.0
         client.whoami()
@@ -82,11 +82,11 @@ def test_an_access_token_is_renewed_before_it_runs_out(label_studio):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda _: "wrong", TokenRefused, "copy it again"),
-        (lambda studio: studio.personal_token(seconds=-5), TokenExpired, "has expired"),
-        (lambda _: jwt("access", -5), TokenShortLived, "personal access token"),
-        (lambda _: jwt("refresh", 100), TokenRefused, "Token is invalid"),
-        (lambda studio: studio.personal_token().rpartition(".")[0], TokenRefused, "cut-off personal"),
+        (lambda _: "wrong", TokenRefusedError, "copy it again"),
+        (lambda studio: studio.personal_token(seconds=-5), TokenExpiredError, "has expired"),
+        (lambda _: jwt("access", -5), TokenShortLivedError, "personal access token"),
+        (lambda _: jwt("refresh", 100), TokenRefusedError, "Token is invalid"),
+        (lambda studio: studio.personal_token().rpartition(".")[0], TokenRefusedError, "cut-off personal"),
     ],
     ids=["unknown", "expired", "short-lived", "another instance's", "cut off"],
 )
@@ -97,7 +97,7 @@ def test_each_bad_token_is_named(label_studio, make, error, words):
 
 def test_legacy_tokens_that_are_switched_off_are_named(label_studio, client):
     label_studio.legacy_tokens = False
-    with pytest.raises(LegacyTokenRefused, match="personal access token"):
+    with pytest.raises(LegacyTokenRefusedError, match="personal access token"):
         client.whoami()
 
 
@@ -108,21 +108,21 @@ def test_a_label_studio_below_a_path_is_asked_below_it():
             assert client.whoami()["id"] == 1
         with (
             LabelStudio(studio.url.removesuffix("/label-studio"), studio.token) as client,
-            pytest.raises(NotLabelStudio, match="path"),
+            pytest.raises(NotLabelStudioError, match="path"),
         ):
             client.whoami()
 
 
 def test_a_project_names_itself_as_to_an_ml_backend(client, project):
     known = client.project(project)
-    assert known.ls_project_key == f"{project}.1795271012"
+    assert known.stamp == f"{project}.1795271012"
     assert (known.title, known.model_version) == ("Shelves", "")
     assert [one.number for one in client.projects()] == [project]
 
 
 def test_pages_of_tasks_go_by_id_and_leave_out_those_that_have_the_version(label_studio, client, project):
     tasks = label_studio.add_tasks(project, [f"s3://b/{number}.jpg" for number in range(7)])
-    client.predict(tasks[1], DOCUMENT)
+    client.create_prediction(tasks[1], DOCUMENT)
     page = client.tasks(project, limit=3, lacking=VERSION)
     assert [number for number, _ in page.tasks] == [tasks[0], tasks[2], tasks[3]]
     assert page.total == 6
@@ -136,33 +136,33 @@ def test_pages_of_tasks_go_by_id_and_leave_out_those_that_have_the_version(label
 
 def test_predictions_are_stored_listed_and_withdrawn(label_studio, client, project):
     task, other = label_studio.add_tasks(project, ["s3://b/1.jpg", "s3://b/2.jpg"])
-    first, second = client.predict(task, DOCUMENT), client.predict(task, DOCUMENT)
+    first, second = client.create_prediction(task, DOCUMENT), client.create_prediction(task, DOCUMENT)
     assert client.predictions(project=project, task=task) == [first, second]
     assert (first.task, first.project, first.model_version) == (task, project, VERSION)
-    client.withdraw(second.number)
-    client.withdraw(second.number)
+    client.delete_prediction(second.number)
+    client.delete_prediction(second.number)
     assert [one["id"] for one in label_studio.predictions()] == [first.number]
     assert client.predictions(project=project, task=other) == []
 
 
 def test_a_version_that_no_prediction_has_cannot_be_shown(label_studio, client, project):
-    with pytest.raises(Rejected, match="Model version doesn't exist"):
-        client.show_version(project, VERSION)
-    client.predict(label_studio.add_tasks(project, ["s3://b/1.jpg"])[0], DOCUMENT)
-    client.show_version(project, VERSION)
+    with pytest.raises(RejectedError, match="Model version doesn't exist"):
+        client.set_model_version(project, VERSION)
+    client.create_prediction(label_studio.add_tasks(project, ["s3://b/1.jpg"])[0], DOCUMENT)
+    client.set_model_version(project, VERSION)
     assert client.project(project).model_version == VERSION
 
 
 def test_deleted_tasks_and_projects_are_told_from_other_refusals(client, project):
-    with pytest.raises(TaskMissing):
-        client.predict(99, DOCUMENT)
-    with pytest.raises(TaskMissing):
+    with pytest.raises(TaskNotFoundError):
+        client.create_prediction(99, DOCUMENT)
+    with pytest.raises(TaskNotFoundError):
         client.predictions(project=project, task=99)
-    with pytest.raises(ProjectMissing):
+    with pytest.raises(ProjectNotFoundError):
         client.tasks(99)
-    with pytest.raises(TaskMissing):
+    with pytest.raises(TaskNotFoundError):
         client.task(99)
-    with pytest.raises(ProjectMissing):
+    with pytest.raises(ProjectNotFoundError):
         client.project(99)
 
 
@@ -170,8 +170,8 @@ def test_a_refused_prediction_says_why(label_studio, client, project):
     label_studio.validates = True
     task = label_studio.add_tasks(project, ["s3://b/1.jpg"])[0]
     region = {"from_name": "brush", "to_name": "image", "type": "brushlabels", "value": {"brushlabels": ["cow"]}}
-    with pytest.raises(Rejected, match="cow") as refused:
-        client.predict(task, json.dumps({"model_version": VERSION, "result": [region]}))
+    with pytest.raises(RejectedError, match="cow") as refused:
+        client.create_prediction(task, json.dumps({"model_version": VERSION, "result": [region]}))
     assert not refused.value.retryable
 
 
@@ -180,25 +180,25 @@ def test_a_servers_trouble_leaves_a_change_uncertain_and_a_question_unanswered(l
     task = label_studio.add_tasks(project, ["s3://b/1.jpg"])[0]
     label_studio.fail("POST", "/api/predictions/", status=status)
     label_studio.fail("GET", "/api/predictions/", status=status)
-    with pytest.raises(OutcomeUncertain):
-        client.predict(task, DOCUMENT)
-    with pytest.raises(LabelStudioUnreachable) as unanswered:
+    with pytest.raises(OutcomeUncertainError):
+        client.create_prediction(task, DOCUMENT)
+    with pytest.raises(LabelStudioUnreachableError) as unanswered:
         client.predictions(project=project, task=task)
-    assert type(unanswered.value) is LabelStudioUnreachable
+    assert type(unanswered.value) is LabelStudioUnreachableError
 
 
 def test_a_change_whose_answer_never_comes_is_uncertain(label_studio, project):
     task = label_studio.add_tasks(project, ["s3://b/1.jpg"])[0]
     with LabelStudio(label_studio.url, label_studio.token, read_seconds=0.3) as client:
         label_studio.fail("POST", "/api/predictions/", drop="after", times=1)
-        with pytest.raises(OutcomeUncertain):
-            client.predict(task, DOCUMENT)
+        with pytest.raises(OutcomeUncertainError):
+            client.create_prediction(task, DOCUMENT)
         label_studio.fail("POST", "/api/predictions/", delay=0.6, times=1)
-        with pytest.raises(OutcomeUncertain):
-            client.predict(task, DOCUMENT)
+        with pytest.raises(OutcomeUncertainError):
+            client.create_prediction(task, DOCUMENT)
         label_studio.fail("POST", "/api/predictions/", status=201, body=b"<html>", times=1)
-        with pytest.raises(OutcomeUncertain):
-            client.predict(task, DOCUMENT)
+        with pytest.raises(OutcomeUncertainError):
+            client.create_prediction(task, DOCUMENT)
     assert len(label_studio.predictions(task)) == 1  # the slow one comes later
 
 
@@ -206,16 +206,16 @@ def test_a_change_that_was_never_sent_is_not_uncertain():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with LabelStudio(f"http://127.0.0.1:{port}", "x") as client, pytest.raises(LabelStudioUnreachable) as error:
-        client.predict(1, DOCUMENT)
-    assert type(error.value) is LabelStudioUnreachable
+    with LabelStudio(f"http://127.0.0.1:{port}", "x") as client, pytest.raises(LabelStudioUnreachableError) as error:
+        client.create_prediction(1, DOCUMENT)
+    assert type(error.value) is LabelStudioUnreachableError
     assert error.value.retryable
 
 
 @pytest.mark.parametrize(("told", "wait"), [("7", 7.0), ("nonsense", 0.0), ("nan", 0.0), ("999999", 3600.0)])
 def test_a_busy_server_says_how_long_to_wait(label_studio, client, told, wait):
     label_studio.fail("GET", "/api/", status=429, headers={"Retry-After": told})
-    with pytest.raises(LabelStudioBusy) as busy:
+    with pytest.raises(LabelStudioBusyError) as busy:
         client.whoami()
     assert busy.value.wait == wait
 
@@ -223,12 +223,12 @@ def test_a_busy_server_says_how_long_to_wait(label_studio, client, told, wait):
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        ({"status": 302, "headers": {"Location": "https://other/x?token=1"}, "body": b""}, NotLabelStudio),
-        ({"status": 200, "body": b"<html>welcome"}, NotLabelStudio),
-        ({"status": 200, "body": []}, NotLabelStudio),
-        ({"status": 403, "body": {"detail": "no"}}, Forbidden),
-        ({"status": 403, "body": {"detail": "URL resolves to a reserved network address"}}, AddressBlocked),
-        ({"status": 413, "body": b"<html>"}, Rejected),
+        ({"status": 302, "headers": {"Location": "https://other/x?token=1"}, "body": b""}, NotLabelStudioError),
+        ({"status": 200, "body": b"<html>welcome"}, NotLabelStudioError),
+        ({"status": 200, "body": []}, NotLabelStudioError),
+        ({"status": 403, "body": {"detail": "no"}}, ForbiddenError),
+        ({"status": 403, "body": {"detail": "URL resolves to a reserved network address"}}, AddressBlockedError),
+        ({"status": 413, "body": b"<html>"}, RejectedError),
     ],
 )
 def test_what_else_may_answer_is_named(label_studio, client, fault, error):
@@ -250,7 +250,7 @@ def test_proxies_of_the_environment_do_not_get_the_token(label_studio, monkeypat
 def test_a_backend_is_connected_with_its_webhook_unless_ssrf_protection_stops_it(label_studio, client, project):
     fields = {"url": "http://127.0.0.1:9090", "project": project, "title": "CaR", "is_interactive": True}
     label_studio.ssrf = "webhook"
-    with pytest.raises(AddressBlocked, match="SSRF_PROTECTION_ENABLED"):
+    with pytest.raises(AddressBlockedError, match="SSRF_PROTECTION_ENABLED"):
         client.add_backend(fields)
     assert (len(client.backends(project)), client.webhooks(project)) == (1, [])
     label_studio.ssrf = None

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import Discussion
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from worker.errors import WeightsMissing
-from worker.hub import FILES, pull
+from worker.errors import WeightsMissingError
+from worker.models.hub import FILES, pull
 
 
 def offer(number: int, author: str) -> Discussion:
@@ -69,11 +69,11 @@ def test_else_the_hubs_own_conversion_is_fetched_and_nobody_elses():
 
 def test_a_model_without_safetensors_is_refused():
     hub = FakeHub({"refs/pr/2"}, [offer(2, "somebody")])
-    with pytest.raises(WeightsMissing, match=r"no model\.safetensors on the hub"):
+    with pytest.raises(WeightsMissingError, match=r"no model\.safetensors on the hub"):
         pull("some/clip", hub)
     assert hub.fetched == []
 
 
 def test_a_hub_out_of_reach_is_said_in_words():
-    with pytest.raises(WeightsMissing, match="some/clip could not be fetched from the hub: no network"):
+    with pytest.raises(WeightsMissingError, match="some/clip could not be fetched from the hub: no network"):
         pull("some/clip", UnreachableHub(set()))

@@ -2,18 +2,18 @@
 
 from types import SimpleNamespace
 
-from worker.pipeline.waiting import Waiting
-from worker.pipeline.window import Window
+from worker.pipeline.adaptive_limit import AdaptiveLimit
+from worker.pipeline.ready_queue import ReadyQueue
 
 
 def go(window, pictures, *, in_line=0, starved=False):
     for _ in range(pictures):
-        window.took(1, in_line=in_line, starved=starved)
+        window.record(1, waiting=in_line, starved=starved)
     return window.size
 
 
 def test_a_model_that_waits_gets_twice_as_many_once_those_in_hand_have_gone_through():
-    window = Window(8, 64)
+    window = AdaptiveLimit(8, 64)
     assert go(window, 7, starved=True) == 8
     assert go(window, 1) == 16
     assert go(window, 16) == 16
@@ -21,7 +21,7 @@ def test_a_model_that_waits_gets_twice_as_many_once_those_in_hand_have_gone_thro
 
 
 def test_a_model_with_a_long_line_leaves_pictures_to_others():
-    window = Window(8, 64)
+    window = AdaptiveLimit(8, 64)
     go(window, 8 + 16, starved=True)
     assert window.size == 32
     assert go(window, 32, in_line=16) == 32
@@ -30,14 +30,14 @@ def test_a_model_with_a_long_line_leaves_pictures_to_others():
 
 
 def test_a_line_that_was_short_for_a_moment_is_kept():
-    window = Window(8, 64)
+    window = AdaptiveLimit(8, 64)
     go(window, 8, starved=True)
     go(window, 15, in_line=16)
     assert go(window, 1, in_line=8) == 16
 
 
 def test_most_is_never_less_than_least():
-    assert go(Window(128, 64), 1000, starved=True) == 128
+    assert go(AdaptiveLimit(128, 64), 1000, starved=True) == 128
 
 
 def fetched(name, priority):
@@ -45,7 +45,7 @@ def fetched(name, priority):
 
 
 def test_who_somebody_waits_for_goes_to_the_model_before_those_that_came_earlier():
-    waiting = Waiting()
+    waiting = ReadyQueue()
     for one in (fetched("a", 1), fetched("b", 1), fetched("now", 0), fetched("c", 1), fetched("too", 0)):
         waiting.put(one)
     assert len(waiting) == 5

@@ -7,7 +7,8 @@ from car.presets import preset
 from car.recipe import Mode
 from car.vocabulary import Vocabulary
 from evaluation.random_models import TINY_F, TINY_G, encoder
-from worker.segmenter import classifier, texts
+from worker.segmenter import classifier
+from worker.segmenter.clip import texts
 
 
 @pytest.mark.parametrize("softmax", ["official", "paper"])

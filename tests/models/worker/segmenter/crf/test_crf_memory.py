@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from car.crf_by import CrfBy
+from car.options import CrfBackend
 from tests.support.paths import ROOT
 
 # In a process of its own, as a finisher is: its peak is what the picture cost.
 FINISH = """
 import sys
 import numpy as np
-from car.crf_by import CrfBy
+from car.options import CrfBackend
 from car.presets import preset
-from car.segmentation import StopReason, Work
+from car.segmentation import StopReason, WorkCounters
 from dataclasses import replace
-from worker.segmenter.finishing import Rest, Unfinished
+from worker.segmenter.postprocess import PassResult, PendingSegmentation
 
 def most():
     # getrusage would tell the parent's peak, which a child has until it is greater itself.
@@ -31,19 +31,21 @@ image = (128 + 90 * np.stack([np.sin(x / 37), np.cos(y / 53), np.sin((x + y) / 7
 cams = np.zeros((words, height // 16, width // 16), np.float32)
 cams[np.arange(words), rng.integers(0, height // 16, words), rng.integers(0, width // 16, words)] = 1
 names = tuple(f"word {k}" for k in range(words))
-rest = Rest(names, (0.9,) * words, cams, 1.0, (), StopReason.UNCHANGED, Work())
+rest = PassResult(names, (0.9,) * words, cams, 1.0, (), StopReason.UNCHANGED, WorkCounters())
 recipe = replace(preset("voc"), crf_iterations=iterations)
 before = most()
-masks = Unfinished(
-    size=(height, width), image=image, recipe=recipe, rests=(rest,), order=names, timings={}, work=Work(),
-    crf_by=CrfBy(sys.argv[5]),
+masks = PendingSegmentation(
+    size=(height, width), image=image, recipe=recipe, passes=(rest,), order=names, timings={}, work=WorkCounters(),
+    crf_by=CrfBackend(sys.argv[5]),
 ).finish().masks
 peak = most()
 print(len(masks), before, peak, "torch" in sys.modules)
 """
 
 
-def finish(height: int, width: int, words: int, iterations: int, by: CrfBy = CrfBy.LATTICE) -> tuple[int, int, int]:
+def finish(
+    height: int, width: int, words: int, iterations: int, by: CrfBackend = CrfBackend.LATTICE
+) -> tuple[int, int, int]:
     """Masks found, bytes taken beyond those of the interpreter, and the whole peak."""
     numbers = [str(number) for number in (height, width, words, iterations)]
     output = subprocess.run(
@@ -66,7 +68,7 @@ def test_memory_grows_by_one_float_a_word_and_pixel() -> None:
     assert many[0] > 50
     grown = many[1] - few[1]
     assert grown < 1.5 * table * (words - 200) / words
-    reference = finish(height, width, words, 1, CrfBy.PYDENSECRF)
+    reference = finish(height, width, words, 1, CrfBackend.PYDENSECRF)
     assert reference[1] > 2 * many[1]
 
 

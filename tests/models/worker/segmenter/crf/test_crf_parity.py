@@ -9,20 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from car.crf_by import CrfBy
+from car.options import CrfBackend
 from car.presets import preset
 from car.recipe import Mode, Recipe, VisualPrompt
 from car.rle import decode_coco
 from car.vocabulary import Vocabulary, parse_labels_file
-from demo.towers import WEIGHTS
+from demo.clip_models import WEIGHTS
 from tests.support.paths import GOLDEN
 from worker.images import find_images, open_image
-from worker.segmenter import crf
-from worker.segmenter.arrays import Arrays
-from worker.segmenter.crf import Competition
-from worker.segmenter.finishing import Unfinished
+from worker.models.weights import load_pair
+from worker.segmenter.crf import dense_crf
+from worker.segmenter.crf.arrays import Arrays
+from worker.segmenter.crf.dense_crf import LabelGroup
+from worker.segmenter.postprocess import PendingSegmentation
 from worker.segmenter.segmenter import Segmenter
-from worker.weights import load_pair
 
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/case.json"))
 WORDS = [label.name for label in parse_labels_file((WEIGHTS.parent / "labels.txt").read_text())]
@@ -45,8 +45,8 @@ def test_the_labels_of_the_golden_pictures_agree(arrays: Arrays, name: str) -> N
     picture = np.asarray(Image.open(GOLDEN / name / "image.png").convert("RGB"))
     recipe = preset(case["preset"])
     for steps in cams:
-        [ours] = crf.label(picture, [Competition(steps, 1.0)], recipe, arrays=arrays)
-        [reference] = crf.label(picture, [Competition(steps, 1.0)], recipe, by=CrfBy.PYDENSECRF)
+        [ours] = dense_crf.label(picture, [LabelGroup(steps, 1.0)], recipe, arrays=arrays)
+        [reference] = dense_crf.label(picture, [LabelGroup(steps, 1.0)], recipe, by=CrfBackend.PYDENSECRF)
         assert (ours == reference).mean() >= AGREEMENT
 
 
@@ -56,7 +56,7 @@ def car() -> Segmenter:
     return Segmenter(pair.proposal, pair.classifier)
 
 
-def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[Unfinished]:
+def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[PendingSegmentation]:
     pictures = [open_image(path).pixels for path in list(find_images([WEIGHTS.parent / "images"]))[:2]]
     pictures[0] = pictures[0][:-3, :-6]  # an odd number of pixels
     yield from car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
@@ -65,13 +65,15 @@ def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[Unfin
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_masks_of_the_demo_pictures_agree(car: Segmenter, arrays: Arrays, kind: str) -> None:
     for unfinished in recurred(car, *RECIPES[kind]):
-        sharpened = unfinished.sharpened(arrays)
-        reference = replace(unfinished, crf_by=CrfBy.PYDENSECRF).sharpened()
-        for ours, theirs in zip(sharpened.rests, reference.rests, strict=True):
-            assert ours.sheets is not None
-            assert theirs.sheets is not None
-            assert ours.sheets.shape == theirs.sheets.shape
-            assert (ours.sheets == theirs.sheets).mean() >= AGREEMENT if ours.labels else not ours.sheets.any()
+        sharpened = unfinished.with_crf(arrays)
+        reference = replace(unfinished, crf_by=CrfBackend.PYDENSECRF).with_crf()
+        for ours, theirs in zip(sharpened.passes, reference.passes, strict=True):
+            assert ours.crf_labels is not None
+            assert theirs.crf_labels is not None
+            assert ours.crf_labels.shape == theirs.crf_labels.shape
+            assert (
+                (ours.crf_labels == theirs.crf_labels).mean() >= AGREEMENT if ours.labels else not ours.crf_labels.any()
+            )
         one, other = sharpened.finish(), reference.finish()
         assert [mask.label for mask in one.masks] == [mask.label for mask in other.masks]
         assert one.work == other.work
@@ -82,13 +84,13 @@ def test_the_masks_of_the_demo_pictures_agree(car: Segmenter, arrays: Arrays, ki
 def test_a_picture_sharpened_where_the_models_are_is_the_same_once_finished(car: Segmenter) -> None:
     unfinished = next(recurred(car, *RECIPES["semantic"]))
     ticks = iter(range(10))
-    sharpened = unfinished.sharpened(clock=lambda: float(next(ticks)))
+    sharpened = unfinished.with_crf(clock=lambda: float(next(ticks)))
     assert sharpened.timings == {"crf_ms": 1000.0}
-    assert sharpened.sharpened() is sharpened
+    assert sharpened.with_crf() is sharpened
     assert replace(sharpened, timings={}).finish() == unfinished.finish()
     assert sharpened.finish(lambda: float(next(ticks))).timings == {"crf_ms": 2000.0}
 
 
 def test_who_computes_the_crf_goes_with_the_picture(car: Segmenter) -> None:
-    asked = replace(car, crf_by=CrfBy.PYDENSECRF)
-    assert {one.crf_by for one in recurred(asked, *RECIPES["semantic"])} == {CrfBy.PYDENSECRF}
+    asked = replace(car, crf_by=CrfBackend.PYDENSECRF)
+    assert {one.crf_by for one in recurred(asked, *RECIPES["semantic"])} == {CrfBackend.PYDENSECRF}

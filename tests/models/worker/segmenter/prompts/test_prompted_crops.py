@@ -10,21 +10,22 @@ from PIL import Image
 
 from car.presets import preset
 from car.recipe import Recipe, VisualPrompt
-from worker.segmenter import classifier, red_lines
+from worker.segmenter import classifier
 from worker.segmenter.classifier import Crops
-from worker.segmenter.device_prompts import DevicePrompts
-from worker.segmenter.host_prompts import HostPrompts
-from worker.segmenter.prompting import Prompter
+from worker.segmenter.prompts import prompt_outlines
+from worker.segmenter.prompts.device_prompts import DevicePrompts
+from worker.segmenter.prompts.host_prompts import HostPrompts
+from worker.segmenter.prompts.prompting import Prompter
+from worker.segmenter.prompts.visual_prompts import RED, PromptSource, apply_prompts, prepare
 from worker.segmenter.resampling import taps
-from worker.segmenter.sizes import enlarge, shrunk
-from worker.segmenter.visual_prompts import RED, Backdrop, backdrop, show
+from worker.segmenter.resizing import enlarge, shrunk
 
 VOC = preset("voc")
 PAPER_GRAY = VOC.with_settings({"gray_weights": "paper"})
 COMBINATIONS = [some for many in range(1, 7) for some in itertools.combinations(VisualPrompt, many)]
 CPU = torch.device("cpu")
 
-Make = Callable[[Backdrop, int], Prompter]
+Make = Callable[[PromptSource, int], Prompter]
 MAKERS = [
     pytest.param(HostPrompts, id="host"),
     pytest.param(lambda behind, size: DevicePrompts(behind, size, CPU), id="device"),
@@ -66,11 +67,11 @@ def masks(height: int, width: int) -> list[np.ndarray]:
     ]
 
 
-def reference(behind: Backdrop, mask: np.ndarray | None, size: int) -> np.ndarray:
-    return classifier.crop(behind.image if mask is None else show(behind, mask), size)
+def reference(behind: PromptSource, mask: np.ndarray | None, size: int) -> np.ndarray:
+    return classifier.crop(behind.image if mask is None else apply_prompts(behind, mask), size)
 
 
-def differing(made: Crops, behind: Backdrop, some: list[np.ndarray | None], size: int) -> list[int]:
+def differing(made: Crops, behind: PromptSource, some: list[np.ndarray | None], size: int) -> list[int]:
     """Masks, by number, whose crops are not the reference's."""
     assert made.shape == (len(some), size, size, 3)
     pairs = zip(made.numpy(), some, strict=True)
@@ -78,7 +79,7 @@ def differing(made: Crops, behind: Backdrop, some: list[np.ndarray | None], size
 
 
 def check(make: Make, image: np.ndarray, prompts: tuple[VisualPrompt, ...], size: int, recipe: Recipe = VOC) -> None:
-    behind = backdrop(image, prompts, recipe)
+    behind = prepare(image, prompts, recipe)
     some = [*masks(*image.shape[:2]), None]
     made = make(behind, size).crops([None if mask is None else np.packbits(mask) for mask in some])
     assert differing(made, behind, some, size) == []
@@ -94,7 +95,7 @@ def test_every_combination_of_prompts_is_the_reference_drawing(make: Make, promp
 @pytest.mark.parametrize("prompts", [("gray",), ("blur", "gray"), ("gray", "circle", "contour")], ids="+".join)
 def test_gray_by_the_papers_weights_is_the_reference_drawing(make: Make, prompts: tuple[str, ...]) -> None:
     image, chosen = picture(61, 83), tuple(VisualPrompt(prompt) for prompt in prompts)
-    official, paper = (backdrop(image, chosen, recipe).outside for recipe in (VOC, PAPER_GRAY))
+    official, paper = (prepare(image, chosen, recipe).outside for recipe in (VOC, PAPER_GRAY))
     assert (official != paper).any()
     check(make, image, chosen, 28, PAPER_GRAY)
 
@@ -139,7 +140,7 @@ def test_a_picture_that_may_not_be_written_to_or_lies_otherwise_is_drawn_too(
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_no_mask_makes_no_crop(make: Make) -> None:
-    made = make(backdrop(picture(30, 40), VOC.visual_prompts, VOC), 28).crops([])
+    made = make(prepare(picture(30, 40), VOC.visual_prompts, VOC), 28).crops([])
     assert made.shape == (0, 28, 28, 3)
     assert made.dtype == torch.uint8
 
@@ -153,7 +154,7 @@ def test_lines_stay_in_the_box_that_is_told(seed: int) -> None:
     mask[y : y + random.integers(1, 60), x : x + random.integers(1, 60)] = 1
     mask[random.integers(height), random.integers(width)] = 1  # the centroid is not the centre of the box
     canvas = np.zeros_like(mask)
-    left, top, right, bottom = red_lines.draw(canvas, mask, tuple(VisualPrompt), 1)
+    left, top, right, bottom = prompt_outlines.draw_outlines(canvas, mask, tuple(VisualPrompt), 1)
     touched = (canvas | mask).astype(bool)
     assert touched.any()
     touched[top:bottom, left:right] = False
@@ -163,11 +164,11 @@ def test_lines_stay_in_the_box_that_is_told(seed: int) -> None:
 def test_lines_on_a_canvas_of_bits_are_those_on_a_picture() -> None:
     image = np.zeros((61, 83, 3), np.uint8)
     for prompts in COMBINATIONS:
-        lines = tuple(prompt for prompt in prompts if prompt in red_lines.LINES)
+        lines = tuple(prompt for prompt in prompts if prompt in prompt_outlines.LINES)
         for mask in masks(61, 83):
             canvas = np.zeros((61, 83), np.uint8)
-            red_lines.draw(canvas, mask.astype(np.uint8), prompts, 1)
-            shown = show(Backdrop(image, image, lines), mask)
+            prompt_outlines.draw_outlines(canvas, mask.astype(np.uint8), prompts, 1)
+            shown = apply_prompts(PromptSource(image, image, lines), mask)
             assert ((shown == RED).all(-1) == canvas.astype(bool)).all()
 
 

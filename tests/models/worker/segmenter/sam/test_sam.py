@@ -10,9 +10,9 @@ from evaluation.speed.sam import TINY, random_network
 from evaluation.synthetic_images import tiled_image
 from tests.support.images import paint
 from tests.support.sams import official, random_sam
-from worker.segmenter.sam import AutomaticMasks, grid, resize
-from worker.segmenter.sam_decoder import Decoder, Embedded
-from worker.segmenter.sam_network import VIT_B, VIT_H, VIT_L, SamSizes, build
+from worker.segmenter.sam.automatic_masks import AutomaticMasks, grid, resize
+from worker.segmenter.sam.decoder import Decoder, Embedded
+from worker.segmenter.sam.network import VIT_B, VIT_H, VIT_L, SamSizes, build
 
 RANDOM = SamSizes(
     image_size=96, patch=8, width=24, depth=2, heads=2, global_blocks=(1,), window=5, prompt_width=32,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from worker.segmenter.sam_encoder import _attend, encode
-from worker.segmenter.sam_network import SamSizes, build
+from worker.segmenter.sam.encoder import _attend, encode
+from worker.segmenter.sam.network import SamSizes, build
 
 SIZES = SamSizes(
     image_size=96, patch=8, width=24, depth=3, heads=2, global_blocks=(1,), window=5, prompt_width=16,
@@ -60,7 +60,7 @@ def test_the_fused_kernel_and_the_pieces_attend_alike(block, monkeypatch):
     q, k, v = torch.randn(3, 4, 2, side**2, 12)
     fused = _attend(attention, q, k, v, side, fused=True)
     for at_once in (1 << 20, 3 * side**2):
-        monkeypatch.setattr("worker.segmenter.sam_encoder._SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr("worker.segmenter.sam.encoder._SCORES_AT_ONCE", at_once)
         assert torch.allclose(_attend(attention, q, k, v, side, fused=False), fused, atol=1e-5)
 
 

@@ -6,10 +6,10 @@ import torch
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torch.nn import functional
 
-from worker.segmenter import sam_masks
-from worker.segmenter.ensembling import Region
-from worker.segmenter.sam import resized_size
-from worker.segmenter.sam_masks import Canvas
+from worker.segmenter.sam import masks as sam_masks
+from worker.segmenter.sam.automatic_masks import resized_size
+from worker.segmenter.sam.ensembling import Region
+from worker.segmenter.sam.masks import Canvas
 
 SIDE, GRID, CPU = 128, 8, torch.device("cpu")
 

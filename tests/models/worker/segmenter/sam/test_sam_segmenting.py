@@ -16,22 +16,22 @@ from typer.testing import CliRunner
 from car.presets import preset
 from car.recipe import Mode, Recipe
 from car.rle import decode_coco
-from car.segmentation import Source
+from car.segmentation import MaskSource
 from car.vocabulary import Vocabulary
 from car.weights_digest import weights_digest
 from cli.main import app
+from demo.clip_models import WEIGHTS
 from demo.scenes import WORDS, held_out_scenes
-from demo.towers import WEIGHTS
-from worker.errors import WeightsMissing
-from worker.finishers import Finishers
-from worker.model import ClipModel
-from worker.places import Places
-from worker.segmenter.asking import Ask
-from worker.segmenter.ensembling import Region, Regions
-from worker.segmenter.sam_network import SamSizes, build
+from worker.errors import WeightsMissingError
+from worker.models.clip_model import ClipModel
+from worker.models.model_paths import ModelPaths
+from worker.models.weights import load_pair
+from worker.pipeline.postprocess_pool import PostprocessPool
+from worker.segmenter.requests import SegmentRequest
+from worker.segmenter.resizing import Image
+from worker.segmenter.sam.ensembling import Region, Regions
+from worker.segmenter.sam.network import SamSizes, build
 from worker.segmenter.segmenter import Batches, Segmenter
-from worker.segmenter.sizes import Image
-from worker.weights import load_pair
 
 OFF = preset("demo")
 ON = replace(OFF, sam=True, iou=0.5)
@@ -77,11 +77,11 @@ def segmented(car, scenes, recipe):
 
 def test_masks_become_the_regions_that_match_them(car, scenes):
     found = [mask for result in segmented(car, scenes, ON) for mask in result.masks]
-    assert sum(mask.source is Source.SAM for mask in found) > len(found) / 2
+    assert sum(mask.source is MaskSource.SAM for mask in found) > len(found) / 2
     for scene, result in zip(scenes, segmented(car, scenes, ON), strict=True):
         truths = [scene.labels == k for k in np.unique(scene.labels)]
         for mask in result.masks:
-            if mask.source is Source.SAM:
+            if mask.source is MaskSource.SAM:
                 pixels = np.asarray(decode_coco(mask.rle), bool)
                 assert any(np.array_equal(pixels, truth) for truth in truths)
                 assert mask.area == pixels.sum()
@@ -91,7 +91,7 @@ def test_words_scores_and_history_do_not_depend_on_sam(car, scenes):
     for on, off in zip(segmented(car, scenes, ON), segmented(car, scenes, OFF), strict=True):
         assert on.steps == off.steps
         assert [(mask.label, mask.score) for mask in on.masks] == [(mask.label, mask.score) for mask in off.masks]
-        assert {mask.source for mask in off.masks} <= {Source.CRF}
+        assert {mask.source for mask in off.masks} <= {MaskSource.CRF}
 
 
 def test_the_source_is_in_the_document(car, scenes):
@@ -106,7 +106,7 @@ def test_a_batch_equals_its_singles_bit_for_bit(car, scenes):
 
 def test_other_processes_finish_with_sam_bit_for_bit(car, scenes):
     unfinished = car.recur([scene.image for scene in scenes], Vocabulary.of(WORDS), ON)
-    with Finishers(processes=1) as finishers:
+    with PostprocessPool(processes=1) as finishers:
         assert [finishers.submit(one).result(60) for one in unfinished] == [one.finish() for one in unfinished]
 
 
@@ -160,14 +160,14 @@ def sam_folder(tmp_path_factory):
 
 
 def worker(sam):
-    return ClipModel(Places(WEIGHTS / "proposal", WEIGHTS / "classifier", sam), CPU, Batches(1, 4), 4)
+    return ClipModel(ModelPaths(WEIGHTS / "proposal", WEIGHTS / "classifier", sam), CPU, Batches(1, 4), 4)
 
 
 def test_a_worker_loads_its_sam_when_a_recipe_asks_for_it(sam_folder, scenes):
     model = worker(sam_folder)
     assert model.load(OFF).sam is None
     loose = replace(ON, sam_points_per_side=3, sam_pred_iou=0.0, sam_stability=0.0)
-    [(key, one)] = model.flow().over([Ask("a", scenes[0].image, Vocabulary.of(WORDS), loose)])
+    [(key, one)] = model.scheduler().run([SegmentRequest("a", scenes[0].image, Vocabulary.of(WORDS), loose)])
     assert key == "a"
     assert one.regions
     assert model.load(OFF).sam is model.load(ON).sam
@@ -200,7 +200,7 @@ def test_a_worker_names_its_sam_in_results_of_recipes_that_use_it(sam_folder):
 
 def test_a_worker_without_a_sam_says_so_and_serves_other_recipes():
     model = worker(None)
-    with pytest.raises(WeightsMissing, match="no SAM beside the models"):
+    with pytest.raises(WeightsMissingError, match="no SAM beside the models"):
         model.weights_for(ON)
     assert model.weights_for(OFF)
 
@@ -210,19 +210,20 @@ def test_off_imports_nothing_of_sam():
     code = """
 import sys
 import torch
-import cli.segmenting, worker.finishers
+import cli.segment_runner, worker.pipeline.postprocess_pool
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from demo.scenes import WORDS, held_out_scenes
-from demo.towers import WEIGHTS
-from worker.model import load_model
-from worker.places import Places
-from worker.segmenter.asking import Ask
-model = load_model(Places(WEIGHTS / "proposal", WEIGHTS / "classifier", None), device="cpu")
-asked = Ask("a", held_out_scenes(1, seed=4)[0].image, Vocabulary.of(WORDS), preset("demo"))
-[(_, unfinished)] = model.flow().over([asked])
+from demo.clip_models import WEIGHTS
+from worker.models.clip_model import load_model
+from worker.models.model_paths import ModelPaths
+from worker.segmenter.requests import SegmentRequest
+model = load_model(ModelPaths(WEIGHTS / "proposal", WEIGHTS / "classifier", None), device="cpu")
+asked = SegmentRequest("a", held_out_scenes(1, seed=4)[0].image, Vocabulary.of(WORDS), preset("demo"))
+SAM = [f"worker.segmenter.sam.{name}" for name in ("automatic_masks", "decoder", "encoder", "masks", "network")]
+[(_, unfinished)] = model.scheduler().run([asked])
 assert unfinished.finish().masks
-print([name for name in sys.modules if name.startswith(("segment_anything", "worker.segmenter.sam"))])
+print([name for name in sys.modules if name.startswith(("segment_anything", *SAM))])
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert shown.stdout == "[]\n"

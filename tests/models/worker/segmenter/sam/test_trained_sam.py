@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from car.presets import preset
+from demo.clip_models import WEIGHTS
 from demo.scenes import held_out_scenes
-from demo.towers import WEIGHTS
 from evaluation.metrics import mask_iou
 from evaluation.shapes import evaluate
 from tests.support.sams import official
+from worker.models.weights import load_pair, load_sam
 from worker.segmenter.segmenter import Segmenter
-from worker.weights import load_pair, load_sam
 
 CPU = torch.device("cpu")
 RECIPE = replace(preset("demo"), sam=True)

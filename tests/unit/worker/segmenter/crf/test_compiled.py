@@ -7,9 +7,9 @@ import pytest
 from hatchling.bridge.app import Application
 
 import hatch_build
-from worker.segmenter import compiled_lattice, permutohedral
-from worker.segmenter.arrays import HostArrays
-from worker.segmenter.compiled import CompiledArrays, load
+from worker.segmenter.crf import compiled_lattice, permutohedral
+from worker.segmenter.crf.arrays import HostArrays
+from worker.segmenter.crf.compiled_arrays import CompiledArrays, load
 
 HOST = HostArrays()
 
@@ -75,9 +75,9 @@ def test_steps_of_the_mean_field_are_those_of_numpy(compiled: CompiledArrays, sc
     for name, rest in {
         "exponentials": [total],
         "divide": [total],
-        "chances": [],
-        "compete": [evidence, column],
-        "oppose": [evidence, column],
+        "sigmoid": [],
+        "add_unary_multi": [evidence, column],
+        "add_unary_binary": [evidence, column],
     }.items():
         for ours, plain in zip(run(name, compiled, *rest), run(name, HOST, *rest), strict=True):
             np.testing.assert_allclose(ours, plain, rtol=2e-6, atol=1e-5, err_msg=name)
@@ -85,7 +85,7 @@ def test_steps_of_the_mean_field_are_those_of_numpy(compiled: CompiledArrays, sc
 
 def test_what_is_nobodys_stays_nobodys(compiled: CompiledArrays) -> None:
     values, total = np.full((1, 4), -1e30, np.float32), np.zeros((1, 1), np.float32)
-    assert not compiled.chances(values.copy()).any()
+    assert not compiled.sigmoid(values.copy()).any()
     compiled.exponentials(values, total)
     assert not values.any()
     assert not total.any()
@@ -94,7 +94,7 @@ def test_what_is_nobodys_stays_nobodys(compiled: CompiledArrays) -> None:
 def test_arrays_of_another_kind_are_refused(compiled: CompiledArrays) -> None:
     for wrong in (np.zeros((8, 4)), np.zeros((8, 8), np.float32)[:, ::2]):
         with pytest.raises(ctypes.ArgumentError):
-            compiled.chances(wrong)
+            compiled.sigmoid(wrong)
 
 
 def test_kernels_that_were_not_compiled_are_done_without(tmp_path) -> None:

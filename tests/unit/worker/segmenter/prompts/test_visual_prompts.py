@@ -6,7 +6,7 @@ import pytest
 
 from car.presets import preset
 from car.recipe import Arithmetic, VisualPrompt
-from worker.segmenter.visual_prompts import backdrop, show
+from worker.segmenter.prompts.visual_prompts import apply_prompts, prepare
 
 VOC = preset("voc")
 RED = (255, 0, 0)
@@ -25,7 +25,7 @@ def mask() -> np.ndarray:
 
 
 def shown(image: np.ndarray, mask: np.ndarray, *prompts: VisualPrompt) -> np.ndarray:
-    return show(backdrop(image, prompts, VOC), mask)
+    return apply_prompts(prepare(image, prompts, VOC), mask)
 
 
 @pytest.mark.parametrize("prompt", [VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.BLACK])
@@ -44,7 +44,7 @@ def test_gray_weighs_red_as_blue_like_the_official_code(mask: np.ndarray) -> Non
     red = np.zeros((40, 60, 3), np.uint8)
     red[..., 0] = 255
     assert (shown(red, mask, VisualPrompt.GRAY)[~mask] == 29).all()  # 0.114 * 255
-    paper = show(backdrop(red, (VisualPrompt.GRAY,), VOC.with_settings({"gray_weights": "paper"})), mask)
+    paper = apply_prompts(prepare(red, (VisualPrompt.GRAY,), VOC.with_settings({"gray_weights": "paper"})), mask)
     assert (paper[~mask] == 76).all()  # 0.299 * 255
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from car.recipe import Mode, Recipe
-from car.segmentation import Source
-from worker.segmenter.ensembling import Region, ensemble, intersection_over_minimum
+from car.segmentation import MaskSource
+from worker.segmenter.sam.ensembling import Region, ensemble, intersection_over_minimum
 
 SHAPE = (20, 30)
 
@@ -51,55 +51,55 @@ def test_a_speck_does_not_match_by_its_own_area():
 
 def test_a_mask_that_is_nearly_right_becomes_the_region():
     found, sources = ensemble(box(1, 1, 9, 10)[None], regions(box(0, 0, 10, 11), box(12, 12, 5, 5)), recipe())
-    assert sources == (Source.SAM,)
+    assert sources == (MaskSource.SAM,)
     assert np.array_equal(found[0], box(0, 0, 10, 11))
 
 
 def test_parts_that_match_are_united():
     whole, left, right = box(2, 2, 10, 20), box(2, 2, 10, 10), box(2, 12, 10, 10)
     found, sources = ensemble(whole[None], regions(left, right), recipe())
-    assert sources == (Source.SAM,)
+    assert sources == (MaskSource.SAM,)
     assert np.array_equal(found[0], whole)
 
 
 def test_where_nothing_matches_the_nearest_region_is_tried():
     mask, near = box(0, 0, 10, 10), box(0, 4, 10, 10)
     best, sources = ensemble(mask[None], regions(near), recipe(iom=0.7, iou=0.4))
-    assert sources == (Source.SAM,)
+    assert sources == (MaskSource.SAM,)
     assert np.array_equal(best[0], near)
 
 
 def test_a_union_that_differs_too_much_is_not_taken():
     mask = box(0, 0, 5, 5)
     found, sources = ensemble(mask[None], regions(box(0, 0, 20, 30)), recipe())
-    assert sources == (Source.CRF,)
+    assert sources == (MaskSource.CRF,)
     assert np.array_equal(found[0], mask)
 
 
 def test_an_iou_at_the_threshold_is_not_above_it():
     mask, region = box(0, 0, 7, 10), box(0, 0, 10, 10)
-    assert ensemble(mask[None], regions(region), recipe(iou=0.7))[1] == (Source.CRF,)
-    assert ensemble(mask[None], regions(region), recipe(iou=0.69))[1] == (Source.SAM,)
+    assert ensemble(mask[None], regions(region), recipe(iou=0.7))[1] == (MaskSource.CRF,)
+    assert ensemble(mask[None], regions(region), recipe(iou=0.69))[1] == (MaskSource.SAM,)
 
 
 def test_an_empty_mask_stays_empty():
     found, sources = ensemble(np.zeros((1, *SHAPE), bool), regions(box(0, 0, 20, 30)), recipe(iou=0))
     assert not found.any()
-    assert sources == (Source.CRF,)
+    assert sources == (MaskSource.CRF,)
 
 
 def test_without_regions_nothing_changes():
     masks = box(1, 1, 3, 3)[None]
     found, sources = ensemble(masks, (), recipe())
     assert found is masks
-    assert sources == (Source.CRF,)
+    assert sources == (MaskSource.CRF,)
 
 
 def test_words_of_one_crf_stay_disjoint_and_the_later_one_takes_what_they_share():
     first, second = box(0, 0, 10, 10), box(0, 10, 10, 10)
     wider = box(0, 0, 10, 12), box(0, 9, 10, 11)
     found, sources = ensemble(np.stack([first, second]), regions(*wider), recipe())
-    assert sources == (Source.SAM, Source.SAM)
+    assert sources == (MaskSource.SAM, MaskSource.SAM)
     assert not (found[0] & found[1]).any()
     assert np.array_equal(found[1], wider[1])
     assert np.array_equal(found[0], wider[0] & ~wider[1])

@@ -1,0 +1,221 @@
+"""Masks on their picture, with a legend beside it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from car.query_history import QueryTrace, format_area_share, query_traces
+from car.rendering.palette import BLACK, Rgb, contrasting_color, label_color
+from car.rendering.text import draw_text, text_width, truncate_text
+from car.rle import decode_coco
+from car.segmentation import Segmentation
+
+Pixels = NDArray[np.uint8]
+
+_LEAST_SIDE: Final = 720
+"""Pictures are shown at a whole multiple of their size that makes the long side at least this."""
+_FILL: Final = 0.5
+_FADED: Final = 0.85
+"""How much of a filled region's own colour gives way to grey, so that the label's colour is the one seen."""
+_CASING: Final = 0.65
+_PAPER: Final[Rgb] = (250, 250, 248)
+_GREY: Final[Rgb] = (120, 122, 126)
+_WIDE: Final = 1.5
+"""From this ratio of sides on, the legend stands below the picture instead of on its right."""
+
+
+def draw_overlay(pixels: Pixels, segmentation: Segmentation) -> Image.Image:
+    """The picture with its masks filled, outlined and numbered, and a legend of labels, scores and areas.
+
+    `pixels` are uint8 (height, width, 3), RGB. Small pictures are enlarged, so that the text can be read and the
+    pixels of a mask can be counted.
+    """
+    if pixels.shape != (segmentation.height, segmentation.width, 3) or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"the picture must be uint8 ({segmentation.height}, {segmentation.width}, 3) as its segmentation, "
+            f"got {pixels.dtype} {pixels.shape}"
+        )
+    lives = query_traces(segmentation)
+    shown = [life for life in lives if life.mask is not None]
+    scale = max(1, -(-_LEAST_SIDE // max(pixels.shape[:2])))
+    size = round(min(max(max(pixels.shape[:2]) * scale / 48, 15), 60))
+    canvas = draw_masks(pixels, shown, scale)
+    _number(canvas, shown, scale, size)
+    return _beside(canvas, _legend(lives, segmentation, size, canvas.size))
+
+
+def draw_masks(pixels: Pixels, shown: list[QueryTrace], scale: int) -> Image.Image:
+    """The picture enlarged `scale` times under the masks of the fates, each in its label's colour."""
+    height, width = pixels.shape[:2]
+    enlarged = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+    canvas = np.array(enlarged)
+    thickness = max(1, round(max(canvas.shape[:2]) / 450))
+    for life in shown:
+        if life.mask is not None:
+            _tint(canvas, decode_coco(life.mask.rle), life.mask.bbox, label_color(life.index), scale, thickness)
+    return Image.fromarray(canvas)
+
+
+def _tint(
+    canvas: Pixels,
+    mask: NDArray[np.bool_],
+    bbox: tuple[int, int, int, int],
+    colour: Rgb,
+    scale: int,
+    thickness: int,
+) -> None:
+    """Fill and outline one mask on the canvas; only its surroundings are touched."""
+    x, y, width, height = bbox
+    margin = 1 + thickness // scale
+    top, left = max(0, y - margin), max(0, x - margin)
+    near = mask[top : y + height + margin, left : x + width + margin]
+    large = near.repeat(scale, axis=0).repeat(scale, axis=1)
+    part = canvas[top * scale :, left * scale :][: large.shape[0], : large.shape[1]]
+    inner = large & ~_shrunk(large, thickness)
+    casing = ~_shrunk(~large, max(1, thickness // 2)) & ~large
+    inside = large & ~inner
+    grey = np.asarray(Image.fromarray(part).convert("L"))[inside][:, None]
+    part[inside] = np.rint(part[inside] * (1 - _FADED) + grey * _FADED).astype(np.uint8)
+    _blend(part, inside, colour, _FILL)
+    _blend(part, casing, BLACK, _CASING)
+    part[inner] = colour
+
+
+def _blend(part: Pixels, where: NDArray[np.bool_], colour: Rgb, share: float) -> None:
+    part[where] = np.rint(part[where] * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
+
+
+def _shrunk(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
+    """Without the pixels that lie within `times` steps of one outside the mask. Beyond the border all is inside."""
+    for _ in range(times):
+        padded = np.pad(mask, 1, mode="edge")
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
+
+
+def interior_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """(x, y) of a pixel deep inside the mask, unlike a centroid, which may lie beside it."""
+    stride = max(1, max(mask.shape) // 256)
+    thin = mask[::stride, ::stride]
+    if not thin.any():
+        stride, thin = 1, mask
+    while True:
+        padded = np.pad(thin, 1)
+        less = thin & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        if not less.any():
+            ys, xs = np.nonzero(thin)
+            # Of several deepest pixels, the one nearest to their middle.
+            middle = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))
+            return int(xs[middle]) * stride, int(ys[middle]) * stride
+        thin = less
+
+
+def _number(canvas: Image.Image, shown: list[QueryTrace], scale: int, size: int) -> None:
+    """The legend's number on each mask: colours alone do not tell hundreds of labels apart, nor reach every eye."""
+    draw = ImageDraw.Draw(canvas)
+    for number, life in enumerate(shown, start=1):
+        if life.mask is None:
+            continue
+        x, y = ((2 * c + 1) * scale // 2 for c in interior_point(decode_coco(life.mask.rle)))
+        across = _badge_width(number, size)
+        # A number on the edge is moved inwards, never cut.
+        x = min(max(x, across // 2 + 1), max(across // 2 + 1, canvas.width - across // 2 - 2))
+        y = min(max(y, size), max(size, canvas.height - size))
+        draw_badge(draw, (x - across // 2, y), number, size, label_color(life.index))
+
+
+def draw_badge(draw: ImageDraw.ImageDraw, center: tuple[int, int], number: int, size: int, colour: Rgb) -> None:
+    """A number on its label's colour; `place` is the left end at half the height."""
+    x, y = center
+    across, half = _badge_width(number, size), round(size * 0.68)
+    draw.rounded_rectangle(
+        (x, y - half, x + across, y + half), radius=round(size * 0.4), fill=colour, outline=BLACK, width=1
+    )
+    draw_text(draw, (x + across / 2, y), str(number), size, contrasting_color(colour), anchor="mm")
+
+
+def _badge_width(number: int, size: int) -> int:
+    return text_width(str(number), size) + round(size * 0.8)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    number: int | None
+    """None: kept by the recurrence, yet no pixel fell to it."""
+    colour: Rgb
+    label: str
+    score: str
+    area: str
+
+
+def _entries(lives: tuple[QueryTrace, ...], segmentation: Segmentation) -> list[_Entry]:
+    entries: list[_Entry] = []
+    without: list[_Entry] = []
+    for life in lives:
+        if life.mask is not None:
+            area = format_area_share(life.mask.area, segmentation)
+            entries.append(
+                _Entry(len(entries) + 1, label_color(life.index), life.label, f"{life.mask.score:.2f}", area)
+            )
+        elif life.survived:
+            without.append(_Entry(None, _GREY, life.label, f"{life.last.score:.2f}", "no pixels"))
+    return entries + without
+
+
+def _legend(
+    lives: tuple[QueryTrace, ...], segmentation: Segmentation, size: int, picture: tuple[int, int]
+) -> Image.Image:
+    """Rows of number, label, score and area, in as many columns as the picture's side asks for."""
+    entries = _entries(lives, segmentation)
+    dropped = sum(not life.survived for life in lives)
+    foot = f"{pluralize(len(lives), 'word')} asked, {dropped} dropped in {pluralize(len(segmentation.steps), 'step')}"
+    row, gap = round(size * 1.75), round(size * 0.8)
+    marks = max((_badge_width(e.number or 0, size) for e in entries), default=0) + gap // 2
+    names = min(max((text_width(e.label, size) for e in entries), default=0), size * 16)
+    scores = max((text_width(e.score, size) for e in entries), default=0) + gap
+    areas = max((text_width(e.area, size) for e in entries), default=0) + gap
+    column = marks + names + scores + areas + gap
+    if picture[0] >= _WIDE * picture[1]:
+        columns = max(1, min(len(entries), (picture[0] - gap) // column))
+    else:
+        columns = -(-len(entries) // max(1, (picture[1] - 2 * row) // row))
+    rows = -(-len(entries) // max(columns, 1))
+    width = max(columns * column + gap, text_width(foot, size) + 2 * gap)
+    sheet = Image.new("RGB", (width, (rows + 2) * row), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, entry in enumerate(entries):
+        x, y = gap + place // rows * column, row // 2 + place % rows * row + row // 2
+        _write_entry(draw, (x, y), entry, size, (marks, names, scores, areas))
+    draw_text(draw, (gap, round((rows + 1.2) * row)), foot, round(size * 0.85), _GREY)
+    return sheet
+
+
+def pluralize(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _write_entry(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: _Entry, size: int, widths: tuple[int, int, int, int]
+) -> None:
+    x, y = place
+    marks, names, scores, areas = widths
+    ink = BLACK if entry.number else _GREY
+    if entry.number:
+        draw_badge(draw, (x, y), entry.number, size, entry.colour)
+    draw_text(draw, (x + marks, y), truncate_text(entry.label, size, names), size, ink)
+    draw_text(draw, (x + marks + names + scores, y), entry.score, size, ink, anchor="rm")
+    draw_text(draw, (x + marks + names + scores + areas, y), entry.area, size, _GREY, anchor="rm")
+
+
+def _beside(picture: Image.Image, legend: Image.Image) -> Image.Image:
+    if picture.width >= _WIDE * picture.height:
+        size, place = (max(picture.width, legend.width), picture.height + legend.height), (0, picture.height)
+    else:
+        size, place = (picture.width + legend.width, max(picture.height, legend.height)), (picture.width, 0)
+    whole = Image.new("RGB", size, _PAPER)
+    whole.paste(picture, (0, 0))
+    whole.paste(legend, place)
+    return whole

@@ -1,0 +1,245 @@
+"""A project's ML backend and webhook in Label Studio, made or changed so that they are as wished."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from cli.label_studio.errors import BackendBlockedError, BackendRefusedError
+
+ACTIONS = (
+    "ANNOTATIONS_CREATED",
+    "ANNOTATIONS_DELETED",
+    "ANNOTATION_CREATED",
+    "ANNOTATION_UPDATED",
+    "PROJECT_UPDATED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+)
+"""What the webhook sends; in order, to be compared."""
+SECRET_HEADER = "X-Car-Token"  # noqa: S105 - the header's name
+CONNECTED = "CO"
+"""A backend whose /health and /setup have just answered."""
+_TITLE = "CaR Labeler"
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesiredBackend:
+    """How the project shall be connected."""
+
+    project: int
+    url: str
+    """This service as Label Studio reaches it, without a slash at its end."""
+    title: str | None = None
+    """None: as it is, or the usual one."""
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+    """Laid over those that are there."""
+    secret: str | None = field(default=None, repr=False)
+    """Of the webhook."""
+
+    @property
+    def webhook_url(self) -> str:
+        return f"{self.url}/webhook"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What to send, and in which of it the present differs; nothing differs where `fields` is empty."""
+
+    body: dict[str, Any]
+    fields: tuple[str, ...]
+
+
+def own_backend(backends: Sequence[Document], wish: DesiredBackend) -> Document | None:
+    """The backend that is this service: by its address, else by its title."""
+    for one in backends:
+        if same_address(str(one.get("url") or ""), wish.url):
+            return one
+    title = wish.title or _TITLE
+    return next((one for one in backends if one.get("title") == title), None)
+
+
+def backend_difference(found: Document | None, wish: DesiredBackend) -> Difference:
+    """Label Studio checks a change like a new one, so `body` is always whole."""
+    found = found or {}
+    params = extra_params_of(found)
+    body: dict[str, Any] = {
+        "project": wish.project,
+        "url": wish.url,
+        "title": wish.title or found.get("title") or _TITLE,
+        "is_interactive": True,
+        "extra_params": {**params, **wish.extra_params},
+        "auth_method": "BASIC_AUTH" if wish.user else "NONE",
+    }
+    present = {**found, "extra_params": params}
+    fields = [name for name, value in body.items() if name not in ("project", "url") and present.get(name) != value]
+    if not same_address(str(found.get("url") or ""), wish.url):
+        fields.append("url")
+    if wish.user:
+        body |= {"basic_auth_user": wish.user, "basic_auth_pass": wish.password}
+        if found.get("basic_auth_user") != wish.user:
+            fields.append("basic_auth_user")
+        # The password cannot be read; a backend that answers was given the right one.
+        if not found.get("basic_auth_pass_is_set") or found.get("state") != CONNECTED:
+            fields.append("basic_auth_pass")
+    return Difference(body, tuple(fields))
+
+
+def extra_params_of(backend: Document) -> dict[str, Any]:
+    """An object, be it as Label Studio's form writes it, as text. What is neither counts as none."""
+    given = backend.get("extra_params")
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return {}
+    return dict(given) if isinstance(given, Mapping) else {}
+
+
+def own_webhook(webhooks: Sequence[Document], wish: DesiredBackend) -> Document | None:
+    return next((one for one in webhooks if same_address(str(one.get("url") or ""), wish.webhook_url)), None)
+
+
+def webhook_difference(found: Document | None, wish: DesiredBackend) -> Difference:
+    """`body` always says the actions: a change without them would take them all away."""
+    found = found or {}
+    headers = dict(found.get("headers") or {})
+    if wish.secret:
+        headers = {name: value for name, value in headers.items() if name.lower() != SECRET_HEADER.lower()}
+        headers[SECRET_HEADER] = wish.secret
+    body: dict[str, Any] = {
+        "project": wish.project,
+        "url": found.get("url") or wish.webhook_url,
+        "is_active": True,
+        "send_payload": True,
+        "send_for_all_actions": False,
+        "actions": list(ACTIONS),
+        "headers": headers,
+    }
+    present = {**found, "actions": sorted(found.get("actions") or ()), "headers": found.get("headers") or {}}
+    return Difference(body, tuple(name for name, value in body.items() if present.get(name) != value))
+
+
+def same_address(one: str, other: str) -> bool:
+    return one.rstrip("/").lower() == other.rstrip("/").lower()
+
+
+if TYPE_CHECKING:
+    from worker.label_studio import LabelStudio
+
+_SSRF = (
+    "Label Studio does not call private addresses by itself. Start it with both of\n"
+    "  ML_BLOCK_LOCAL_IP=false          for the ML backend\n"
+    "  SSRF_PROTECTION_ENABLED=false    for its webhook\n"
+    "in its environment, or give this service a public address (--url)"
+)
+
+
+class ReconcileAction(StrEnum):
+    MADE = "made"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    ABSENT = "absent"
+    """Not wanted."""
+
+
+@dataclass(frozen=True)
+class ReconcileResult:
+    """What became of a backend or a webhook."""
+
+    how: ReconcileAction
+    fields: tuple[str, ...] = ()
+    """That were changed."""
+    document: Document | None = None
+    """As Label Studio shows it afterwards."""
+
+    def to_json(self) -> dict[str, Any]:
+        number = self.document.get("id") if self.document else None
+        return {"id": number, "how": str(self.how), "fields": list(self.fields)}
+
+
+def connect_backend(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileResult:
+    """Raises: BackendBlocked, BackendRefused, LabelStudioError."""
+    from worker.label_studio.errors import AddressBlockedError, RejectedError
+
+    found = own_backend(studio.backends(wish.project), wish)
+    wanted = backend_difference(found, wish)
+    if found is not None and not wanted.fields and found.get("state") == CONNECTED:
+        return ReconcileResult(ReconcileAction.UNCHANGED, document=found)
+    try:
+        if found is None:
+            outcome = ReconcileResult(ReconcileAction.MADE, document=studio.add_backend(wanted.body))
+        else:
+            changed = studio.change_backend(int(found["id"]), wanted.body)
+            outcome = ReconcileResult(ReconcileAction.CHANGED, wanted.fields, changed)
+    except AddressBlockedError as error:
+        raise _blocked(studio, wish, str(error)) from error
+    except RejectedError as error:
+        raise BackendRefusedError(_refusal(wish, str(error))) from error
+    _require_connected(outcome, wish)
+    return outcome
+
+
+def connect_webhook(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileResult:
+    """That of the backend's address; Label Studio makes one, for all actions and without a secret, beside a backend.
+
+    Raises: BackendBlocked, LabelStudioError.
+    """
+    from worker.label_studio.errors import AddressBlockedError, RejectedError
+
+    found = own_webhook(studio.webhooks(wish.project), wish)
+    wanted: Difference = webhook_difference(found, wish)
+    if found is not None and not wanted.fields:
+        return ReconcileResult(ReconcileAction.UNCHANGED, document=found)
+    try:
+        if found is None:
+            return ReconcileResult(ReconcileAction.MADE, document=studio.add_webhook(wanted.body))
+        return ReconcileResult(
+            ReconcileAction.CHANGED, wanted.fields, studio.change_webhook(int(found["id"]), wanted.body)
+        )
+    except AddressBlockedError as error:
+        said = str(error).partition("; set ML_")[0]
+        raise BackendBlockedError(f"the webhook {wish.webhook_url}: {said}. {_SSRF}") from error
+    except RejectedError as error:
+        raise BackendRefusedError(f"Label Studio refuses the webhook {wish.webhook_url}: {error}") from error
+
+
+def others(studio: "LabelStudio", wish: DesiredBackend, own: ReconcileResult) -> list[Document]:
+    """Backends of the project that Label Studio asks before ours: it asks the first alone."""
+    before: list[Document] = []
+    for one in studio.backends(wish.project):
+        if own.document is not None and one.get("id") == own.document.get("id"):
+            return before
+        before.append(one)
+    return before
+
+
+def _blocked(studio: "LabelStudio", wish: DesiredBackend, said: str) -> BackendBlockedError:
+    """With the first variable alone the backend is made, and the answer is a refusal all the same."""
+    made = any(same_address(str(one.get("url") or ""), wish.url) for one in studio.backends(wish.project))
+    half = "; the backend is there, its webhook is not: SSRF_PROTECTION_ENABLED is what is missing" if made else ""
+    return BackendBlockedError(f"{wish.url}: {said.partition('; set ML_')[0]}{half}. {_SSRF}")
+
+
+def _refusal(wish: DesiredBackend, said: str) -> str:
+    if "authentication" in said.lower():
+        return (
+            f"{wish.url} does not take BASIC_AUTH_USER and BASIC_AUTH_PASS as they are here; give this command and the "
+            f"API the same two ({said})"
+        )
+    return (
+        f"Label Studio cannot use {wish.url}: {said}. Is the service up, and is this its address from where Label "
+        "Studio runs? In a container 127.0.0.1 is the container: give --url"
+    )
+
+
+def _require_connected(outcome: ReconcileResult, wish: DesiredBackend) -> None:
+    document = outcome.document or {}
+    if document.get("state") not in (CONNECTED, None):
+        said = document.get("error_message") or document.get("readable_state") or document.get("state")
+        raise BackendRefusedError(_refusal(wish, str(said)))

@@ -1,0 +1,57 @@
+"""What `car jobs create` asks the API for."""
+
+from pathlib import Path
+from typing import Any
+
+from car.bulk_source import MAX_GIVEN, manifest_line
+from car.errors import SourceError
+from car.vocabulary import Label
+from cli.errors import UsageError
+from cli.options import background_of, labels_of
+
+
+def vocabulary_request(
+    labels: str | None, labels_file: Path | None, vocabulary: str | None, background: str | None
+) -> dict[str, Any]:
+    """The part of the request that says what to look for, from exactly one of the three options."""
+    wish: dict[str, Any] = {} if background is None else {"background": background_of(background)}
+    if vocabulary is not None:
+        if labels is not None or labels_file is not None:
+            raise UsageError("give --vocabulary, or --labels, or --labels-file; not two of them")
+        return wish | {"vocabulary": vocabulary}
+    return wish | {"labels": [_label(one) for one in labels_of(labels, labels_file)]}
+
+
+def _label(label: Label) -> str | dict[str, Any]:
+    plain = label.prompts == (label.name,)
+    return label.name if plain else {"name": label.name, "prompts": list(label.prompts)}
+
+
+def read_manifest(file: Path) -> list[str]:
+    """A local manifest's addresses.
+
+    Raises:
+        WrongUse: it cannot be read, has none or too many, or a line is none; says which.
+
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"--manifest {file}: this is not UTF-8 text") from None
+    except OSError as error:
+        raise UsageError(f"--manifest {file}: this file cannot be read ({error.strerror})") from None
+    addresses = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            address = manifest_line(line)
+        except SourceError as error:
+            raise UsageError(f"--manifest {file}, line {number}: {error}") from None
+        addresses += [address] if address else []
+    if not addresses:
+        raise UsageError(f"--manifest {file}: it holds no address; give one a line, such as s3://bucket/picture.jpg")
+    if len(addresses) > MAX_GIVEN:
+        raise UsageError(
+            f"--manifest {file}: {len(addresses):,} addresses are more than {MAX_GIVEN:,}; put the file into S3 and "
+            "give its address"
+        )
+    return addresses

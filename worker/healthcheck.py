@@ -1,0 +1,28 @@
+"""`python -m worker.healthcheck`: exit code 0 if a worker of this host sent a heartbeat in the last minute. It is a
+container's health check: no torch, one query.
+"""
+
+import socket
+import sys
+
+from car.errors import CarError
+from db.queue import workers
+from db.session import make_engine, transaction
+from worker.settings import WorkerSettings
+
+
+def main() -> int:
+    try:
+        engine = make_engine(WorkerSettings.from_environment().database_url.get_secret_value(), pool=1)
+        with transaction(engine) as session:
+            alive = workers.on_host(session, socket.gethostname())
+    except CarError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not alive:
+        print(f"no worker of {socket.gethostname()} was heard of in the last minute", file=sys.stderr)
+    return 0 if alive else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

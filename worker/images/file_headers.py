@@ -1,0 +1,112 @@
+"""What a picture file says of itself, read before any decoder sees it: format, frames, and what would be too much."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from worker.images.tiff_tags import count_pages, tags_fit
+
+# Formats by the bytes they begin with; also the only ones Pillow is asked to try.
+MAGIC: dict[bytes, str] = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+}
+FOREIGN: dict[bytes, str] = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"%PDF": "a PDF",
+    b"%!PS": "PostScript",
+    b"8BPS": "a Photoshop file",
+    b"\x00\x00\x01\x00": "a Windows icon",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\x1f\x8b": "gzip",
+}
+BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+MAX_FRAMES = 1000
+# A camera writes about a dozen of each; more are a way to keep a decoder busy for hours.
+MAX_SCANS = 500
+MAX_SEGMENTS = 10_000
+
+
+def format_of(data: bytes) -> str | None:
+    """The format that the first bytes announce (as far as there are any), or None."""
+    if data[:4] == b"RIFF"[: len(data)] and data[8:12] == b"WEBP"[: max(len(data) - 8, 0)]:
+        return "WEBP"
+    # "BM" alone begins many a text.
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BMP_HEADERS:
+        return "BMP"
+    return next((name for magic, name in MAGIC.items() if data.startswith(magic) or magic.startswith(data)), None)
+
+
+def describe_foreign(data: bytes) -> str:
+    """What a file of no supported format seems to be, for its error message."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"<"):
+        return "SVG" if b"<svg" in start else "HTML" if b"html" in start else "XML"
+    if data[4:8] == b"ftyp":
+        return "HEIC, AVIF or a video"
+    return next((name for magic, name in FOREIGN.items() if data.startswith(magic)), "of an unknown format")
+
+
+def count_frames(data: bytes, image_format: str) -> int:
+    """Frames of a GIF or pages of a TIFF, at most MAX_FRAMES + 1; Pillow would need minutes for a hostile one."""
+    if image_format == "TIFF":
+        return count_pages(data, MAX_FRAMES + 1)
+    return sum(1 for _ in islice(_gif_frames(data), MAX_FRAMES + 1))
+
+
+def excess(data: bytes, image_format: str) -> str | None:
+    """Why reading the file would take memory or time out of all proportion to its size, or None."""
+    if image_format == "TIFF" and not tags_fit(data):
+        return "tags that overlap"
+    if image_format == "JPEG":
+        segments = list(islice(_jpeg_segments(data), MAX_SEGMENTS + 1))
+        # Pillow joins all EXIF segments into one block.
+        exif = b"".join(body[6:] for marker, body in segments if marker == 0xE1 and body.startswith(b"Exif\0\0"))  # noqa: PLR2004
+        if not tags_fit(exif):
+            return "EXIF tags that overlap"
+        if len(segments) > MAX_SEGMENTS or data.count(b"\xff\xda") > MAX_SCANS:
+            return f"more than {MAX_SEGMENTS} segments or {MAX_SCANS} scans"
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, body) of the segments before the first scan."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xDA:  # noqa: PLR2004 - the scan itself
+            return
+        if marker == 0xFF or marker in range(0xD0, 0xD9):  # noqa: PLR2004 - fill bytes, and markers without a body
+            at += 1 if marker == 0xFF else 2  # noqa: PLR2004
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        yield marker, data[at + 4 : at + 2 + length]
+        at += 2 + max(length, 2)
+
+
+def _gif_frames(data: bytes) -> Iterator[int]:
+    """Where each frame of a GIF begins."""
+    at = 13 + _gif_colours(data[10:11])
+    while at < len(data):
+        block = data[at]
+        if block == 0x2C:  # noqa: PLR2004 - a frame: its place, its colours, the code size
+            yield at
+            at += 11 + _gif_colours(data[at + 9 : at + 10])
+        elif block == 0x21:  # noqa: PLR2004 - an extension
+            at += 2
+        else:
+            return
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+
+
+def _gif_colours(flags: bytes) -> int:
+    """Bytes of the colour table that the flags announce."""
+    return 3 << (flags[0] % 8 + 1) if flags and flags[0] & 0x80 else 0
