@@ -72,6 +72,23 @@ def test_other_words_are_another_job_and_former_words_find_theirs_again(project)
     assert project.sql("SELECT count(*) FROM job") == [(2,)]
 
 
+def test_a_project_whose_stored_words_are_those_of_an_earlier_release_follows_at_the_next_request(project):
+    labels = '<Label value="yellow square" hint="brush" alias="1_brush"/>'
+    before = project.note(
+        label_config=config().replace('<Label value="cat"/>', labels.replace("yellow square", "brush"))
+    )
+    project.ask(1, known=before)
+    seen = {"label_config": config().replace('<Label value="cat"/>', labels)}
+    # As it was stored while a hint was asked: this configuration, with the words of another.
+    project.sql("UPDATE project SET label_config = :label_config", **seen)
+    after = project.note(**seen)
+    assert after.row.vocabulary_digest != before.row.vocabulary_digest
+    assert after.row.job_id != before.row.job_id
+    assert after.plan.base.labels[0].prompts == ("yellow square",)
+    assert project.sql("SELECT state FROM item") == [("cancelled",)]
+    assert states(project.ask(1, known=after)) == ["queued"]
+
+
 def test_another_recipe_is_another_job(project):
     changed = project.note(extra_params={"set": {"theta": 0.9}})
     assert changed.row.job_id != project.known.row.job_id

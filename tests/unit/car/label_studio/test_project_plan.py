@@ -215,6 +215,30 @@ def test_a_box_asks_within_it():
     assert (prompt.labels, prompt.spatial) == (("cat",), SpatialPrompt(boxes=((1, 2, 3, 4),)))
 
 
+def test_a_shape_that_comes_twice_under_one_id_is_located_once_and_named_by_its_labels():
+    value = {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 0}
+    shape = {"id": "b", "type": "rectangle", "value": value}
+    prompt = plan(brush("cat", "dog")).prompt_of(
+        {"result": [shape, {"id": "b", "type": "labels", "value": value | {"labels": ["cat"]}}]}, {}
+    )
+    assert (prompt.labels, prompt.spatial) == (("cat",), SpatialPrompt(boxes=((1, 2, 3, 4),)))
+
+
+def test_a_rotated_rectangle_asks_within_the_box_around_it():
+    value = {"x": 50, "y": 20, "width": 10, "height": 20, "rotation": 90}
+    region = {"type": "rectangle", "original_width": 200, "original_height": 100, "value": value}
+    prompt = plan(brush("cat")).prompt_of({"result": [region]}, {})
+    # 20 x 20 pixels about the corner at (100, 20): it turns to the left of it.
+    assert prompt.spatial.boxes == (pytest.approx((40, 20, 10, 20)),)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), "x", None])
+def test_a_place_that_is_no_number_is_refused(number):
+    for value in ({"x": number, "y": 1}, {"x": 1, "y": 2, "width": number, "height": 3}, {"points": [[1, number]]}):
+        with pytest.raises(PromptInvalidError, match="does not say where"):
+            plan(brush("cat")).prompt_of({"result": [{"type": "rectangle", "value": value}]}, {})
+
+
 def test_a_stroke_asks_where_it_was_painted_and_a_polygon_within_it():
     stroke = np.zeros((10, 20), bool)
     stroke[3, 4:9] = True

@@ -57,6 +57,27 @@ def test_a_project_gets_a_backend_and_a_webhook_with_the_secret(connect):
     assert "backfill --project 1" in ran.stderr
 
 
+def test_labels_are_shown_with_what_is_asked_and_marked_where_that_is_not_what_annotators_read(connect):
+    labels = (
+        '<Label value="yellow square" hint="brush" alias="1_brush"/><Label value="can" predicted_values="pepsi can"/>'
+        '<Label value="07" alias="bolt"/><Label value="bottle"/>'
+    )
+    brush = f'<BrushLabels name="brush" toName="image">{labels}</BrushLabels>'
+    number = connect.studio.add_project(f'<View><Image name="image" value="$image"/>{brush}</View>')
+    lines = [line.split("  ") for line in connect("--no-webhook", project=number).stdout.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert ["label", "regions carry", "asked as", "shown by"] in cells
+    assert ["yellow square", "1_brush", "yellow square", "brush “brush”"] in cells
+    assert ["can", "can", "pepsi can (predicted_values)", "brush “brush”"] in cells
+    assert ["07", "bolt", "bolt (alias)", "brush “brush”"] in cells
+    assert ["bottle", "bottle", "bottle", "brush “brush”"] in cells
+    told = json.loads(connect("--no-webhook", "--json", project=number).stdout)["labels"]
+    assert told[0] == {
+        "label": "yellow square", "region_label": "1_brush", "prompts": ["yellow square"], "prompt_source": "value"
+    }  # fmt: skip
+    assert [one["prompt_source"] for one in told] == ["value", "predicted_values", "alias", "value"]
+
+
 def test_a_second_time_nothing_is_changed_and_that_is_said(connect):
     connect(**BASIC, **SECRET)
     before = len(connect.changes)
