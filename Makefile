@@ -1,9 +1,10 @@
-# Everything here works on a fresh machine: the first target that is run makes .venv by itself.
+# Every target works on a fresh machine: the first one that runs creates .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
+COVERAGE := $(if $(filter tests,$(TESTS)),--cov --cov-report=term:skip-covered --cov-fail-under=92)
 DEVICE ?= cpu
 LABEL_STUDIO := .venv-label-studio
 
@@ -12,7 +13,7 @@ LABEL_STUDIO := .venv-label-studio
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
-## make install    the environment in .venv, from requirements.lock
+## make install    create .venv from requirements.lock
 install: $(INSTALLED)
 
 $(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch_build.py worker/segmenter/crf/lattice.c
@@ -25,31 +26,31 @@ $(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-## make demo       start everything, label a bucket of demo pictures, show the results, stop; overlays in out/demo
+## make demo       start everything, label a bucket of demo images, show the results, stop; overlays in out/demo
 demo: $(INSTALLED)
 	$(BIN)/car demo
 
-## make test       the whole test suite
+## make test       run the whole test suite
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not label_studio"
+	$(BIN)/python -m pytest $(TESTS) -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not label_studio" $(COVERAGE)
 
-## make test-fast  units alone: no torch, no service
+## make test-fast  run the unit tests: no torch, no service
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m "not slow"
 
-## make test-slow  drills and full-size benchmarks that take minutes
+## make test-slow  run drills and full-size benchmarks, which take minutes
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTS) -m "slow"
 
-## make test-gpu   what needs a CUDA device: there it computes what a CPU does
+## make test-gpu   run the tests that need a CUDA device: its results must equal a CPU's
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-## make bench      every benchmark of docs/performance.md into out/bench; DEVICE=cuda: those of the models on a GPU
+## make bench      run every benchmark of docs/performance.md into out/bench; DEVICE=cuda: those of the models on a GPU
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all --device $(DEVICE) --json out/bench
 
-## make test-label-studio  beside a real Label Studio (in .venv-label-studio), seen with Chromium where there is one
+## make test-label-studio  test with a real Label Studio (in .venv-label-studio), and with Chromium if available
 test-label-studio: $(INSTALLED) $(LABEL_STUDIO)/.installed chromium
 	$(BIN)/python -m pytest tests/label_studio -m label_studio
 
@@ -63,7 +64,7 @@ chromium:
 	@command -v chromium > /dev/null || apt-get install -y --no-install-recommends chromium \
 	  || echo "No Chromium: tests that look at Label Studio in a browser are skipped."
 
-## make check      lint, types, layers and names
+## make check      check lint, types, layers and names
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,7 +72,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python .ci/check_names.py
 
-## make format     rewrite the code as `make check` wants it
+## make format     apply ruff's fixes and formatting
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -80,14 +81,14 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 EXTRAS := --extra api --extra worker --extra cli --extra embedded
 IMAGE := $(COMPILE) --constraint requirements.lock
 
-## make lock       resolve pyproject.toml into requirements.lock anew, and what each image installs out of it
+## make lock       resolve pyproject.toml into requirements.lock and the lock files of the images
 lock: $(INSTALLED)
 	$(COMPILE) $(EXTRAS) --group dev --upgrade pyproject.toml --output-file requirements.lock
 	$(IMAGE) --extra reference pyproject.toml --output-file requirements-reference.lock
 	$(MAKE) lock-images
 	$(COMPILE) --upgrade tests/label_studio/requirements.in --output-file tests/label_studio/requirements.lock
 
-## make lock-images  only what each image installs, at the versions of requirements.lock
+## make lock-images  update only the lock files of the images, at the versions of requirements.lock
 lock-images:
 	$(IMAGE) --extra api --extra cli pyproject.toml --output-file deploy/requirements-api.lock
 	$(IMAGE) --constraint requirements-reference.lock --extra worker --extra reference --extra cli pyproject.toml --output-file deploy/requirements-worker.lock

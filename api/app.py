@@ -1,4 +1,4 @@
-"""The web process, put together. It needs no torch, and answers with every worker dead."""
+"""The FastAPI application. It does not import torch and answers without any worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,26 +9,28 @@ from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
 from api import errors, label_studio, metrics
+from api.concurrency import ThreadLimiter
 from api.dependencies import Connections
 from api.label_studio import BackendContext
-from api.metrics import MetricsPage, QueueMetrics, RequestMetrics
+from api.metrics import QueueMetrics, request_histogram
 from api.middleware import BodyLimit, RequestLogging
-from api.routes import health, jobs, keys, projects, recipes, results, vocabularies
-from api.routes.health import Probes
-from api.schemas import Problem
+from api.routes import health, jobs, keys, projects, results, vocabularies
+from api.routes.health import make_probes
+from api.schemas.common import Problem
 from api.settings import ApiSettings
 
 _ABOUT = """
-Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.
+Open-vocabulary pre-labeling: masks for any words by CLIP as RNN, with the query history
+that shows why each word was kept or dropped.
 
-Send an API key as `Authorization: Bearer car_…` (`car keys create`); Label Studio sends a name and a password
+Send an API key as `Authorization: Bearer car_…` (`car keys create`); Label Studio sends a user name and a password
 (`BASIC_AUTH_USER`, `BASIC_AUTH_PASS`). Lists are `{"items": […], "next": cursor}`;
 errors are `application/problem+json` with a stable `code`.
 """
 
 
 class Api(FastAPI):
-    """FastAPI, which writes every answer's model down as application/json; ours of errors are problems."""
+    """FastAPI whose OpenAPI document gives errors as application/problem+json."""
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
@@ -41,35 +43,37 @@ class Api(FastAPI):
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    """An app whose engines are connected to when they are first used.
+    """Return the application. It connects to the database, Redis and S3 on first use.
 
     Raises:
-        SettingsInvalidError: the environment is not complete.
+        SettingsInvalidError: a setting is missing or invalid.
 
     """
-    engines = Connections.from_settings(settings or ApiSettings.from_environment())
+    connections = Connections.from_settings(settings or ApiSettings.from_environment())
     registry = CollectorRegistry()
     app = Api(
         title="CaR Labeler",
         description=_ABOUT,
         version=metadata.version("car-labeler"),
         redoc_url=None,
-        lifespan=_closing,
-        responses={"default": {"model": Problem, "content": {errors.PROBLEM: {}}, "description": "what went wrong"}},
+        lifespan=_lifespan,
+        exception_handlers=errors.HANDLERS,
+        responses={"default": {"model": Problem, "content": {errors.PROBLEM: {}}, "description": "an error"}},
     )
-    app.state.engines = engines
-    app.state.face = BackendContext.from_connections(engines, registry)
-    app.state.probes = Probes(engines)
-    app.state.metrics = MetricsPage(registry)
-    registry.register(QueueMetrics(engines.probes))
-    errors.install(app)
+    app.state.connections = connections
+    app.state.backend = BackendContext.from_connections(connections, registry)
+    app.state.probes = make_probes(connections)
+    app.state.metrics_registry = registry
+    app.state.metrics_limit = ThreadLimiter("metrics", 1)
+    registry.register(QueueMetrics(connections.probes))
     # The last one added is the outermost.
-    theirs = dict.fromkeys(label_studio.ADDRESSES, engines.settings.predict_max_body)
-    app.add_middleware(BodyLimit, most=engines.settings.max_body, others=theirs)
-    app.add_middleware(RequestLogging, metrics=RequestMetrics(registry))
+    overrides = dict.fromkeys(label_studio.BODY_PATHS, connections.settings.predict_max_body)
+    app.add_middleware(BodyLimit, max_bytes=connections.settings.max_body, overrides=overrides)
+    app.add_middleware(RequestLogging, histogram=request_histogram(registry))
     versioned = APIRouter(prefix="/api/v1")
-    for part in (jobs, results, projects, vocabularies, recipes, keys):
-        versioned.include_router(part.router)
+    for module in (jobs, results, projects, vocabularies, keys):
+        versioned.include_router(module.router)
+    versioned.include_router(vocabularies.recipes_router)
     app.include_router(versioned)
     app.include_router(label_studio.router)
     app.include_router(health.router)
@@ -78,9 +82,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 
 
 @asynccontextmanager
-async def _closing(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    app.state.probes.close()
-    app.state.metrics.close()
-    app.state.face.close()
-    app.state.engines.close()
+    for probe in app.state.probes.values():
+        probe.close()
+    app.state.metrics_limit.close()
+    app.state.backend.close()
+    app.state.connections.close()

@@ -1,24 +1,22 @@
-"""Errors as answers: application/problem+json (RFC 9457). The root is car.errors.CarError.
+"""Errors as responses: application/problem+json (RFC 9457). The root is car.errors.CarError.
 
 CarError
-├── KeyMissing            no bearer key
-├── ScopeMissing          a good key that may not do this
-├── CredentialsRefused    Label Studio without the right name and password, or its webhook without our secret
-├── BodyInvalid           a body of Label Studio that is none
-├── TextInvalid           a path or header that no row can hold
-├── InstanceUnknown       a project of which nobody says where its Label Studio is
-├── SourceEmpty           a source in which no picture was found
-├── ObjectsUnavailable    the service's own bucket is missing or denied; nothing the client can change
-├── StoreTimeoutError     S3 answers too slowly for a request to wait for it
-└── OverloadedError       more requests at once than the service can answer
+├── KeyMissingError          no bearer key
+├── ScopeMissingError        a valid key without the scope
+├── CredentialsRefusedError  Label Studio without the right user name and password, or a webhook without our secret
+├── RequestInvalidError      a body of Label Studio that cannot be read, or a project whose instance is not known
+├── SourceEmptyError         a source without images
+├── ObjectsUnavailableError  the service's own bucket is missing or denied: nothing the client can change
+├── StoreTimeoutError        S3 is too slow for a request to wait for it
+└── OverloadedError          more requests at once than the service can answer
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -29,7 +27,7 @@ from car.errors import CarError, SourceError
 PROBLEM = "application/problem+json"
 _RETRY_SECONDS = "5"
 _CLIENT_CLOSED_REQUEST = 499
-"""As nginx has it in its log."""
+"""As nginx logs it."""
 
 
 class KeyMissingError(CarError):
@@ -44,15 +42,7 @@ class CredentialsRefusedError(CarError):
     code = "credentials_refused"
 
 
-class BodyInvalidError(CarError):
-    code = "request_invalid"
-
-
-class TextInvalidError(CarError):
-    code = "request_invalid"
-
-
-class InstanceUnknownError(CarError):
+class RequestInvalidError(CarError):
     code = "request_invalid"
 
 
@@ -66,51 +56,34 @@ class ObjectsUnavailableError(CarError):
 
 
 class StoreTimeoutError(CarError):
-    """S3 took longer than a request may wait."""
-
     code = "store_timeout"
     retryable = True
 
 
 class OverloadedError(CarError):
-    """More requests came at once than can be answered."""
-
     code = "overloaded"
     retryable = True
 
 
-STATUS: dict[str, HTTPStatus] = {
-    "key_missing": HTTPStatus.UNAUTHORIZED,
-    "key_refused": HTTPStatus.UNAUTHORIZED,
-    "scope_missing": HTTPStatus.FORBIDDEN,
-    "credentials_refused": HTTPStatus.UNAUTHORIZED,
-    "not_found": HTTPStatus.NOT_FOUND,
-    "conflict": HTTPStatus.CONFLICT,
-    "request_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "cursor_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "recipe_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "vocabulary_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "labeling_config_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "source_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "source_empty": HTTPStatus.UNPROCESSABLE_ENTITY,
-    # Of a job's source, which the client named; those of our own bucket become ObjectsUnavailable.
-    "bucket_missing": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "access_denied": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "object_missing": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "object_store_error": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "uri_invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "database_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "database_busy": HTTPStatus.SERVICE_UNAVAILABLE,
-    "schema_outdated": HTTPStatus.SERVICE_UNAVAILABLE,
-    "store_unreachable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "objects_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "store_timeout": HTTPStatus.GATEWAY_TIMEOUT,
-    "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
+_CODES = {
+    HTTPStatus.UNAUTHORIZED: "key_missing key_refused credentials_refused",
+    HTTPStatus.FORBIDDEN: "scope_missing",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.CONFLICT: "conflict",
+    # The errors of S3 concern a job's source, which the client named; those of our own bucket become
+    # ObjectsUnavailableError.
+    HTTPStatus.UNPROCESSABLE_ENTITY: "request_invalid cursor_invalid recipe_invalid vocabulary_invalid "
+    "labeling_config_invalid source_invalid source_empty uri_invalid "
+    "bucket_missing access_denied object_missing object_store_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "database_unreachable database_busy schema_outdated store_unreachable "
+    "objects_unavailable overloaded",
+    HTTPStatus.GATEWAY_TIMEOUT: "store_timeout",
 }
-"""Every code a client may see. Another one is a fault of ours: 500, logged, without its message."""
+STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
+"""Every code that a client may see. Any other is a bug: 500, logged, without its message."""
 
 _CHALLENGE = {"credentials_refused": 'Basic realm="CaR Labeler"'}
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 log = structlog.get_logger("api")
 
@@ -118,7 +91,7 @@ log = structlog.get_logger("api")
 def problem(
     status: int, code: str, detail: str, *, errors: Sequence[dict[str, str]] = (), headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """The body of every answer that is not a success."""
+    """Return the response for an error: every one that is not a success has this body."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -137,43 +110,40 @@ def problem(
 
 
 def fault() -> JSONResponse:
-    """A bug: the log has it, the client gets no details."""
-    return problem(500, "internal_error", "something went wrong here; the log names it under this request's id")
+    """Return the response for a bug: the log has the details, the client gets none."""
+    return problem(500, "internal_error", "internal error; the log has the details under this X-Request-Id")
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of a route become a problem. The handlers are coroutines, for functions would queue for a thread
-    behind the very requests that are too many.
-    """
-    app.add_exception_handler(ClientDisconnect, _disconnected)
-    app.add_exception_handler(CarError, _car_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+# Coroutines: plain functions would queue for a thread behind the very requests that are too many.
 
 
-async def _disconnected(_: Request, __: Exception) -> Response:
-    """For the log alone: nobody hears it."""
-    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+async def _disconnected(_: Request, __: ClientDisconnect) -> Response:
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)  # for the log: the client has gone
 
 
-async def _car_error(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, CarError) or error.code not in STATUS:
-        log.error("unexpected error", code=getattr(error, "code", ""), exc_info=error)
+async def _car_error(_: Request, error: CarError) -> JSONResponse:
+    if error.code not in STATUS:
+        log.error("unexpected error", code=error.code, exc_info=error)
         return fault()
     return problem(STATUS[error.code], error.code, str(error))
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Fields by name, and what is wrong with each; never the values, which may be secrets."""
-    if not isinstance(error, RequestValidationError):
-        return fault()
-    errors = [{"field": ".".join(map(str, one["loc"])), "problem": str(one["msg"])} for one in error.errors()]
-    detail = "; ".join(f"{one['field']}: {one['problem']}" for one in errors[:5])
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Name each field and what is wrong with it, but never its value, which may be a secret."""
+    errors = [{"field": ".".join(map(str, entry["loc"])), "problem": str(entry["msg"])} for entry in error.errors()]
+    detail = "; ".join(f"{entry['field']}: {entry['problem']}" for entry in errors[:5])
     return problem(422, "request_invalid", detail, errors=errors)
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        return fault()
-    code = _CODES.get(error.status_code, "request_invalid")
+async def _http(_: Request, error: HTTPException) -> JSONResponse:
+    code = _HTTP_CODES.get(error.status_code, "request_invalid")
     return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+
+
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ClientDisconnect: _disconnected,
+    CarError: _car_error,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+}
+"""Turn every error of a route into a problem."""

@@ -1,4 +1,6 @@
-"""Logs as JSON lines on stdout, each with its request's id. No query strings, headers or bodies: secrets pass there."""
+"""Logs as JSON lines on stdout, each with its request_id. Query strings, headers and bodies may hold secrets and are
+not logged.
+"""
 
 import logging
 import sys
@@ -14,7 +16,7 @@ _SHARED: tuple[Processor, ...] = (
 
 
 def configure(level: str) -> None:
-    """For this process: structlog's own lines, and those of uvicorn and libraries, in one form."""
+    """Configure this process: lines of structlog, uvicorn and libraries in one format."""
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -35,6 +37,6 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # These two print addresses of requests, presigned ones among them.
+    # These two log request URLs, also presigned ones.
     for name in ("botocore", "urllib3"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

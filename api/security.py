@@ -1,6 +1,6 @@
-"""Bearer keys: each route says which scope it needs."""
+"""Bearer API keys: each route names the scope that it needs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -14,49 +14,45 @@ from db.models import ApiKey
 
 _LONGEST_KEY = 200
 
-_bearer = HTTPBearer(auto_error=False, description="A key made by `car keys create` or POST /api/v1/keys.")
-Given = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+_bearer = HTTPBearer(auto_error=False, description="An API key made by `car keys create` or POST /api/v1/keys.")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-class RequireScope:
-    """The key of this request, if it is good for `scope`."""
+def authorize(session: Session, request: Request, credentials: Credentials, scope: Scope) -> ApiKey:
+    """Return the key of a request if it has the scope.
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
+    Raises:
+        KeyMissingError, KeyRefusedError, ScopeMissingError.
 
-    def __call__(self, request: Request, session: SessionDep, given: Given) -> ApiKey:
-        return authorize(session, request, given, self.scope)
-
-
-class NeedsAlone:
-    """The same in a transaction of its own, for handlers that hold no connection while they ask S3."""
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-
-    async def __call__(self, request: Request, engines: ConnectionsDep, given: Given) -> ApiKey:
-        def key_of(session: Session) -> ApiKey:
-            return authorize(session, request, given, self.scope)
-
-        return await engines.in_transaction(key_of, request.receive)
-
-
-def authorize(session: Session, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> ApiKey:
-    """Raises: KeyMissing, KeyRefusedError, ScopeMissing."""
-    if given is None or not given.credentials:
+    """
+    if credentials is None or not credentials.credentials:
         raise KeyMissingError("send an API key as `Authorization: Bearer car_…`; make one with `car keys create`")
-    secret = given.credentials
+    secret = credentials.credentials
     if len(secret) > _LONGEST_KEY or not secret.isascii() or not secret.isprintable():
-        raise KeyRefusedError("this API key is not known; make one with `car keys create`")
-    # Every good key may read: so that an unknown key (401) differs from a good one of too small a scope (403).
+        raise KeyRefusedError("this API key is unknown; make one with `car keys create`")
+    # Every valid key may read: an unknown key is a 401, a valid one without the scope a 403.
     key = api_keys.check(session, secret, Scope.READ)
     request.state.key = key.prefix
-    if needed not in api_keys.granted(key):
-        raise ScopeMissingError(f"API key {key.prefix}… may not do this: it needs the scope {needed}; make another one")
+    if scope not in api_keys.granted(key):
+        raise ScopeMissingError(f"API key {key.prefix}… does not have the scope {scope!s}; make a key that has")
     return key
 
 
-Reader = Annotated[ApiKey, Depends(RequireScope(Scope.READ))]
-Writer = Annotated[ApiKey, Depends(RequireScope(Scope.WRITE))]
-Admin = Annotated[ApiKey, Depends(RequireScope(Scope.ADMIN))]
-WriterAlone = Annotated[ApiKey, Depends(NeedsAlone(Scope.WRITE))]
+async def _writer_in_own_transaction(request: Request, connections: ConnectionsDep, credentials: Credentials) -> ApiKey:
+    return await connections.in_transaction(
+        lambda session: authorize(session, request, credentials, Scope.WRITE), request.receive
+    )
+
+
+def _requires(scope: Scope) -> Any:  # noqa: ANN401 - FastAPI's
+    def key_of(request: Request, session: SessionDep, credentials: Credentials) -> ApiKey:
+        return authorize(session, request, credentials, scope)
+
+    return Depends(key_of)
+
+
+Reader = Annotated[ApiKey, _requires(Scope.READ)]
+Writer = Annotated[ApiKey, _requires(Scope.WRITE)]
+Admin = Annotated[ApiKey, _requires(Scope.ADMIN)]
+WriterInOwnTransaction = Annotated[ApiKey, Depends(_writer_in_own_transaction)]
+"""For handlers that hold no connection while they read from S3."""

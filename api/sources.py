@@ -1,4 +1,4 @@
-"""A look at a job's source before the job is taken: what cannot work is refused while somebody listens."""
+"""Checks of a job's source before the job is created, so that a wrong one is refused at once."""
 
 import time
 from itertools import islice
@@ -6,41 +6,41 @@ from itertools import islice
 from api.errors import SourceEmptyError
 from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import SourceError
-from db.objects import ObjectStore
+from car.object_store import ObjectStore
 
 _PAGES = 5
-"""Of a listing: a source whose first picture comes later is believed."""
+"""Of a listing: a source whose first image comes later is accepted."""
 _LINES = 100_000
 _SECONDS = 4.0
-"""The same holds for a source whose first picture is not found by then: somebody waits."""
+"""A source without an image by then is accepted, too: the client waits."""
 
 
 def validate_source(objects: ObjectStore, source: BulkSource) -> None:
-    """Raises: SourceError, SourceEmpty, or what `ObjectStore.check_bucket` and `head` raise."""
+    """Raises: SourceError, SourceEmptyError, or what `ObjectStore.check_bucket` and `head` raise."""
     if source.kind is SourceKind.URIS:
-        _look_at_addresses(objects, source)
+        _check_uris(objects, source)
     elif source.kind is SourceKind.MANIFEST:
-        _look_at_manifest(objects, source)
+        _check_manifest(objects, source)
     else:
-        _look_at_keys(objects, source)
+        _check_keys(objects, source)
 
 
-def _look_at_keys(objects: ObjectStore, source: BulkSource) -> None:
+def _check_keys(objects: ObjectStore, source: BulkSource) -> None:
     after, until = "", time.monotonic() + _SECONDS
     for _ in range(_PAGES):
         listed = objects.page(source.bucket, source.prefix, after=after)
-        if any(source.matches([one.key for one in listed if one.size])):
+        if any(source.matches([listed_object.key for listed_object in listed if listed_object.size])):
             return
         if not listed:
-            what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like a picture (.jpg, …)"
-            raise SourceEmptyError(f"{source} holds no picture: no key {what}; check the address")
+            what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like an image (.jpg, …)"
+            raise SourceEmptyError(f"{source} contains no image: no key {what}; check the URL")
         after = listed[-1].key
         if time.monotonic() > until:
             return
 
 
-def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
-    """Bad lines are for the listing to report, one by one; a manifest of nothing else is none."""
+def _check_manifest(objects: ObjectStore, source: BulkSource) -> None:
+    """Refuse a manifest without a valid line; the listing reports invalid ones one by one."""
     first_fault = ""
     lines, until = 0, time.monotonic() + _SECONDS
     for _, line in islice(objects.lines(source.bucket, source.key), _LINES):
@@ -53,10 +53,10 @@ def _look_at_manifest(objects: ObjectStore, source: BulkSource) -> None:
         if time.monotonic() > until:
             return
     if lines < _LINES:
-        raise SourceEmptyError(f"the manifest {source} holds no address of a picture{first_fault}")
+        raise SourceEmptyError(f"the manifest {source} contains no image URL{first_fault}")
 
 
-def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
+def _check_uris(objects: ObjectStore, source: BulkSource) -> None:
     addresses: list[str] = []
     fault: SourceError | None = None
     for line in source.uris:
@@ -67,9 +67,9 @@ def _look_at_addresses(objects: ObjectStore, source: BulkSource) -> None:
         else:
             addresses += [address] if address is not None else []
     if not addresses:
-        raise fault or SourceEmptyError("the list of addresses holds none; give s3://bucket/folder/picture.jpg")
-    buckets = {split_s3(one)[0] if one.startswith("s3://") else None for one in addresses}
+        raise fault or SourceEmptyError("the list of image URLs is empty; give s3://bucket/folder/image.jpg")
+    buckets = {split_s3(address)[0] if address.startswith("s3://") else None for address in addresses}
     bucket = buckets.pop()
-    # Of several places, and of those on the web, each picture's own failure says which are missing.
+    # With several buckets, or URLs on the web, the images' own errors say which are missing.
     if bucket is not None and not buckets:
         objects.check_bucket(bucket)

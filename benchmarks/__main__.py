@@ -8,10 +8,10 @@ import typer
 from cli.main import CommandGroup
 
 MODULES = {
-    "segmenter": "cli.commands.bench.segmenter",
-    "crf": "cli.commands.bench.crf",
-    "sam": "cli.commands.bench.sam",
-    "engine": "cli.commands.bench.engine",
+    "segmenter": "benchmarks.segmenter",
+    "crf": "benchmarks.crf",
+    "sam": "benchmarks.sam",
+    "engine": "benchmarks.engine",
     "batching": "benchmarks.batching",
     "memory": "benchmarks.memory",
     "prompts": "benchmarks.prompts",

@@ -1,8 +1,8 @@
 """`python -m benchmarks batching`: how full the batches are with continuous batching, beside static groups.
 
 The baseline is static batching: up to `Batches.images` images of one size start together, the crops of each round go
-through the classifier, and the next group starts when the last image is done. A padded batch costs the same whatever it
-holds, so the ratio of batches is the ratio of the models' time.
+through the classifier, and the next group starts when the last image is done. A padded batch always costs the same, so
+the ratio of batches is the ratio of the models' time.
 """
 
 import time
@@ -74,7 +74,7 @@ class BatchingCost:
     """Images with the same surviving words both ways: the position in a batch may change the last digits of a score."""
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, ratios first."""
+        """Return all figures, ratios first."""
         return {
             "ratio_g_batches": self.static.g_batches / self.continuous.g_batches,
             "ratio_f_batches": self.static.f_batches / self.continuous.f_batches,
@@ -114,7 +114,9 @@ def _measure_demo(images: int, device: BenchDevice, turns: int) -> BatchingCost:
     pair = load(ModelSelection(DEMO), recipe, Device(device.value))
     scenes = [held_out_scenes(-(-images // len(_SIZES)), seed=seed, size=size) for seed, size in enumerate(_SIZES)]
     mixed = [scene.image for row in zip(*scenes, strict=True) for scene in row][:images]
-    return measure_batching(Segmenter(pair.proposal, pair.classifier), mixed, Vocabulary.of(WORDS), recipe, turns=turns)
+    return measure_batching(
+        Segmenter(pair.proposal, pair.classifier), mixed, Vocabulary.from_words(WORDS), recipe, turns=turns
+    )
 
 
 def _table(cost: BatchingCost) -> Table:
@@ -138,98 +140,96 @@ def measure_batching(
 ) -> BatchingCost:
     """Count batches and CPU seconds in alternation; the least of the turns counts. `max_running` 0: the default."""
     segmenter = replace(segmenter, batches=batches, clock=None)
-    asks = [SegmentRequest(index, image, vocabulary, recipe) for index, image in enumerate(images)]
+    requests = [SegmentRequest(index, image, vocabulary, recipe) for index, image in enumerate(images)]
     watch = Stopwatch(time.process_time)
-    ends: dict[str, dict[int, PendingSegmentation]] = {}
-    slots: dict[str, BatchStats] = {}
+    results: dict[str, dict[int, PendingSegmentation]] = {}
+    stats: dict[str, BatchStats] = {}
     sides: dict[str, Callable[[], tuple[dict[int, PendingSegmentation], BatchStats]]] = {
-        "static": lambda: _run_static(segmenter, asks, batches),
-        "continuous": lambda: _run_continuous(segmenter, asks, max_running),
+        "static": lambda: _run_static(segmenter, requests, batches),
+        "continuous": lambda: _run_continuous(segmenter, requests, max_running),
     }
     for _ in range(turns):
         for name, side in sides.items():
             with watch.stage(name):
-                ends[name], slots[name] = side()
+                results[name], stats[name] = side()
         watch.end_turn()
     return BatchingCost(
-        images=len(asks),
-        sizes=len({segmenter.kind(ask) for ask in asks}),
-        crops=slots["continuous"].g_crops,
-        static=_side(slots["static"], batches, watch.least["static"]),
-        continuous=_side(slots["continuous"], batches, watch.least["continuous"]),
+        images=len(requests),
+        sizes=len({segmenter.kind(request) for request in requests}),
+        crops=stats["continuous"].g_crops,
+        static=_side(stats["static"], batches, watch.least["static"]),
+        continuous=_side(stats["continuous"], batches, watch.least["continuous"]),
         max_running=max_running or batches.images + batches.crops,
-        same_words=sum(ends["static"][ask.key].order == ends["continuous"][ask.key].order for ask in asks),
+        same_words=sum(
+            results["static"][request.key].order == results["continuous"][request.key].order for request in requests
+        ),
     )
 
 
-def _side(slots: BatchStats, batches: Batches, seconds: float) -> Side:
+def _side(stats: BatchStats, batches: Batches, seconds: float) -> Side:
     return Side(
-        f_batches=slots.f_batches,
-        f_filled=slots.f_pictures / (slots.f_batches * batches.images),
-        g_batches=slots.g_batches,
-        g_filled=slots.g_crops / max(1, slots.g_batches * batches.crops),
+        f_batches=stats.f_batches,
+        f_filled=stats.f_images / (stats.f_batches * batches.images),
+        g_batches=stats.g_batches,
+        g_filled=stats.g_crops / max(1, stats.g_batches * batches.crops),
         cpu_s=seconds,
     )
 
 
 def _run_continuous(
-    segmenter: Segmenter, asks: Sequence[SegmentRequest], max_running: int
+    segmenter: Segmenter, requests: Sequence[SegmentRequest], max_running: int
 ) -> tuple[dict[int, PendingSegmentation], BatchStats]:
-    flow = segmenter.scheduler(most=max_running)
-    ends = {}
-    for key, found in flow.run(asks):
-        if isinstance(found, Exception):
-            raise found
-        if found is not None:
-            ends[key] = found
-    return ends, flow.slots
+    scheduler = segmenter.scheduler(capacity=max_running)
+    results = {}
+    for key, outcome in scheduler.run(requests):
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            results[key] = outcome
+    return results, scheduler.stats
 
 
 def _run_static(
-    segmenter: Segmenter, asks: Sequence[SegmentRequest], batches: Batches
+    segmenter: Segmenter, requests: Sequence[SegmentRequest], batches: Batches
 ) -> tuple[dict[int, PendingSegmentation], BatchStats]:
     kinds: dict[Any, list[SegmentRequest]] = defaultdict(list)
-    for ask in asks:
-        kinds[segmenter.kind(ask)].append(ask)
-    ends: dict[int, PendingSegmentation] = {}
-    slots = BatchStats()
+    for request in requests:
+        kinds[segmenter.kind(request)].append(request)
+    results: dict[int, PendingSegmentation] = {}
+    stats = BatchStats()
     for same_kind in kinds.values():
         for start in range(0, len(same_kind), batches.images):
             group = same_kind[start : start + batches.images]
-            slots.f_batches += 1
-            slots.f_pictures += len(group)
-            begun = segmenter.begin(group, at_once=batches.images)
-            ends |= _run_group({ask.key: one for ask, one in zip(group, begun, strict=True)}, batches, slots)
-    return ends, slots
+            stats.f_batches += 1
+            stats.f_images += len(group)
+            started = segmenter.begin(group, batch_size=batches.images)
+            keys = [request.key for request in group]
+            results |= _run_group(dict(zip(keys, started, strict=True)), batches, stats)
+    return results, stats
 
 
 def _run_group(
-    begun: dict[int, StartedRequest[PendingSegmentation]], batches: Batches, slots: BatchStats
+    started: dict[int, StartedRequest[PendingSegmentation]], batches: Batches, stats: BatchStats
 ) -> dict[int, PendingSegmentation]:
     """Run the recurrences of a group in rounds: each waits for all others."""
-    ends: dict[int, PendingSegmentation] = {}
-    answers: dict[int, torch.Tensor | None] = dict.fromkeys(begun)
+    results: dict[int, PendingSegmentation] = {}
+    answers: dict[int, torch.Tensor | None] = dict.fromkeys(started)
     while answers:
         requested: dict[int, Crops] = {}
         for key, answer in answers.items():
-            steps = begun[key].steps
+            steps = started[key].recurrence
             try:
                 requested[key] = next(steps) if answer is None else steps.send(answer)
             except StopIteration as stop:
-                ends[key] = stop.value
+                results[key] = stop.value
         if not requested:
             break
-        crops, lens = torch.cat(list(requested.values())), begun[next(iter(requested))].encoder
-        if lens is None:
+        crops, encoder = torch.cat(list(requested.values())), started[next(iter(requested))].encoder
+        if encoder is None:
             raise RuntimeError("a group has crops and no encoder")
-        slots.g_batches += -(-len(crops) // batches.crops)
-        slots.g_crops += len(crops)
-        embeddings = lens.encode(crops, at_once=batches.crops, padded=True)
-        answers = dict(
-            zip(
-                requested,
-                torch.split(embeddings, [len(crops_of_one) for crops_of_one in requested.values()]),
-                strict=True,
-            )
-        )
-    return ends
+        stats.g_batches += -(-len(crops) // batches.crops)
+        stats.g_crops += len(crops)
+        embeddings = encoder.encode(crops, batch_size=batches.crops, padded=True)
+        parts = torch.split(embeddings, [len(image_crops) for image_crops in requested.values()])
+        answers = dict(zip(requested, parts, strict=True))
+    return results

@@ -29,7 +29,7 @@ SEPARATE = ("benchmarks", "tests")
 
 @dataclass(frozen=True)
 class CodeSize:
-    """Sizes of some files."""
+    """Sizes of a group of files."""
 
     files: int
     lines: int
@@ -40,7 +40,7 @@ class CodeSize:
     function_p90: int
 
     @classmethod
-    def of(cls, sources: Iterable[str]) -> "CodeSize":
+    def from_files(cls, sources: Iterable[str]) -> "CodeSize":
         """Raises: SyntaxError, for a source that this version of Python does not parse."""
         sources = list(sources)
         lengths = [len(source.splitlines()) for source in sources]
@@ -86,18 +86,18 @@ def code_size(
 
 
 def measure(sources: Mapping[str, str]) -> dict[str, CodeSize]:
-    """The sizes of every package, of all shipped packages together, and of benchmarks, tests and the rest."""
+    """Return the sizes of every package, of all shipped packages together, of benchmarks, tests and other files."""
     by_package: dict[str, list[str]] = {}
     for path, source in sources.items():
         by_package.setdefault(path.partition("/")[0], []).append(source)
     groups = {name: by_package.pop(name) for name in SHIPPED if name in by_package}
     groups["shipped"] = [source for group in groups.values() for source in group]
     groups |= {name: by_package.pop(name, []) for name in SEPARATE} | by_package
-    return {name: CodeSize.of(group) for name, group in groups.items()}
+    return {name: CodeSize.from_files(group) for name, group in groups.items()}
 
 
 def function_lengths(source: str) -> list[int]:
-    """Lines of each function and method."""
+    """Return the lines of each function and method."""
     return [
         (node.end_lineno or node.lineno) - min(item.lineno for item in (node, *node.decorator_list)) + 1
         for node in ast.walk(ast.parse(source))
@@ -106,12 +106,7 @@ def function_lengths(source: str) -> list[int]:
 
 
 def _sources(repository: Path, revision: str | None) -> dict[str, str]:
-    """The text of every Python file by its path.
-
-    Raises:
-        WrongUse: no repository, or an unknown revision.
-
-    """
+    """Return the text of every Python file by its path. Raises: UsageError, for no repository or unknown revision."""
     if revision is None:
         listed = (
             _git(repository, "ls-files", "--cached", "--others", "--exclude-standard", "*.py").decode().splitlines()
@@ -130,5 +125,5 @@ def _git(repository: Path, *arguments: str) -> bytes:
 
 
 def _percentile(values: Sequence[int], share: float) -> int:
-    """The nearest rank; 0 without values."""
+    """Return the value of the nearest rank; 0 without values."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else 0

@@ -1,7 +1,7 @@
 """`python -m benchmarks compare OLD NEW`: times and memory of two runs side by side, by pyperf.
 
-A figure's name says what it is: seconds, milliseconds, a rate per second, or bytes. Ratios, counts and the figures of
-baselines are left out, and a rate is compared as the time of one.
+The name of a figure contains its unit: seconds, milliseconds, a rate per second, or bytes. Ratios, counts and figures
+of baselines are left out. A rate is compared as seconds per unit.
 """
 
 import json
@@ -67,7 +67,7 @@ def compare(
 
 
 def measurements(run: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
-    """Pyperf's unit and value of each time and each amount of memory in the JSON of a run."""
+    """Return pyperf's unit and value of each time and each amount of memory in the JSON of a run."""
     values = {}
     for path, value in _numbers(run):
         unit = _unit(path)
@@ -80,7 +80,7 @@ _RATE = ("rate", 1.0)
 
 
 def _unit(path: tuple[str, ...]) -> tuple[str, float] | None:
-    """By the last part of the path that says it: `stages / encode / seconds` is a time."""
+    """Return the unit by the last part of the path that names one: `stages / encode / seconds` is a time."""
     if any(part.startswith(_BASELINES) for part in path):
         return None
     for part in reversed(path):
@@ -115,14 +115,14 @@ def _suite(values: Mapping[str, tuple[str, float]]) -> pyperf.BenchmarkSuite:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The documents of a run by the name of their file; a single file's by its benchmark, to compare across names."""
+    """Return the documents of a run by file name, or a single file's by its benchmark."""
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     try:
         documents = {file.stem: json.loads(file.read_text()) for file in files}
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise UsageError(f"{path} is not JSON: compare takes what --json wrote") from None
+        raise UsageError(f"{path} is not JSON: compare reads files written by --json") from None
     for name, document in documents.items():
         if not isinstance(document, dict) or not {*_CONDITIONS, "machine"} <= document.keys():
             raise UsageError(f"{path}: {name} was not written by a benchmark's --json")

@@ -8,15 +8,17 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.display import print_with_goals
 from benchmarks.slow_network import SlowNetwork
+from car.object_store import ObjectStore
 from car.presets import preset
 from car.vocabulary import parse_labels_file
-from cli.commands.bench.display import print_with_goals, progress_bar
+from cli.commands.bench.display import progress_bar
 from cli.commands.bench.environment import BenchEnvironment, bench_environment
 from cli.commands.bench.options import JsonOption, ThreadsOption
 from cli.commands.bench.report import Report
 from cli.model_selection import ModelSelection, demo_folder
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from demo.scenes import held_out_scenes
 from worker.bootstrap import make_pipeline
 from worker.pipeline.postprocess_pool import PostprocessPool
@@ -43,14 +45,14 @@ def latency(
     torch.set_num_threads(threads)
     report = Report.start(context, json_file)
     with bench_environment(durable=True, which=("postgres", "s3")) as environment:
-        objects = ObjectStore.of(environment.settings)
+        objects = S3ObjectStore.from_settings(environment.settings)
         objects.ensure_bucket()
         uris = _upload(objects, images)
         server = urlsplit(environment.settings.aws_endpoint_url_s3 or "")
         with SlowNetwork(server.hostname or "", server.port or 0, latency=latency_ms / 1000) as network:
             host, port = network.address
-            drained = _run_pipeline(environment, f"http://{host}:{port}", uris, models, batch)
-    figures = {"images": images, "latency_ms": latency_ms, "models": models, "threads": threads} | _figures(drained)
+            stats = _run_pipeline(environment, f"http://{host}:{port}", uris, models, batch)
+    figures = {"images": images, "latency_ms": latency_ms, "models": models, "threads": threads} | _figures(stats)
     rows = [
         ("models busy, share of the time after they started", f"{figures['busy_share']:.1%}", f">= {_GOAL:.0%}"),
         ("models busy, share of the whole time", f"{figures['busy_share_of_all']:.1%}", ""),
@@ -80,7 +82,7 @@ def _run_pipeline(environment: BenchEnvironment, endpoint: str, uris: list[str],
     settings = WorkerSettings.model_validate(
         {**environment.variables, "AWS_ENDPOINT_URL_S3": endpoint, "CAR_BATCH": batch, "CAR_MODELS": models}
     )
-    objects = ObjectStore.of(settings, connections=settings.fetch_threads + settings.store_threads)
+    objects = S3ObjectStore.from_settings(settings, connections=settings.fetch_threads + settings.store_threads)
     paths = choice.paths(preset(choice.default_preset))
     with Console(stderr=True).status("labeling the scenes"):
         pipeline = make_pipeline(settings, paths, environment.engine, objects, "bench")
@@ -91,15 +93,15 @@ def _run_pipeline(environment: BenchEnvironment, endpoint: str, uris: list[str],
                 pipeline.postprocess.close()
 
 
-def _figures(drained: DrainStats) -> dict[str, Any]:
-    first = drained.first_step_seconds or 0.0
+def _figures(stats: DrainStats) -> dict[str, Any]:
+    first = stats.first_step_seconds or 0.0
     return {
-        "done": drained.done,
-        "turns": drained.model_steps,
-        "seconds": drained.seconds,
+        "done": stats.done,
+        "turns": stats.model_steps,
+        "seconds": stats.seconds,
         "first_turn_seconds": first,
-        "busy_seconds": drained.busy_seconds,
-        "images_per_second": drained.done / drained.seconds,
-        "busy_share": drained.busy_seconds / (drained.seconds - first),
-        "busy_share_of_all": drained.busy_seconds / drained.seconds,
+        "busy_seconds": stats.busy_seconds,
+        "images_per_second": stats.done / stats.seconds,
+        "busy_share": stats.busy_seconds / (stats.seconds - first),
+        "busy_share_of_all": stats.busy_seconds / stats.seconds,
     }

@@ -10,8 +10,9 @@ import typer
 from redis import Redis
 from rich.console import Console
 
+from benchmarks.display import print_with_goals
 from car.bulk_source import BulkSource
-from cli.commands.bench.display import print_with_goals, progress_bar
+from cli.commands.bench.display import progress_bar
 from cli.commands.bench.environment import BenchEnvironment, bench_environment
 from cli.commands.bench.fake_model import LABELS
 from cli.commands.bench.options import DurableOption, JsonOption

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 from redis import Redis
@@ -17,8 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from cli.commands.bench.display import timed
-from db.objects import Listed
+from benchmarks.display import timed
+from car.object_store import ObjectInfo, ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
 from worker.celery_app import TaskName, make_celery_app, notify
@@ -37,19 +37,19 @@ class SyntheticKeys:
     seconds: float = 0.0
     """Time spent here and not in the lister."""
 
-    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]:
+    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[ObjectInfo]:
         del bucket
         with timed() as spent:
             first = int(after[-13:-4]) + 1 if after else 0
             numbers = range(first, min(first + _PAGE_SIZE, self.count))
-            listed = [Listed(prefix + _KEY.format(number), f"{number:032x}", 100_000) for number in numbers]
+            listed = [ObjectInfo(prefix + _KEY.format(number), f"{number:032x}", 100_000) for number in numbers]
         self.seconds += spent.seconds
         return listed
 
-    def head(self, bucket: str, key: str) -> Listed:
+    def head(self, bucket: str, key: str) -> ObjectInfo:
         """A manifest of all keys, with one byte a line."""
         del bucket
-        return Listed(key, f"{self.count:032x}", self.count)
+        return ObjectInfo(key, f"{self.count:032x}", self.count)
 
     def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
         del key
@@ -115,7 +115,7 @@ def main(count: int) -> None:
         typer.echo(json.dumps({"commits": commits}))
 
     begun = time.perf_counter()
-    listed = list_sources(engine, keys, "bench", found=on_commit)
+    listed = list_sources(engine, cast("ObjectStore", keys), "bench", on_added=on_commit)
     seconds = time.perf_counter() - begun
     figures = {
         "items": listed.items,

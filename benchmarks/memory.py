@@ -23,7 +23,7 @@ _GOAL_GIB = 8
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCost:
-    """Bytes. The peak of a stage is that of the whole process during the stage, weights included."""
+    """Bytes. The peak of a stage is that of the process during the stage, weights included."""
 
     width: int
     height: int
@@ -42,7 +42,7 @@ class MemoryCost:
         return max(self.peak_rss.values())
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, the highest first."""
+        """Return all figures, the highest first."""
         return {"highest_rss": self.highest_rss} | asdict(self)
 
 
@@ -91,7 +91,7 @@ def measure_memory(
     `finish` False leaves out the CRF and the encoding of masks.
 
     Raises:
-        ProcessFailed: the process failed, for lack of memory for example.
+        ProcessFailedError: the process failed, for lack of memory for example.
 
     """
     arguments = json.dumps([width, height, words, models, device, finish])

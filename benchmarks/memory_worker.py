@@ -1,6 +1,6 @@
 """The process that `python -m benchmarks memory` measures: one image through the models, with the peak of each stage.
 
-Random weights of full size stand in for CLIP. theta is 0, so every word survives every step: the worst case.
+CLIP has random weights of full size. theta is 0, so every word survives every step: the worst case.
 """
 
 import json
@@ -74,10 +74,7 @@ def reset_peak() -> None:
 
 
 def peak_rss() -> int:
-    """The highest resident memory since `reset_peak`, in bytes.
-
-    Linux's VmHWM is preferred to ru_maxrss, which a process inherits from its parent.
-    """
+    """Return the highest resident memory since `reset_peak`, in bytes: VmHWM, or ru_maxrss, which is inherited."""
     if (_PROCESS / "status").exists():
         peak = re.search(r"VmHWM:\s+(\d+) kB", (_PROCESS / "status").read_text())
         if peak is not None:
@@ -89,19 +86,19 @@ def _measure(width: int, height: int, words: int, models: str, device: str, fini
     torch_device = torch.device(device)
     idle, peaks = peak_rss(), _Peaks(torch_device)
     recipe = replace(preset("voc"), theta=0.0)
-    vocabulary = Vocabulary.of([f"word {number}" for number in range(words)])
+    vocabulary = Vocabulary.from_words([f"word {number}" for number in range(words)])
     image = tiled_image(height, width)
     with peaks.stage("models"):
         f, g = (encoder(shape, seed=seed, device=torch_device) for seed, shape in enumerate(Models(models).shapes))
     with peaks.stage("texts"):
         texts.embed(f, g, vocabulary, recipe)
     with peaks.stage("encode"):
-        proposals.encode(f, [image], recipe, at_once=Batches.suited_to(torch_device).images)
+        proposals.encode(f, [image], recipe, batch_size=Batches.for_device(torch_device).images)
     with peaks.stage("recurrence"):
-        [unfinished] = Segmenter(f, g).recur([image], vocabulary, recipe)
+        [pending] = Segmenter(f, g).recur([image], vocabulary, recipe)
     if finish:
         with peaks.stage("finishing"):
-            unfinished.finish()
+            pending.finish()
     return {"idle_rss": idle, "peak_rss": peaks.rss, "peak_cuda": peaks.cuda or None}
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.display import Row, print_with_goals
 from benchmarks.predict_load import measure
 from benchmarks.small_requests import FLOOR, SMALL_GOAL_MS
-from cli.commands.bench.display import Row, number_table, print_with_goals
+from cli.commands.bench.display import number_table
 from cli.commands.bench.environment import bench_environment
 from cli.commands.bench.options import DurableOption, JsonOption
 from cli.commands.bench.report import Report
@@ -59,6 +60,6 @@ def _print(figures: dict[str, Any]) -> None:
     for when, name in (("idle", "alone"), ("beside", "during /predict")):
         for path, latency in figures["small_ms"][when].items():
             times = (f"{latency[figure]:.1f}" for figure in ("median", "p99", "max"))
-            shown = path if path != FLOOR else "(server that does nothing)"
-            table.add_row(f"{shown} {name}", f"{latency['n']:,}", *times, f"{latency['late']:,}")
+            label = path if path != FLOOR else "(server that does nothing)"
+            table.add_row(f"{label} {name}", f"{latency['n']:,}", *times, f"{latency['late']:,}")
     console.print(table)

@@ -77,7 +77,7 @@ def measure(
 
 
 def _idle(observed: Observed, samples: int) -> Span:
-    """A period without other requests, after the warm-up."""
+    """Return a period without other requests, after the warm-up."""
     always = Span(0, math.inf)
     while _fewest(observed(), [always]) < _WARM_UP:
         time.sleep(0.1)
@@ -88,7 +88,7 @@ def _idle(observed: Observed, samples: int) -> Span:
 
 
 def _during(requests: Mapping[str, list[Span]], periods: Sequence[Span]) -> dict[str, list[Span]]:
-    """The requests that overlap one of the periods."""
+    """Return the requests that overlap one of the periods."""
     return {
         path: [span for span in spans if any(span.overlaps(period) for period in periods)]
         for path, spans in requests.items()
@@ -102,7 +102,7 @@ def _fewest(requests: Mapping[str, list[Span]], periods: Sequence[Span]) -> int:
 def _phases(
     environment: BenchEnvironment, client: httpx.Client, number: int, tasks: int, region_bytes: int
 ) -> Iterator[tuple[str, Span, int]]:
-    """Send a project's tasks in each phase; yields the phase, its time, and the bytes of the response."""
+    """Send a project's tasks in each phase; yield the phase, its time, and the bytes of the response."""
     version = client.post("/setup", json=_setup(number)).raise_for_status().json()["model_version"]
     body = _predict_body(number, tasks)
     for phase in _PHASES:
@@ -154,7 +154,7 @@ def _setup(project: int) -> dict[str, Any]:
 
 
 def _predict_body(project: int, tasks: int) -> bytes:
-    """A request as large as Label Studio's: about 600 bytes a task."""
+    """Return a request as large as Label Studio's: about 600 bytes per task."""
     pattern = {
         "meta": {},
         "created_at": "2026-11-21T00:19:30.771912Z",
@@ -177,8 +177,7 @@ def _predict_body(project: int, tasks: int) -> bytes:
     }
     first = project * 1_000_000
     listed = [
-        {"id": first + position, "data": {"image": f"s3://pictures/project-{project}/camera/{position:08}.jpg"}}
-        | pattern
+        {"id": first + position, "data": {"image": f"s3://images/project-{project}/camera/{position:08}.jpg"}} | pattern
         for position in range(tasks)
     ]
     params = {"login": None, "password": None, "context": None}

@@ -15,7 +15,7 @@ import typer
 from jaxtyping import Bool, Float
 from rich.console import Console
 
-from car.presets import preset
+from car.presets import apply_settings, preset
 from car.recipe import Recipe
 from cli.commands.bench.display import number_table
 from cli.commands.bench.options import (
@@ -33,14 +33,14 @@ from worker.segmenter import classifier
 from worker.segmenter.classifier import Crops
 from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.prompts import visual_prompts
-from worker.segmenter.prompts.prompting import prompter
+from worker.segmenter.prompts.prompted_crops import make_prompter
 from worker.segmenter.proposals import MULTIPLE
 from worker.segmenter.resizing import Image, enlarge
 
 Cams = list[Float[np.ndarray, "rows columns"]]
 
 _CROP_SIZE = 224
-"""Of CLIP ViT-L/14, where no g is given."""
+"""That of CLIP ViT-L/14, if no g is given."""
 _FORWARD_CROPS = 4
 _SIZES = ("512x384", "500x375")
 _WORDS = (10, 20)
@@ -63,9 +63,9 @@ class PromptsCost:
     ours_s: float
     """The fast path of this device. CPU seconds of this process on a CPU, wall seconds of finished work on CUDA."""
     masks_s: float
-    """Part of both sides: CAMs enlarged and compared with eta on the host."""
+    """CAMs enlarged and compared with eta on the host; part of both sides."""
     forward_crop_s: float | None
-    """g's forward pass of one crop in a batch of four, where g is given."""
+    """g's forward pass of one crop in a batch of four, if g is given."""
     crops: int
     crop_bytes: int
     """Input of g."""
@@ -78,7 +78,7 @@ class PromptsCost:
         return self.reference_s / self.ours_s
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, with the ratio of both sides."""
+        """Return all figures and the ratio of both sides."""
         return asdict(self) | {"ratio": self.ratio}
 
 
@@ -97,7 +97,7 @@ def prompts(
     cases = {}
     for width, height in parse_sizes(size or _SIZES):
         for words, style in product(_WORDS, _STYLES):
-            recipe = preset("voc").with_settings({"visual_prompts": style})
+            recipe = apply_settings(preset("voc"), {"visual_prompts": style})
             cost = measure_prompts(width, height, words, torch.device(device.value), turns, recipe=recipe)
             name = f"{width}x{height}, {words} words, {style}"
             cases[name] = cost.to_json()
@@ -130,10 +130,10 @@ def measure_prompts(
     cams = [_spot(random, grid, wide=k % 10 == 0) for k in range(words)]
     sides: dict[str, Callable[[], Crops]] = {
         "reference": lambda: _reference(image, cams, recipe, size).to(device),
-        "ours": lambda: _ours(image, cams, recipe, size, device),
+        "ours": lambda: _fast_prompts(image, cams, recipe, size, device),
     }
-    (reference, reference_peak), (ours, ours_peak) = (_with_peak(side) for side in sides.values())
-    if not reference.equal(ours):
+    (reference, reference_peak), (fast, fast_peak) = (_with_peak(side) for side in sides.values())
+    if not reference.equal(fast):
         raise RuntimeError("the fast path drew other pixels than the reference")
     watch = Stopwatch(clock_of(device))
     for _ in range(turns):
@@ -145,7 +145,7 @@ def measure_prompts(
         if g is not None:
             with watch.stage("forward"):
                 crops = reference[:_FORWARD_CROPS]
-                classifier.encode(g, crops, recipe, at_once=_FORWARD_CROPS, padded=False)
+                classifier.encode(g, crops, recipe, batch_size=_FORWARD_CROPS, padded=False)
         watch.end_turn()
     return PromptsCost(
         width=width,
@@ -161,7 +161,7 @@ def measure_prompts(
         crops=words,
         crop_bytes=reference.numel(),
         reference_peak_bytes=reference_peak,
-        ours_peak_bytes=ours_peak,
+        ours_peak_bytes=fast_peak,
     )
 
 
@@ -173,14 +173,14 @@ def _reference(image: Image, cams: Cams, recipe: Recipe, size: int) -> Crops:
     )
 
 
-def _ours(image: Image, cams: Cams, recipe: Recipe, size: int, device: torch.device) -> Crops:
+def _fast_prompts(image: Image, cams: Cams, recipe: Recipe, size: int, device: torch.device) -> Crops:
     behind = visual_prompts.prepare(image, recipe.visual_prompts, recipe)
     masks = [np.packbits(enlarge(cam, *image.shape[:2]) > recipe.eta) for cam in cams]
-    return prompter(behind, size, device).crops(masks)
+    return make_prompter(behind, size, device)(masks)
 
 
 def _spot(random: np.random.Generator, grid: tuple[int, int], *, wide: bool) -> Float[np.ndarray, "rows columns"]:
-    """A CAM of one soft spot, a tenth to a quarter as wide as the image, or wider than it."""
+    """Return a CAM of one soft spot, a tenth to a quarter as wide as the image, or wider than it."""
     rows, columns = np.mgrid[: grid[0], : grid[1]]
     y, x = random.uniform(0, grid[0]), random.uniform(0, grid[1])
     deviation = grid[1] * (2.0 if wide else random.uniform(0.1, 0.25))
@@ -193,7 +193,7 @@ def _box_share(mask: Bool[np.ndarray, "h w"]) -> float:
 
 
 def _with_peak(side: Callable[[], Crops]) -> tuple[Crops, int]:
-    """The crops of a side and the peak of numpy's memory meanwhile."""
+    """Return the crops of a side and the peak of numpy's memory meanwhile."""
     tracemalloc.start()
     try:
         return side(), tracemalloc.get_traced_memory()[1]

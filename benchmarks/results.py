@@ -14,8 +14,9 @@ from rich.table import Table
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from benchmarks.display import timed
 from benchmarks.seed_rows import LABELS, fill
-from cli.commands.bench.display import number_table, progress_bar, timed
+from cli.commands.bench.display import number_table, progress_bar
 from cli.commands.bench.environment import bench_environment
 from cli.commands.bench.options import JsonOption
 from cli.commands.bench.report import Report
@@ -151,14 +152,14 @@ def explain(engine: Engine, result_filter: ResultFilter, timing: Timing) -> None
     timing.scans |= read & LARGE
 
 
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
+def _nodes(query_plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield query_plan
+    for child in query_plan.get("Plans", ()):
         yield from _nodes(child)
 
 
 def filter_combinations(session: Session, rng: random.Random) -> dict[str, Callable[[], ResultFilter]]:
-    """Single filters and combinations, each with a function that draws values: labels of all frequencies, jobs of all
+    """Return filters and combinations, each with a function that draws values: labels of all frequencies, jobs of all
     sizes.
     """
     jobs = list(session.scalars(text("SELECT id FROM job ORDER BY id")))

@@ -23,7 +23,7 @@ from evaluation.stopwatch import Stopwatch
 from evaluation.synthetic_images import blobs
 
 BLURS = {"11k runs": 23.5, "41k runs": 5.6}
-"""Blurs of masks with about so many runs at 1024 x 1024."""
+"""Number of runs of a 1024 x 1024 mask, approximately, to its blur."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,6 @@ def compare(mask: NDArray[np.bool_], turns: int) -> list[Comparison]:
         watch.end_turn()
     comparisons = []
     for operation in operations:
-        reference, ours = (1000 * watch.least[operation + side] for side in ("reference", "ours"))
-        comparisons.append(Comparison(operation, runs, reference, ours, reference / ours))
+        reference_ms, ours_ms = (1000 * watch.least[operation + side] for side in ("reference", "ours"))
+        comparisons.append(Comparison(operation, runs, reference_ms, ours_ms, reference_ms / ours_ms))
     return comparisons

@@ -100,15 +100,13 @@ _STEPS = (
 
 
 def fill(engine: Engine, results: int) -> Iterator[str]:
-    """Insert the rows of `results` results into empty tables; yields the name of each step before it runs.
+    """Insert the rows of `results` results into empty tables; yield the name of each step before it runs.
 
-    Raises:
-        WrongUse: the database already holds results.
-
+    Raises: UsageError, if the database contains results.
     """
     with sessions.transaction(engine) as session:
         if session.scalar(text("SELECT EXISTS (SELECT 1 FROM result)")):
-            raise UsageError("--database-url: this database already holds results; give an empty one")
+            raise UsageError("--database-url: the database already contains results; use an empty one")
         _insert_jobs(session)
     indexes = _drop_indexes(engine)
     for name, sql in _STEPS:
@@ -132,7 +130,7 @@ def fill(engine: Engine, results: int) -> Iterator[str]:
 def _insert_jobs(session: Session) -> None:
     """Insert vocabularies, a recipe and the jobs."""
     for number in range(3):
-        words = Vocabulary.of([f"label {n}" for n in range(1, LABELS + 1)] + [f"only in {number}"])
+        words = Vocabulary.from_words([f"label {n}" for n in range(1, LABELS + 1)] + [f"only in {number}"])
         session.execute(
             text("INSERT INTO vocabulary (id, digest, document) VALUES (gen_random_uuid(), :digest, :document)"),
             {"digest": words.digest, "document": json.dumps(words.to_json())},

@@ -16,7 +16,7 @@ from cli.errors import ProcessFailedError
 
 SMALL_GOAL_MS = 20.0
 FLOOR = "floor"
-"""The path under which the server that does nothing is reported."""
+"""The reported path of the server that does nothing."""
 _PROGRAM = Path(__file__).with_name("small_client.py")
 
 
@@ -36,7 +36,7 @@ Observed = Callable[[], dict[str, list[Span]]]
 
 @contextmanager
 def send_small_requests(url: str, bodies: Mapping[str, str]) -> Iterator[Observed]:
-    """Request each path of `bodies` over and over: POST its body, or GET where that is empty."""
+    """Request each path of `bodies` repeatedly: POST its body, or GET if that is empty."""
     with ExitStack() as stack:
         server = stack.enter_context(_child("serve", stdout=subprocess.PIPE))
         port = int(_line(server.stdout))
@@ -70,5 +70,5 @@ def _line(stream: IO[bytes] | None) -> bytes:
 
 def _read(file: IO[bytes]) -> list[Span]:
     # pread, because the file position is shared with the writer.
-    whole = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
-    return [Span(*map(float, line.split())) for line in whole.splitlines(keepends=True) if line.endswith(b"\n")]
+    content = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+    return [Span(*map(float, line.split())) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]

@@ -1,1 +1,1 @@
-"""The words every part of CaR Labeler shares: plain types, no torch, no database, no web."""
+"""The domain's types and pure functions, shared by all packages; no torch, no database, no web."""

@@ -1,4 +1,4 @@
-"""Where a bulk job's pictures are: a prefix, a glob or a manifest in S3, or addresses one by one, also the web's."""
+"""Sources of bulk jobs: a prefix, glob or manifest in S3, or a list of s3:// and https:// addresses."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from car.errors import SourceError
 from car.key_glob import KeyGlob
 
 MAX_URI = 2_048
-"""Bytes. An S3 key has 1,024 at most, and an index of the database not many more than these."""
+"""Bytes of an address. S3 keys have at most 1,024; the database's indexes allow little more than this."""
 MAX_GIVEN = 10_000
-"""Addresses in one request; a manifest holds any number."""
+"""Addresses in one request; a manifest can have any number."""
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _MANIFESTS = (".txt", ".lst", ".csv", ".manifest", ".jsonl")
 _WEB = ("http://", "https://")
@@ -24,20 +24,20 @@ _BUCKET = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 class SourceKind(StrEnum):
     PREFIX = "prefix"
-    """Keys that begin so and end like a picture."""
+    """Keys with this prefix and an image's extension."""
     GLOB = "glob"
     """Keys that match: * and ? within one folder, ** across folders, [abc], {a,b}."""
     MANIFEST = "manifest"
-    """An object with one address a line."""
+    """An object with one address per line."""
     URIS = "uris"
-    """Addresses in the request itself."""
+    """Addresses in the request."""
 
 
 @dataclass(frozen=True)
 class BulkSource:
     """A source that can be listed.
 
-    `bucket` and `key` are of the prefix, the glob's pattern or the manifest's object.
+    `key` is the prefix, the glob's pattern or the manifest's key.
     """
 
     kind: SourceKind
@@ -47,11 +47,11 @@ class BulkSource:
 
     @classmethod
     def parse(cls, source: object) -> Self:
-        """From a request: `s3://bucket/prefix/`, `s3://bucket/**/*.jpg`, `s3://bucket/list.txt` (a manifest by its
-        ending: .txt .lst .csv .manifest .jsonl), {"manifest": "s3://…"}, or a list of addresses.
+        """Parse the source of a request: `s3://bucket/prefix/`, `s3://bucket/**/*.jpg`, `s3://bucket/list.txt` (a
+        manifest by its extension: .txt .lst .csv .manifest .jsonl), {"manifest": "s3://…"}, or a list of addresses.
 
         Raises:
-            SourceError: none of these; says what it should look like.
+            SourceError: the source is none of these; the message shows examples.
 
         """
         if isinstance(source, Mapping):
@@ -60,7 +60,7 @@ class BulkSource:
             return cls(SourceKind.MANIFEST, *split_s3(source["manifest"], needs_key=True))
         if isinstance(source, str):
             if source.strip()[:8].lower().startswith(_WEB):
-                raise SourceError("pictures on the web are given one by one: as a list of addresses, or in a manifest")
+                raise SourceError("list the addresses of images on the web one by one, in the request or in a manifest")
             bucket, key = split_s3(source.strip(), needs_key=False)
             if _WILD.search(key):
                 KeyGlob.parse(key)
@@ -92,14 +92,14 @@ class BulkSource:
 
     @property
     def prefix(self) -> str:
-        """What every key begins with: all that a server can look for by itself."""
+        """The prefix of every key, which the server can filter by."""
         return _WILD.split(self.key, maxsplit=1)[0] if self.kind is SourceKind.GLOB else self.key
 
     def matches(self, keys: Sequence[str]) -> list[bool]:
-        """Whether each listed key is one of the source's. A glob names them; a prefix names images alone.
+        """Return for each listed key whether it belongs to the source. A prefix selects images only.
 
         Raises:
-            SourceError: a stored glob that today's bounds refuse.
+            SourceError: a stored glob exceeds today's bounds.
 
         """
         if self.kind is not SourceKind.GLOB:
@@ -119,32 +119,32 @@ class BulkSource:
 
 
 def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key. The key is taken as it is: S3 knows no folders, escapes or dots.
+    """Split s3://bucket/key. The key is not decoded: S3 has no folders, escapes or dots.
 
     Raises:
-        SourceError: another scheme, no bucket, or no key where one is needed.
+        SourceError: the scheme is another one, or the bucket or a required key is missing.
 
     """
     shown = _shown(uri)
     if not uri.startswith("s3://"):
-        raise SourceError(f"{shown} is no address of an object; it looks like s3://bucket/folder/picture.jpg")
+        raise SourceError(f"{shown} is not the address of an object; write s3://bucket/folder/image.jpg")
     _refuse_unstorable(uri)
     if len(uri.encode()) > MAX_URI:
         raise SourceError(f"{shown} is longer than {MAX_URI} bytes")
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise SourceError(f"{shown} names no bucket; it looks like s3://bucket/folder/picture.jpg")
+        raise SourceError(f"{shown} has no bucket; write s3://bucket/folder/image.jpg")
     if needs_key and (not key or key.endswith("/")):
-        raise SourceError(f"{shown} names no object; it looks like s3://bucket/folder/picture.jpg")
+        raise SourceError(f"{shown} has no object key; write s3://bucket/folder/image.jpg")
     return bucket, key
 
 
 def manifest_line(line: str) -> str | None:
-    """The address in a line of a manifest: the line itself, or the `uri` or `image` of its JSON; none
-    in an empty line or a comment.
+    """Return the address in a line of a manifest: the line itself, or `uri` or `image` of its JSON. Return None for an
+    empty line or a comment.
 
     Raises:
-        SourceError: the line holds no address of a picture.
+        SourceError: the line has no address of an image.
 
     """
     stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}").strip()
@@ -153,12 +153,12 @@ def manifest_line(line: str) -> str | None:
     if stripped.startswith("{"):
         try:
             document = json.loads(stripped)
-        except (ValueError, RecursionError) as error:  # also numbers too long and nests too deep
+        except (ValueError, RecursionError) as error:  # also too long numbers and too deep nesting
             reason = getattr(error, "msg", "it cannot be read")
             raise SourceError(f"{_shown(stripped)} is not valid JSON ({reason})") from None
         uri = document.get("uri", document.get("image")) if isinstance(document, dict) else None
         if not isinstance(uri, str):
-            raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/picture.jpg"}}')
+            raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/image.jpg"}}')
     else:
         uri = stripped
     check_address(uri)
@@ -166,10 +166,10 @@ def manifest_line(line: str) -> str | None:
 
 
 def check_address(uri: str) -> None:
-    """An object of S3, or a page of the web: which of those may be asked, workers decide.
+    """Check the form of an s3:// or http(s):// address. The worker's SSRF guard decides whether it may be fetched.
 
     Raises:
-        SourceError: another scheme, no bucket, key or host, or too long.
+        SourceError: the scheme is another one, the bucket, key or host is missing, or it is too long.
 
     """
     if not uri[:8].lower().startswith(_WEB):
@@ -183,18 +183,18 @@ def check_address(uri: str) -> None:
         )
     host = uri.partition("://")[2]
     if not uri.isprintable() or not host or host[0] in "/?#":
-        raise SourceError(f"{shown} is no address of a picture; it looks like https://host/picture.jpg")
+        raise SourceError(f"{shown} is not the address of an image; write https://host/image.jpg")
 
 
 def truncate_bytes(text: str, most: int = MAX_URI) -> str:
-    """The beginning of a text that has at most so many bytes."""
+    """Return the longest beginning of the text that has at most `most` bytes."""
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
 def _refuse_unstorable(text: str) -> None:
-    """No database and no server takes these, wherever they come from."""
+    """Refuse characters that neither PostgreSQL nor an S3 server accepts."""
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise SourceError(f"{_shown(text)} holds a NUL or half a character, which no address can")
+        raise SourceError(f"{_shown(text)} contains a NUL or an unpaired surrogate, which an address cannot")
 
 
 def _shown(text: str) -> str:

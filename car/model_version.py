@@ -1,4 +1,4 @@
-"""The name of everything that a mask depends on besides the picture."""
+"""Model versions and run keys: digests of everything that a mask depends on."""
 
 import hashlib
 import re
@@ -8,12 +8,12 @@ from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 
 CODE_VERSION = "0.2.0"
-"""Of the arithmetic: raised when the same inputs may give other masks."""
+"""Version of the arithmetic, raised when the same inputs can give other masks or scores."""
 _OF_LABEL_STUDIO = re.compile(r"^(car-[^+]+\+(?:[0-9a-f]{8}\.){2}[0-9a-f]{8})\.[0-9a-f]{8}$")
 
 
 def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
-    """`car-{code}+{weights}.{recipe}.{vocabulary}`, each digest cut to eight hex digits.
+    """Return `car-{code}+{weights}.{recipe}.{vocabulary}`, each digest truncated to eight hex digits.
 
     `weights` maps a model's role (proposal, classifier, sam) to the sha256 of its safetensors. Equal strings mean equal
     masks; the string is what Label Studio compares before it asks again.
@@ -22,24 +22,24 @@ def model_version(weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabu
 
 
 def label_studio_version(weights: Mapping[str, str] | None, recipe: Recipe, words: str, regions: str) -> str:
-    """What Label Studio knows a project's predictions by: the model version, and a fifth digest of how masks become
-    regions, so that it asks anew when a brush becomes a polygon. `words` is the vocabulary's digest, or that of the way
-    in which each task gives its own; it and `regions` are cut to eight digits. Without `weights` (no worker has ever
-    told them) their digest is zeros.
+    """Return the version of a project's predictions in Label Studio: the model version and a digest of how masks become
+    regions, so that changing a brush to a polygon requests new predictions. `words` is the digest of the vocabulary, or
+    of the rule by which each task defines its own. Without `weights` (no worker has registered any) their digest is
+    zeros.
     """
     models = _models(weights) if weights is not None else "0" * 8
     return f"car-{CODE_VERSION}+{models[:8]}.{recipe.digest[:8]}.{words[:8]}.{regions[:8]}"
 
 
 def results_version(version: str) -> str:
-    """The model version of the results behind what Label Studio calls `version`: without the digest of regions, which
-    results know nothing of. Any other text stays as it is.
+    """Return the model version of the results behind a version of Label Studio, which has one more digest (regions).
+    Any other text is returned unchanged.
     """
     return _OF_LABEL_STUDIO.sub(r"\1", version)
 
 
 def run_key(image_sha256: str, weights: Mapping[str, str], recipe: Recipe, vocabulary: Vocabulary) -> str:
-    """Sha256 (hex) over the picture's bytes and all that model_version names, uncut: equal keys mean equal masks."""
+    """Return the sha256 (hex) over the image's and model_version's full digests: equal keys mean equal masks."""
     parts = (image_sha256, vocabulary.digest, recipe.digest, _models(weights), CODE_VERSION)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Who computes the dense CRF. No recipe key: both give the same labels, all but ties to six digits."""
+"""Options of a worker that are not part of a recipe: they do not change masks beyond ties."""
 
 from enum import StrEnum
 
@@ -13,6 +13,6 @@ class Precision(StrEnum):
 
 class CrfBackend(StrEnum):
     LATTICE = "lattice"
-    """Ours (worker.segmenter.crf.mean_field): on CUDA where the models are, else on the CPU that finishes a picture."""
+    """worker.segmenter.crf.mean_field: on the device of the models, or in the postprocess pool on a CPU."""
     PYDENSECRF = "pydensecrf"
-    """The reference, always on a CPU. Memory grows with five tables of all labels and pixels."""
+    """The reference implementation, always on a CPU. It needs five tables of labels x pixels."""

@@ -1,7 +1,7 @@
-"""Outlines of masks as rings of points, and rings as masks.
+"""Masks as polygons, and polygons as masks.
 
-Coordinates are pixels from the picture's top left corner; a pixel is a unit square, so the outline of a mask runs along
-the sides of its pixels and is exact. A ring encloses the pixels whose centres lie in it.
+Coordinates are pixels from the image's top left corner. A pixel is a unit square, so the outline of a mask runs along
+the sides of its pixels and is exact. A polygon covers the pixels whose centers it contains.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,22 +15,22 @@ from car.connected_components import bounding_slices
 from car.rle import Mask
 
 MIN_POLYGON_IOU: Final = 0.98
-"""Least IoU of simplified rings with their mask."""
+"""The lowest IoU of simplified polygons with their mask."""
 _TOLERANCES: Final = tuple(0.5 * 2 ** (step / 2) for step in range(15))
-"""Pixels by which a simplified ring may leave the exact one: 0.5 to 64."""
+"""Tolerances of the simplification, in pixels: 0.5 to 64."""
 _AREA: Final = 0.05
-"""Most by which the area of rings may differ from that of their mask."""
+"""The largest relative difference between the area of polygons and of their mask."""
 _LEAST_POINTS: Final = 3
 _TIE: Final = 0.001
 _HAIR: Final = 0.0137
-"""Pixels; no simple fraction, so that moved lines meet no centre either."""
+"""Pixels; not a simple fraction, so that shifted lines do not run through centers either."""
 
-Ring = NDArray[np.float64]
-"""(n, 2): x, y; the last point joins the first."""
+Polygon = NDArray[np.float64]
+"""(n, 2): x, y; the last point is connected to the first."""
 
 
-def mask_to_polygons(mask: Mask, *, digits: int = 4) -> list[Ring]:
-    """Rings in percent of the picture's sides, rounded to `digits`, whose IoU with the mask is at least GUARD, taken
+def mask_to_polygons(mask: Mask, *, digits: int = 4) -> list[Polygon]:
+    """Rings in percent of the image's sides, rounded to `digits`, whose IoU with the mask is at least GUARD, taken
     together. Each is as simple as that allows. Pieces have rings of their own; one with holes is cut into some without.
     """
     window = bounding_slices(mask)
@@ -41,15 +41,15 @@ def mask_to_polygons(mask: Mask, *, digits: int = 4) -> list[Ring]:
     inner = mask[window]
     exact, pixels = outline(inner), int(np.count_nonzero(inner))
 
-    def simplified(tolerance: float) -> list[Ring]:
+    def simplified(tolerance: float) -> list[Polygon]:
         shapes = shapely.simplify(exact, tolerance) if tolerance else exact
         rings = [shapely.get_coordinates(one.exterior)[:-1] for shape in shapes for one in _without_holes(shape)]
         settled = _settled(rings, inner.shape[0])
         percent = (np.clip(np.round((ring + corner) / scale, digits), 0, 100) for ring in settled)
         return [ring for ring in percent if len(ring) >= _LEAST_POINTS]
 
-    def faithful(rings: list[Ring]) -> bool:
-        back = [ring * scale - corner for ring in rings]
+    def faithful(polygons: list[Polygon]) -> bool:
+        back = [ring * scale - corner for ring in polygons]
         area = sum(shapely.Polygon(ring).area for ring in back)
         # Half a pixel holds its centre too, so few pixels need their area besides.
         return (
@@ -68,31 +68,31 @@ def mask_to_polygons(mask: Mask, *, digits: int = 4) -> list[Ring]:
 
 
 def outline(mask: Mask) -> NDArray[Any]:
-    """The exact outline: a shapely Polygon, with holes, of every piece."""
+    """Return the exact outline: a shapely Polygon with holes for every component."""
     padded = np.pad(mask, 1).astype(np.int8)
     across = _sides(np.diff(padded, axis=0)[:, 1:-1])
     down = _sides(np.diff(padded, axis=1)[1:-1].T)[:, :, ::-1]
     faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(np.concatenate([across, down]))))
-    # Faces are the pieces and the holes: a point of each tells which.
+    # Faces are components or holes: a point of each face tells which.
     inside = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(np.int64)
     pieces: NDArray[Any] = faces[mask[inside[:, 1], inside[:, 0]]]
     return pieces
 
 
-def polygons_to_mask(rings: Iterable[Ring], height: int, width: int) -> Mask:
-    """The pixels whose centres lie in an odd number of the rings' windings: all rings together, as one shape."""
-    rows, crossings = _crossings(rings, height)
+def polygons_to_mask(polygons: Iterable[Polygon], height: int, width: int) -> Mask:
+    """Return the pixels whose centers an odd number of polygons contain (even-odd rule)."""
+    rows, crossings = _crossings(polygons, height)
     return _filled(rows, crossings, height, width)
 
 
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union; 1 where both are empty."""
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
+def iou(first: Mask, other: Mask) -> float:
+    """Return the intersection over union; 1 if both are empty."""
+    union = np.count_nonzero(first | other)
+    return np.count_nonzero(first & other) / union if union else 1.0
 
 
 def is_simple_polygon(mask: Mask) -> bool:
-    """Whether one ring without holes is the whole outline."""
+    """Return whether the outline is one polygon without holes."""
     window = bounding_slices(mask)
     if window is None:
         return False
@@ -100,9 +100,9 @@ def is_simple_polygon(mask: Mask) -> bool:
     return len(pieces) == 1 and not shapely.get_num_interior_rings(pieces[0])
 
 
-def _crossings(rings: Iterable[Ring], height: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Where the rings cross the centres of the rows: (row, x) of each crossing."""
-    kept = [np.asarray(ring, np.float64) for ring in rings if len(ring) >= _LEAST_POINTS]
+def _crossings(polygons: Iterable[Polygon], height: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return where the polygons cross the centers of rows: (row, x) of each crossing."""
+    kept = [np.asarray(ring, np.float64) for ring in polygons if len(ring) >= _LEAST_POINTS]
     if not kept:
         return np.zeros(0, np.int64), np.zeros(0)
     begin = np.concatenate(kept)
@@ -124,14 +124,14 @@ def _filled(rows: NDArray[np.int64], crossings: NDArray[np.float64], height: int
     return filled
 
 
-def _settled(rings: list[Ring], height: int) -> list[Ring]:
+def _settled(polygons: list[Polygon], height: int) -> list[Polygon]:
     """The rings; moved by a hair where they run through centres of pixels, as slanting lines between corners often do:
     whether such a pixel is inside would hang on the last digit.
     """
-    _, crossings = _crossings(rings, height)
+    _, crossings = _crossings(polygons, height)
     if np.any(np.abs(crossings - np.floor(crossings) - 0.5) < _TIE):
-        return [ring + np.array([_HAIR, 0.0]) for ring in rings]
-    return rings
+        return [ring + np.array([_HAIR, 0.0]) for ring in polygons]
+    return polygons
 
 
 def _sides(steps: NDArray[np.int8]) -> NDArray[np.float64]:
@@ -152,7 +152,7 @@ def _sides(steps: NDArray[np.int8]) -> NDArray[np.float64]:
 
 
 def _without_holes(shape: Any) -> Sequence[Any]:  # noqa: ANN401 - shapely publishes no types
-    """The polygon, cut through its holes until none has any."""
+    """Split a polygon through its holes until no part has any."""
     if shape.geom_type != "Polygon":
         return [piece for part in getattr(shape, "geoms", ()) for piece in _without_holes(part)]
     if not shape.interiors or shape.is_empty:

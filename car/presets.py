@@ -4,11 +4,12 @@ Values are those that took effect in the official code (its constructor defaults
 second pass over stuff belongs to how it evaluates some data sets: it is asked for with `stuff=context` and the like.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from car.errors import RecipeError
-from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
+from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt, differences
 
 _BLUR, _GRAY, _CIRCLE = VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.CIRCLE
 
@@ -58,12 +59,36 @@ PAPER_VALUES: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of a preset.
 
     Raises:
-        RecipeError: no such preset; the message lists them.
+        RecipeError: the preset is unknown; the message lists the known ones.
 
     """
     if name not in PRESETS:
         raise RecipeError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def apply_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
+    """Return `recipe` with `key=value` settings applied in order.
+
+    `arithmetic=paper` (or `official`) sets every difference between the paper and its code at once.
+
+    Raises:
+        RecipeError: a key is unknown or cannot hold its value; the message lists what is allowed.
+
+    """
+    for key, value in settings.items():
+        recipe = _with_arithmetic(recipe, value) if key == "arithmetic" else recipe.with_value(key, value)
+    return recipe
+
+
+def _with_arithmetic(recipe: Recipe, value: str) -> Recipe:
+    if value not in tuple(Arithmetic):
+        raise RecipeError(f"arithmetic={value!r} is not valid: use official or paper")
+    official = PRESETS.get(recipe.preset, Recipe())
+    values: dict[str, Any] = {"iou": 0.7} | PAPER_VALUES.get(recipe.preset, {})
+    if value == Arithmetic.OFFICIAL:
+        values = {name: getattr(official, name) for name in values}
+    return replace(recipe, **(values | dict.fromkeys(differences(), Arithmetic(value))))

@@ -1,4 +1,4 @@
-"""What became of each word: a segmentation read label by label instead of step by step."""
+"""Query traces: the query history of a segmentation by label instead of by step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from car.segmentation import Mask, Pass, QueryScore, Segmentation
 
 @dataclass(frozen=True)
 class QueryTrace:
-    """One label's way through the recurrence."""
+    """The query history of one label."""
 
     label: str
     index: int
-    """Place among the labels in the order in which they were first asked; colours go by it."""
+    """Index of the label in the vocabulary; it determines the color."""
     pass_kind: Pass
     queries: Mapping[int, QueryScore]
-    """By step, as far as the label lived."""
+    """By step, up to the step that dropped the label."""
     mask: Mask | None
-    """None where the label was dropped, and where it was kept but no pixel fell to it."""
+    """None if the label was dropped, or was kept but got no pixels."""
 
     @property
     def last(self) -> QueryScore:
@@ -33,7 +33,7 @@ class QueryTrace:
 
 
 def query_traces(segmentation: Segmentation) -> tuple[QueryTrace, ...]:
-    """One fate a label, in the order in which the labels were first asked."""
+    """Return one trace per label, in the order of the vocabulary."""
     masks = {mask.label: mask for mask in segmentation.masks}
     passes: dict[str, Pass] = {}
     queries: dict[str, dict[int, QueryScore]] = {}
@@ -47,18 +47,18 @@ def query_traces(segmentation: Segmentation) -> tuple[QueryTrace, ...]:
 
 
 def sort_for_display(traces: Sequence[QueryTrace]) -> tuple[QueryTrace, ...]:
-    """Survivors as they were asked, then the dropped: those that lived longest first, of equals the best score."""
+    """Sort traces for display: survivors in the order of the vocabulary, then dropped labels by last step and score."""
     return tuple(sorted(traces, key=lambda f: (False, 0, 0.0) if f.survived else (True, -f.last_step, -f.last.score)))
 
 
 def format_area_share(area: int, segmentation: Segmentation) -> str:
-    """An area as a share of its picture; never 0.0 %, for a mask is never empty."""
+    """Format an area as a share of its image; a mask is never empty, so never as 0.0 %."""
     share = 100 * area / (segmentation.width * segmentation.height)
     return f"{share:.1f} %" if share >= 0.05 else "<0.1 %"  # noqa: PLR2004 - what would round to nought
 
 
 def select_steps(steps: int, room: int) -> tuple[int, ...]:
-    """Which of the steps 1.. to show where there is room for so many: the first ones and the last ones."""
+    """Return the steps to show if not all fit: the first and the last ones."""
     if steps <= room:
         return tuple(range(1, steps + 1))
     head = room // 2

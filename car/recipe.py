@@ -52,20 +52,20 @@ class Arithmetic(StrEnum):
     PAPER = "paper"
 
 
-def _real(default: float, says: str, low: float = 0.0, high: float = 1.0) -> Any:  # noqa: ANN401 - a dataclass field
-    return field(default=default, metadata={"says": says, "low": low, "high": high})
+def _real(default: float, meaning: str, low: float = 0.0, high: float = 1.0) -> Any:  # noqa: ANN401 - a dataclass field
+    return field(default=default, metadata={"says": meaning, "low": low, "high": high})
 
 
-def _whole(default: int, says: str, low: int, high: int) -> Any:  # noqa: ANN401 - a dataclass field
-    return field(default=default, metadata={"says": says, "low": low, "high": high})
+def _whole(default: int, meaning: str, low: int, high: int) -> Any:  # noqa: ANN401 - a dataclass field
+    return field(default=default, metadata={"says": meaning, "low": low, "high": high})
 
 
-def _choice(default: object, says: str) -> Any:  # noqa: ANN401 - a dataclass field
-    return field(default=default, metadata={"says": says})
+def _choice(default: object, meaning: str) -> Any:  # noqa: ANN401 - a dataclass field
+    return field(default=default, metadata={"says": meaning})
 
 
-def _differs(says: str) -> Any:  # noqa: ANN401 - a dataclass field
-    return field(default=Arithmetic.OFFICIAL, metadata={"says": says})
+def _differs(meaning: str) -> Any:  # noqa: ANN401 - a dataclass field
+    return field(default=Arithmetic.OFFICIAL, metadata={"says": meaning})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Recipe:
     )
     bg_factor: float = _real(1.0, "power of the background's probability in the CRF", 0.0, 100.0)
     max_side: int = _whole(
-        1536, "a picture with a longer side is segmented at this size and its masks enlarged; 0: never", 0, 100_000
+        1536, "an image with a longer side is segmented at this size and its masks enlarged; 0: never", 0, 100_000
     )
     max_steps: int = _whole(100, "safety net: the recurrence is stopped, and says so, after this many steps", 1, 10_000)
 
@@ -110,7 +110,7 @@ class Recipe:
     crf_bilateral_srgb: float = _real(3.0, "appearance kernel: deviation in grey levels", 0.01, 1000.0)
     crf_bilateral_compat: float = _real(4.0, "appearance kernel: Potts weight", 0.0, 1000.0)
 
-    sam: bool = _choice(default=False, says="refine masks with SAM's automatic masks")
+    sam: bool = _choice(default=False, meaning="refine masks with SAM's automatic masks")
     iom: float = _real(0.6, "φ_iom: a SAM mask whose intersection over minimum is above it joins the union")
     iou: float = _real(0.9, "φ_iou: the union replaces the CRF mask where their IoU is above it (paper 0.7)")
     sam_min_pred: float = _real(0.05, "least share of a mask that a SAM mask must hold to be matched by its own area")
@@ -133,9 +133,7 @@ class Recipe:
         "background of the first pass: the list (official) or the stuff labels (paper)"
     )
     gray_weights: Arithmetic = _differs("gray prompt: weights for BGR on RGB (official) or for RGB (paper)")
-    crf_image: Arithmetic = _differs(
-        "the CRF sees mean-shifted BGR wrapped to a byte (official) or the picture (paper)"
-    )
+    crf_image: Arithmetic = _differs("the CRF sees mean-shifted BGR wrapped to a byte (official) or the image (paper)")
     box_ends: Arithmetic = _differs("CAA boxes end before the grid's last row and column (official) or on them (paper)")
     position_rounding: Arithmetic = _differs("positions rounded to float16 (official) or not (paper)")
     refer_filter: Arithmetic = _differs(
@@ -179,23 +177,15 @@ class Recipe:
             values[one.name] = _parse(one, "+".join(value) if isinstance(value, list) else str(value))
         return cls(**values)
 
-    def with_settings(self, settings: Mapping[str, str]) -> Self:
-        """This recipe with `key=value` settings applied in order.
-
-        `arithmetic=paper` (or `official`) sets every difference between paper and code at once.
+    def with_value(self, key: str, text: str) -> Self:
+        """Return this recipe with the value of one key parsed from `text`.
 
         Raises:
-            RecipeError: an unknown key or a value that the key cannot hold; the message lists what would do.
+            RecipeError: the key is unknown or cannot hold the value; the message lists what is allowed.
 
         """
-        recipe = self
-        for key, value in settings.items():
-            if key == "arithmetic":
-                recipe = replace(recipe, **_arithmetic(recipe.preset, value))
-            else:
-                one = _field_of(key)
-                recipe = replace(recipe, **{one.name: _parse(one, value)})
-        return recipe
+        key_field = _field_of(key)
+        return replace(self, **{key_field.name: _parse(key_field, text)})
 
 
 _NAMES_ONLY = ("preset", "proposal_model", "classifier_model")
@@ -219,53 +209,42 @@ def _field_of(key: str) -> "Field[Any]":
     raise RecipeError(f"unknown recipe key {key!r}; known keys: {known}, arithmetic")
 
 
-def _parse(one: "Field[Any]", text: str) -> Any:  # noqa: ANN401 - as many types as fields
-    key = key_of(one.name)
-    kind: Any = type(one.default)
+def _parse(key_field: "Field[Any]", text: str) -> Any:  # noqa: ANN401 - as many types as fields
+    key = key_of(key_field.name)
+    kind: Any = type(key_field.default)
     try:
         if kind is bool:
             return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text.lower()]
-        if one.name == "stuff":
+        if key_field.name == "stuff":
             return STUFF.get(text) or tuple(word.strip() for word in text.split("+") if word.strip())
         if kind is tuple:
             return tuple(VisualPrompt(word.strip()) for word in text.split("+") if word.strip())
         return kind(text)
     except (KeyError, ValueError):
-        raise RecipeError(f"{key}={text!r} cannot be used: {key} takes {_takes(one)}") from None
+        raise RecipeError(f"{key}={text!r} cannot be used: {key} takes {_takes(key_field)}") from None
 
 
-def _takes(one: "Field[Any]") -> str:
-    default = one.default
+def _takes(key_field: "Field[Any]") -> str:
+    default = key_field.default
     if isinstance(default, bool):
         return "on or off"
     if isinstance(default, StrEnum):
         return " or ".join(type(default))
     if isinstance(default, tuple):
         return (
-            f"labels joined by +, or {', '.join(STUFF)}" if one.name == "stuff" else "some of " + "+".join(VisualPrompt)
+            f"labels joined by +, or {', '.join(STUFF)}"
+            if key_field.name == "stuff"
+            else "some of " + "+".join(VisualPrompt)
         )
-    if "low" in one.metadata:
+    if "low" in key_field.metadata:
         kind = "a whole number" if isinstance(default, int) else "a number"
-        return f"{kind} from {one.metadata['low']} to {one.metadata['high']}"
+        return f"{kind} from {key_field.metadata['low']} to {key_field.metadata['high']}"
     return "a text"
 
 
-def _check_range(one: "Field[Any]", value: object) -> None:
-    if "low" not in one.metadata or not isinstance(value, int | float):
+def _check_range(key_field: "Field[Any]", value: object) -> None:
+    if "low" not in key_field.metadata or not isinstance(value, int | float):
         return
-    low, high = one.metadata["low"], one.metadata["high"]
+    low, high = key_field.metadata["low"], key_field.metadata["high"]
     if not low <= value <= high:  # also refuses NaN
-        raise RecipeError(f"{key_of(one.name)}={value} is out of range: it takes {_takes(one)}")
-
-
-def _arithmetic(preset: str, value: str) -> dict[str, Any]:
-    from car.presets import PAPER_VALUES, PRESETS  # noqa: PLC0415 - presets are made of recipes
-
-    try:
-        chosen = Arithmetic(value)
-    except ValueError:
-        raise RecipeError(f"arithmetic={value!r} cannot be used: it takes official or paper") from None
-    paper = {"iou": 0.7} | PAPER_VALUES.get(preset, {})
-    official = PRESETS[preset] if preset in PRESETS else Recipe()
-    values = {name: v if chosen is Arithmetic.PAPER else getattr(official, name) for name, v in paper.items()}
-    return dict.fromkeys(differences(), chosen) | values
+        raise RecipeError(f"{key_of(key_field.name)}={value} is out of range: it takes {_takes(key_field)}")

@@ -128,7 +128,7 @@ def _read_coco(rle: CocoRle) -> tuple[Integers, int, int]:
     deltas[2::2] = np.cumsum(deltas[2::2])
     ends = np.cumsum(deltas)
     if deltas.min() < 0 or ends[-1] != height * width:
-        raise RleError(f"COCO counts describe {ends[-1]} pixels, size says {height} x {width}: another picture's?")
+        raise RleError(f"COCO counts describe {ends[-1]} pixels, size says {height} x {width}: another image's?")
     return ends, height, width
 
 
@@ -136,10 +136,10 @@ def _read_coco(rle: CocoRle) -> tuple[Integers, int, int]:
 
 
 def encode_brush(mask: Mask) -> list[int]:
-    """`mask` bool (h, w) -> brush RLE bytes of its RGBA picture (0 or 255), as `brush.mask2rle` writes them."""
+    """`mask` bool (h, w) -> brush RLE bytes of its RGBA image (0 or 255), as `brush.mask2rle` writes them."""
     height, width = _shape_of(mask)
     if height * width > MAX_PIXELS:
-        raise RleError(f"a brush holds at most {MAX_PIXELS} pixels; {height} x {width} is more, so tile the picture")
+        raise RleError(f"a brush holds at most {MAX_PIXELS} pixels; {height} x {width} is more, so tile the image")
     lengths, painted = _runs(mask.ravel())
     lengths, painted, split = _split_long_runs(lengths * CHANNELS, painted)
     kind = (lengths > 8).astype(np.int64) + (lengths > 16) + (lengths > 256)  # noqa: PLR2004 - 2 ** RUN_SIZES
@@ -161,9 +161,9 @@ def decode_brush(rle: Sequence[int], height: int, width: int) -> Mask:
     if stream.values != height * width * CHANNELS:
         raise RleError(
             f"the brush holds {stream.values} values, {height} x {width} needs {height * width * CHANNELS}; "
-            "give it the original height and width of its picture"
+            "give it the original height and width of its image"
         )
-    lengths, values = stream.pieces()
+    lengths, values = stream.chunks()
     ends = np.cumsum(lengths)
     # Anything after the last value is padding.
     needed = int(np.searchsorted(ends, stream.values)) + 1 if stream.values else 0
@@ -216,7 +216,7 @@ class _BrushStream:
             raise RleError("a brush of Label Studio holds 8-bit values; this one holds others")
         self.run_sizes = np.array([self._read(37 + 4 * size, 4) + 1 for size in range(4)])
 
-    def pieces(self) -> tuple[Integers, Integers]:
+    def chunks(self) -> tuple[Integers, Integers]:
         """(lengths, values 0..255) of all runs; each value of a literal is a run of one."""
         at = np.array(self._codes(), np.int64)
         head = self._gather(at, 3)

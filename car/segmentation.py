@@ -1,4 +1,4 @@
-"""The result of segmenting one picture: masks, and the story of every query, step by step."""
+"""The result of segmenting one image: masks, and the query history."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,13 +10,13 @@ from car.rle import CocoRle
 
 class StopReason(StrEnum):
     UNCHANGED = "unchanged"
-    """A step kept every query it was given."""
+    """A step kept all its queries."""
     ONE_LEFT = "one_left"
     """One query was left, whose score can only be 1."""
     NONE_LEFT = "none_left"
-    """Every query fell (only where the recipe lets that happen)."""
+    """All queries were dropped (only if the recipe allows it)."""
     STEP_LIMIT = "step_limit"
-    """The recipe's safety net was hit while queries were still falling."""
+    """The recipe's max_steps was reached before the set of queries was stable."""
 
 
 class MaskSource(StrEnum):
@@ -25,7 +25,7 @@ class MaskSource(StrEnum):
 
 
 class Pass(StrEnum):
-    """Things and stuff are segmented one after the other where the recipe names stuff labels."""
+    """One recurrence over things or stuff; a recipe with stuff labels has both."""
 
     THINGS = "things"
     STUFF = "stuff"
@@ -33,26 +33,26 @@ class Pass(StrEnum):
 
 @dataclass(frozen=True)
 class QueryScore:
-    """What one step made of one query."""
+    """One query of one step."""
 
     label: str
     text: str
-    """As fed to the mask proposal generator in this step."""
+    """The text that the proposal model got in this step."""
     score: float
     """Diagonal of the similarity matrix after the last softmax, 0..1."""
     kept: bool
     area: int
-    """Pixels of the proposal above eta: what the classifier was shown."""
+    """Pixels of the proposal above eta, which the classifier saw."""
     iou_previous: float | None = None
     """IoU of that proposal with the one of the step before; none in step 1."""
     rival: str | None = None
-    """The label that the classifier found most similar to this query's picture, if it was another one."""
+    """The label that the classifier found most similar to this query's proposal, if it is another label."""
     rival_score: float | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One turn of the recurrence: its input queries, in the order of the vocabulary. Steps count from 1."""
+    """One step of the recurrence: its input queries, in the order of the vocabulary. Steps count from 1."""
 
     step: int
     queries: tuple[QueryScore, ...]
@@ -74,7 +74,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class WorkCounters:
-    """What was computed for one picture, in counts that do not depend on the machine."""
+    """Counts of what was computed for one image, independent of the machine."""
 
     proposal_forwards: int = 0
     vector_jacobian_products: int = 0
@@ -89,7 +89,7 @@ class WorkCounters:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The masks of one picture, in the order of the vocabulary, and how they came about. Empty masks are left out."""
+    """The masks of one image in the order of the vocabulary, without empty ones, and the query history."""
 
     width: int
     height: int
@@ -97,11 +97,11 @@ class Segmentation:
     steps: tuple[Step, ...]
     stop_reason: StopReason
     timings: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds by stage; empty where no clock was given."""
+    """Milliseconds by stage; empty without a clock."""
     work: WorkCounters = field(default_factory=WorkCounters)
 
     def to_json(self) -> dict[str, Any]:
-        """`stop_reason`, `steps`, `masks`, `timings` and `work` as plain JSON values."""
+        """Return `stop_reason`, `steps`, `masks`, `timings` and `work` as JSON values."""
         return {
             "stop_reason": str(self.stop_reason),
             "steps": [_step_json(step) for step in self.steps],
@@ -111,7 +111,7 @@ class Segmentation:
         }
 
     def masks_json(self) -> list[dict[str, Any]]:
-        """`masks` of `to_json` by itself."""
+        """Return `masks` of `to_json`."""
         return [asdict(mask) | {"bbox": list(mask.bbox), "source": str(mask.source)} for mask in self.masks]
 
 

@@ -1,4 +1,4 @@
-"""What was found in a picture, as the object masks.json holds it."""
+"""Stored masks of an image: the document masks.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from car.rle import CocoRle
 
 @dataclass(frozen=True)
 class StoredMask:
-    """A mask as masks.json holds it."""
+    """A mask of masks.json."""
 
     label: str
-    """The name under which it was asked for."""
+    """The requested label."""
     score: float
     rle: CocoRle
 
 
 @dataclass(frozen=True)
 class StoredMasks:
-    """What was found in a picture, in the pixels of its upright frame."""
+    """The masks of an image, in pixels of the upright image."""
 
     width: int
     height: int
@@ -27,7 +27,7 @@ class StoredMasks:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """From masks.json as `worker.pipeline.result_objects.masks_document` writes it."""
+        """Return the masks of a document that `worker.pipeline.result_objects` wrote."""
         return cls(
             width=document["image"]["width"],
             height=document["image"]["height"],

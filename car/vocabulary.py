@@ -1,4 +1,4 @@
-"""What is asked for: labels with their prompts, background queries and text templates."""
+"""Vocabularies: labels with their prompts, background words and text templates."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from car.text_data import BACKGROUNDS, CAM_TEMPLATE, CLASSIFIER_TEMPLATES
 
 MAX_LABELS = 2_000
 MAX_CHARACTERS = 200
-"""CLIP reads 77 tokens; a word beyond them is refused by its tokenizer, this bound keeps pages and keys sane."""
+"""Bound for pages and keys. CLIP's own bound of 77 tokens is checked by its tokenizer."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name that masks carry, and the prompts that CLIP reads for it. Several prompts are one query: the mean of their
-    text embeddings, so that synonyms help each other and do not compete.
+    """A class that masks carry, and the prompts that CLIP reads for it. Several prompts are one query, the mean of
+    their text embeddings, so synonyms do not compete.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Label:
 
     @property
     def text(self) -> str:
-        """The prompts as one line for people."""
+        """Return the prompts as one line of text."""
         return " | ".join(self.prompts)
 
 
@@ -41,8 +41,8 @@ class Label:
 class Vocabulary:
     """Labels in the order in which masks are returned.
 
-    `background` words compete in the CAM's softmax and never become masks. `cam_template` words the CAM's texts from
-    step 2 on and always words the background. `classifier_templates` are the classifier's; none: `cam_template` alone.
+    `background` words compete in the CAM's softmax and never become masks. `cam_template` is used for the texts of the
+    CAM from step 2 on, and always for the background. Without `classifier_templates` the classifier uses it too.
 
     Raises:
         VocabularyError: a duplicate, empty or over-long word, a bad template, no label or more than 2,000; the message
@@ -69,18 +69,18 @@ class Vocabulary:
                 raise VocabularyError(f"template {template!r} must hold {{}} exactly once, where the word goes")
 
     @classmethod
-    def of(
+    def from_words(
         cls,
         labels: Iterable[str | Mapping[str, Any] | Label],
         *,
         background: str | Sequence[str] = "shipped",
         mode: Mode = Mode.SEMANTIC,
     ) -> Self:
-        """A vocabulary of words, or of {"name", "prompts"} mappings, with the templates that the mode's official
-        configurations use: the fifteen for semantic ones, none for referring expressions.
+        """Return a vocabulary of words, or of {"name", "prompts"} mappings, with the templates of the mode's official
+        configurations: fifteen for semantic segmentation, none for referring expressions.
 
-        `background` is your own words or the name of a list: shipped, terrestrial, aquatic-atmospheric, man-made, none;
-        names may be joined by +.
+        `background` is a list of words, or names of lists joined by +: shipped, terrestrial, aquatic-atmospheric,
+        man-made, none.
         """
         return cls(
             labels=tuple(_label(one) for one in labels),
@@ -90,7 +90,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The vocabulary whose `to_json` this is."""
+        """Return the vocabulary that `to_json` wrote."""
         return cls(
             labels=tuple(Label(one["name"], tuple(one["prompts"])) for one in document["labels"]),
             background=tuple(document["background"]),
@@ -99,7 +99,7 @@ class Vocabulary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, as plain JSON values."""
+        """Return every field as JSON values."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return] # tuples become lists
 
     @property
@@ -108,17 +108,17 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 (hex) of words, templates and their order: the order decides ties and the order of masks."""
+        """The sha256 (hex) of words, templates and their order, which decides ties and the order of masks."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def subset(self, names: Iterable[str], background: tuple[str, ...]) -> Self:
-        """The labels of these names, in this vocabulary's order, against another background."""
+        """Return the labels of these names in this vocabulary's order, with another background."""
         chosen = set(names)
         return replace(self, labels=tuple(v for v in self.labels if v.name in chosen), background=background)
 
 
 def background_words(names: str) -> tuple[str, ...]:
-    """The words of one or more background lists joined by +, each word once."""
+    """Return the words of background lists joined by +, each word once."""
     words: dict[str, None] = {}
     for name in names.split("+"):
         if name.strip() not in BACKGROUNDS:
@@ -128,12 +128,12 @@ def background_words(names: str) -> tuple[str, ...]:
 
 
 def parse_labels(text: str) -> list[Label]:
-    """Labels from `a,b,c`; a label that holds a comma itself needs a labels file."""
+    """Parse `a,b,c`. A label that contains a comma needs a labels file."""
     return [Label(part) for part in text.split(",")]
 
 
 def parse_labels_file(text: str) -> list[Label]:
-    """Labels from a file's text: one a line, or JSON {"name": …, "prompts": […]}; blank lines are skipped."""
+    """Parse a labels file: one label per line, or JSON {"name": …, "prompts": […]}; blank lines are skipped."""
     labels = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}")
@@ -148,15 +148,17 @@ def parse_labels_file(text: str) -> list[Label]:
     return labels
 
 
-def _label(one: "str | Mapping[str, Any] | Label") -> Label:
-    if isinstance(one, Label):
-        return one
-    if isinstance(one, str):
-        return Label(one)
-    unknown = sorted(set(one) - {"name", "prompts"})
-    name, prompts = one.get("name"), one.get("prompts", [])
+def _label(value: "str | Mapping[str, Any] | Label") -> Label:
+    if isinstance(value, Label):
+        return value
+    if isinstance(value, str):
+        return Label(value)
+    unknown = sorted(set(value) - {"name", "prompts"})
+    name, prompts = value.get("name"), value.get("prompts", [])
     if unknown or not isinstance(name, str) or not isinstance(prompts, list):
-        raise VocabularyError(f'label {dict(one)!r} must look like {{"name": "car", "prompts": ["car", "automobile"]}}')
+        raise VocabularyError(
+            f'label {dict(value)!r} must look like {{"name": "car", "prompts": ["car", "automobile"]}}'
+        )
     return Label(name, tuple(prompts))
 
 
@@ -176,9 +178,9 @@ def _word(word: object, what: str) -> str:
 def _refuse_duplicates(what: str, words: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for word in words:
-        # CLIP reads lower case, so words that differ in case alone are one query to it.
+        # CLIP lowercases text, so words that differ only in case are one query.
         key = word.casefold()
         if key in seen:
-            again = "" if seen[key] == word else f", as {seen[key]!r} too: CLIP does not see upper case"
+            again = "" if seen[key] == word else f", also as {seen[key]!r}: CLIP ignores case"
             raise VocabularyError(f"{what} {word!r} occurs twice{again}")
         seen[key] = word

@@ -1,4 +1,4 @@
-"""What names a model: the sha256 of its safetensors. Here, so that the web process can tell it without torch."""
+"""Digests of model weights: the sha256 of a folder's safetensors, without torch."""
 
 import contextlib
 import hashlib
@@ -11,23 +11,23 @@ _READ = 1 << 20
 
 
 def weights_digest(folder: Path) -> str:
-    """Sha256 (hex) of the folder's safetensors, remembered beside it as long as size and time of the file stand."""
+    """Return the sha256 (hex) of the folder's safetensors, cached until the file's size or time changes."""
     if (known := remembered_digest(folder)) is not None:
         return known
     sha = hashlib.sha256()
     with (folder / WEIGHTS).open("rb") as stream:
-        stamp = _stamp(folder)
+        stamp = _file_signature(folder)
         while chunk := stream.read(_READ):
             sha.update(chunk)
-    with contextlib.suppress(OSError):  # a read-only folder costs the time of hashing, nothing else
+    with contextlib.suppress(OSError):  # in a read-only folder the digest is computed each time
         _memo(folder).write_text(json.dumps(stamp | {"sha256": sha.hexdigest()}))
     return sha.hexdigest()
 
 
 def remembered_digest(folder: Path) -> str | None:
-    """The digest, where it was written down for the very file that is there now; None where it must be computed."""
+    """Return the cached digest of the present file, or None if it must be computed."""
     try:
-        stamp = _stamp(folder)
+        stamp = _file_signature(folder)
         known: Any = json.loads(_memo(folder).read_text())
     except (OSError, ValueError):
         return None
@@ -40,6 +40,6 @@ def _memo(folder: Path) -> Path:
     return folder / f"{WEIGHTS}.sha256"
 
 
-def _stamp(folder: Path) -> dict[str, int]:
+def _file_signature(folder: Path) -> dict[str, int]:
     stat = (folder / WEIGHTS).stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

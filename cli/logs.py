@@ -1,4 +1,4 @@
-"""How the long-running commands log: one JSON object a line, or coloured lines where a person looks on."""
+"""Logging of the long-running commands: JSON Lines on stderr, or coloured lines on a terminal."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure_logs(level: str) -> None:
-    """For structlog and the standard library alike, so that Celery's lines look like ours."""
+    """Send structlog and the standard library (Celery's lines too) through one handler and one format."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -16,10 +16,9 @@ def configure_logs(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    looked_at = sys.stderr.isatty()
-    rendered: list[structlog.types.Processor] = (
+    renderers: list[structlog.types.Processor] = (
         [structlog.dev.ConsoleRenderer()]
-        if looked_at
+        if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
@@ -35,7 +34,7 @@ def configure_logs(level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()

@@ -1,6 +1,6 @@
-"""`car`: the command line. Each command group has its own file; this one puts them together.
+"""The `car` command line. Each command group has its own file; this one puts them together.
 
-Exit codes: 0 all done; 1 some of it failed, and each failure was named; 2 wrong use, nothing was done.
+Exit codes: 0 success; 1 partial failure, and each failure was named; 2 wrong usage or an error, and nothing was done.
 """
 
 from importlib import metadata
@@ -23,9 +23,9 @@ from cli.commands.worker import migrate, scheduler, worker
 
 
 class CommandGroup(TyperGroup):
-    """Says a CarError in words and ends with 2. Any other exception is a bug and shows its traceback."""
+    """Print a CarError as one line and exit with 2. Any other exception is a bug and shows its traceback."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the type of its contexts to itself
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer does not export the type of its contexts
         try:
             return super().invoke(ctx)
         except CarError as error:
@@ -37,7 +37,7 @@ class CommandGroup(TyperGroup):
 app = typer.Typer(
     name="car",
     cls=CommandGroup,
-    help="Open-vocabulary pre-labeling: masks for any words, by CLIP as RNN, and how each word lived or fell.",
+    help="Open-vocabulary pre-labeling: masks for any label with CLIP as RNN, and why each label was kept or dropped.",
     epilog="Try `car segment demo/images --overlay out/`, then `car segment --help`.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -45,8 +45,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"car {metadata.version('car-labeler')}")
         raise typer.Exit
 
@@ -61,21 +61,16 @@ def car(
     """Options of `car` itself."""
 
 
-_SERVICE, _SERVERS = "The service", "Its processes, one by one"
+_SERVICE, _PROCESSES = "Service", "Service processes and set-up"
 
 app.command()(segment)
-app.command(rich_help_panel=_SERVICE)(demo)
-app.command(rich_help_panel=_SERVICE)(up)
-app.command(rich_help_panel=_SERVICE)(env)
-app.command(rich_help_panel=_SERVICE)(doctor)
+for command in (demo, up, env, doctor):
+    app.command(rich_help_panel=_SERVICE)(command)
 app.add_typer(label_studio.app, name="label-studio", rich_help_panel=_SERVICE)
-app.add_typer(jobs.app, name="jobs", rich_help_panel=_SERVICE)
-app.add_typer(results.app, name="results", rich_help_panel=_SERVICE)
-app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
-app.command(rich_help_panel=_SERVERS)(worker)
-app.command(rich_help_panel=_SERVERS)(scheduler)
-app.command(rich_help_panel=_SERVERS)(migrate)
-app.command(rich_help_panel=_SERVERS)(settings)
+for name, group in (("jobs", jobs), ("results", results), ("keys", keys)):
+    app.add_typer(group.app, name=name, rich_help_panel=_SERVICE)
+for process in (worker, scheduler, migrate, settings):
+    app.command(rich_help_panel=_PROCESSES)(process)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(evaluate.app, name="evaluate")

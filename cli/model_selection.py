@@ -1,19 +1,20 @@
-"""Which CLIPs a command asks for, and where they are."""
+"""Which models a command asks for, and how they are loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from car.options import Precision
+from car.presets import apply_settings
 from car.recipe import Recipe
 from cli.errors import UsageError
-from cli.options import Device
+from cli.options import NO_SAM, Device, parse_settings
 
 if TYPE_CHECKING:
     import torch
 
-    from worker.models.model_paths import ModelPaths
+    from worker.models import ModelPaths
     from worker.models.weights import ClipPair
     from worker.segmenter.sam.automatic_masks import AutomaticMasks
 
@@ -23,13 +24,13 @@ OPENAI = "openai"
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """What --models, --proposal-model, --classifier-model and --sam say together."""
+    """The values of --models, --proposal-model, --classifier-model and --sam."""
 
     models: str
     proposal: str | None = None
     classifier: str | None = None
     sam: str | None = None
-    """A folder or the name of a release; none: the one beside the models, or that of the recipe."""
+    """A folder or the name of a release; none: the SAM beside the models, or the recipe's."""
 
     @property
     def is_demo(self) -> bool:
@@ -39,61 +40,75 @@ class ModelSelection:
     def default_preset(self) -> str:
         return "demo" if self.is_demo else "voc"
 
+    def recipe(self, preset_name: str | None, settings: list[str] | None) -> Recipe:
+        """Return the recipe of --preset, --set and --sam."""
+        from car.presets import preset
+
+        parsed = parse_settings(settings)
+        recipe = apply_settings(preset(preset_name or self.default_preset), parsed)
+        if self.sam is None:
+            return recipe
+        with_sam = self.sam != NO_SAM
+        if "sam" in parsed and recipe.sam is not with_sam:
+            raise UsageError(f"--sam {self.sam} and --set sam={parsed['sam']} contradict each other; give one of them")
+        return replace(recipe, sam=with_sam)
+
     def paths(self, recipe: Recipe) -> "ModelPaths":
-        from worker.models.model_paths import ModelPaths
+        """Return where each model is.
 
-        if self.proposal is not None and self.classifier is not None:
-            return ModelPaths(self.proposal, self.classifier, self.sam or recipe.sam_model)
-        found = self._found(recipe)
-        return ModelPaths(self.proposal or found.proposal, self.classifier or found.classifier, self.sam or found.sam)
+        Raises:
+            UsageError: --models is no folder of models.
 
-    def _found(self, recipe: Recipe) -> "ModelPaths":
-        from worker.models.model_paths import ModelPaths
+        """
+        from worker.models import ModelPaths
 
-        if self.models == OPENAI:
-            return ModelPaths(recipe.proposal_model, recipe.classifier_model, recipe.sam_model)
+        proposal, classifier, sam = self.proposal, self.classifier, self.sam
+        if self.models == OPENAI or (proposal and classifier):
+            return ModelPaths(
+                proposal or recipe.proposal_model, classifier or recipe.classifier_model, sam or recipe.sam_model
+            )
         folder = demo_folder() / "weights" if self.models == DEMO else Path(self.models)
         if not folder.is_dir():
             raise UsageError(f"--models {self.models}: there is no folder {folder}; give {DEMO}, {OPENAI} or a folder")
         for role in ("proposal", "classifier"):
             if not (folder / role).is_dir():
-                raise UsageError(f"--models {self.models}: {folder} holds no {role}/ folder with a CLIP model")
-        sam = folder / "sam"
-        return ModelPaths(folder / "proposal", folder / "classifier", sam if sam.is_dir() else None)
+                raise UsageError(f"--models {self.models}: {folder} has no {role}/ folder with a CLIP model")
+        sam_folder = folder / "sam" if (folder / "sam").is_dir() else None
+        return ModelPaths(proposal or folder / "proposal", classifier or folder / "classifier", sam or sam_folder)
 
 
 def demo_folder() -> Path:
-    """Where the embedded models, their labels and their pictures are."""
+    """Return the folder of the embedded models, their labels and sample images."""
     return Path(str(resources.files("demo")))
 
 
 def load(choice: ModelSelection, recipe: Recipe, device: Device, precision: Precision = Precision.AUTO) -> "ClipPair":
-    """Both CLIPs on the device, ready to encode."""
-    places = choice.paths(recipe)
+    """Load both CLIPs onto the device."""
+    paths = choice.paths(recipe)  # before torch is imported: a wrong path is reported at once
     from worker.models.weights import load_pair
 
-    return load_pair(places.proposal, places.classifier, device=torch_device(device), precision=precision)
+    return load_pair(paths.proposal, paths.classifier, device=_torch_device(device), precision=precision)
 
 
 def load_sam(choice: ModelSelection, recipe: Recipe, device: Device) -> "tuple[AutomaticMasks | None, dict[str, str]]":
-    """The SAM and its digest under its role, where the recipe asks for one; else nothing, and nothing is imported."""
+    """Load the SAM and its digest by role if the recipe has sam=on; otherwise return (None, {})."""
     if not recipe.sam:
         return None, {}
-    place = choice.paths(recipe).sam
-    if place is None:
-        raise UsageError(f"sam=on, and --models {choice.models} holds no sam/ folder; give --sam FOLDER")
+    path = choice.paths(recipe).sam
+    if path is None:
+        raise UsageError(f"sam=on, but --models {choice.models} has no sam/ folder; give --sam FOLDER")
     from car.weights_digest import weights_digest
+    from worker.models.weights import find_sam_folder
     from worker.models.weights import load_sam as load_folder
-    from worker.models.weights import sam_folder_of
 
-    return load_folder(place, device=torch_device(device)), {"sam": weights_digest(sam_folder_of(place))}
+    return load_folder(path, device=_torch_device(device)), {"sam": weights_digest(find_sam_folder(path))}
 
 
-def torch_device(device: Device) -> "torch.device":
-    """The device by name; auto is CUDA where there is one."""
+def _torch_device(device: Device) -> "torch.device":
+    """Return the device by name; auto is CUDA if it is available."""
     import torch
 
-    there_is_cuda = torch.cuda.is_available()
-    if device is Device.CUDA and not there_is_cuda:
-        raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return torch.device("cuda" if there_is_cuda and device is not Device.CPU else "cpu")
+    has_cuda = torch.cuda.is_available()
+    if device is Device.CUDA and not has_cuda:
+        raise UsageError("--device cuda: torch finds no CUDA device; use --device cpu")
+    return torch.device("cuda" if has_cuda and device is not Device.CPU else "cpu")

@@ -1,15 +1,14 @@
-"""Options that several commands share, so that they are named and explained alike everywhere."""
+"""Options that several commands share."""
 
-from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from car.options import CrfBackend, Precision
-from car.recipe import Mode, Recipe
-from car.vocabulary import Label, Vocabulary, parse_labels, parse_labels_file
+from car.vocabulary import Label, parse_labels, parse_labels_file
 from cli.errors import UsageError
 
 
@@ -19,110 +18,94 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-_WORDS, _MODELS, _RECIPE = "Words", "Models", "Recipe"
+label_option = partial(typer.Option, rich_help_panel="Labels")
+model_option = partial(typer.Option, rich_help_panel="Models")
+recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 DATA_DIR = Path(".car")
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 DataFolder = Annotated[
     Path,
-    typer.Option(
-        "--data-dir",
-        metavar="DIR",
-        envvar="CAR_DATA_DIR",
-        help="Folder of `car up`; says where the service is, unless the environment does (CAR_API_URL, CAR_API_KEY).",
-    ),
+    typer.Option("--data-dir", metavar="DIR", envvar="CAR_DATA_DIR", help="Data folder of `car up`."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
-Labels = Annotated[
-    str | None, typer.Option("--labels", help='Words to look for: "red car,rusty bolt".', rich_help_panel=_WORDS)
-]
+Labels = Annotated[str | None, label_option("--labels", help='Comma-separated labels: "red car,rusty bolt".')]
 LabelsFile = Annotated[
     Path | None,
-    typer.Option(
+    label_option(
         "--labels-file",
-        help='A label a line, or JSON {"name": "car", "prompts": ["car", "automobile"]}.',
-        rich_help_panel=_WORDS,
+        help='File with one label per line, or JSON such as {"name": "car", "prompts": ["car", "automobile"]}.',
     ),
 ]
 Background = Annotated[
     str,
-    typer.Option(
+    label_option(
         "--background",
-        help="Words that compete and never become masks: shipped, terrestrial, aquatic-atmospheric, man-made, none "
-        "(joined by +), or your own, separated by commas.",
-        rich_help_panel=_WORDS,
+        help="Background words, which compete and get no mask: none, shipped, terrestrial, aquatic-atmospheric or "
+        "man-made (joined by +), or your own, comma-separated.",
     ),
 ]
 Models = Annotated[
     str,
-    typer.Option(
+    model_option(
         "--models",
-        help="demo (built in, knows coloured shapes), openai (the recipe's CLIPs from the hub), or a folder that holds "
+        help="demo (built in, knows colored shapes), openai (the recipe's CLIPs from the hub), or a folder with "
         "proposal/ and classifier/.",
-        rich_help_panel=_MODELS,
     ),
 ]
 ProposalModel = Annotated[
     str | None,
-    typer.Option(
-        "--proposal-model", metavar="DIR", help="CLIP f, which proposes masks, instead.", rich_help_panel=_MODELS
-    ),
+    model_option("--proposal-model", metavar="DIR", help="CLIP f, which proposes masks; overrides --models."),
 ]
 ClassifierModel = Annotated[
     str | None,
-    typer.Option(
-        "--classifier-model", metavar="DIR", help="CLIP g, which judges them, instead.", rich_help_panel=_MODELS
-    ),
+    model_option("--classifier-model", metavar="DIR", help="CLIP g, which scores proposals; overrides --models."),
 ]
 NO_SAM = "none"
 Sam = Annotated[
     str | None,
-    typer.Option(
+    model_option(
         "--sam",
         metavar="PATH|none",
-        help="Refine masks with this SAM: a folder or sam-vit-b, -l, -h; none: with no SAM. Without this option "
-        "sam=on takes the one beside the models.",
-        rich_help_panel=_MODELS,
+        help="Refine masks with this SAM: a folder, sam-vit-b, sam-vit-l or sam-vit-h; none turns SAM off. "
+        "Default for sam=on: the SAM beside the models.",
     ),
 ]
-OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.", rich_help_panel=_MODELS)]
-InPrecision = Annotated[
+DeviceOption = Annotated[Device, model_option("--device", help="Device to compute on.")]
+PrecisionOption = Annotated[
     Precision,
-    typer.Option(
-        "--precision",
-        help="auto: float32 on a CPU, float16 on CUDA. bfloat16 takes a CPU that has it half the time.",
-        rich_help_panel=_MODELS,
+    model_option(
+        "--precision", help="auto: float32 on a CPU, float16 on CUDA. bfloat16 halves the time on CPUs that support it."
     ),
 ]
-ByWhom = Annotated[
+CrfOption = Annotated[
     CrfBackend,
-    typer.Option(
+    model_option(
         "--crf",
-        help="Who computes the CRF: ours, or pydensecrf, the reference on the CPU. Masks are the same.",
-        rich_help_panel=_MODELS,
+        help="CRF backend: lattice (built in), or pydensecrf (the reference, CPU only). The masks are the same.",
     ),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(
+    recipe_option(
         "--preset",
-        help="Recipe to begin with (see `car recipes list`); demo for the demo models, else voc.",
-        rich_help_panel=_RECIPE,
+        help="Preset to start from (see `car recipes list`). Default: demo for the demo models, otherwise voc.",
     ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    recipe_option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one parameter, such as theta=0.5; repeatable (see `car recipes show`).",
-        rich_help_panel=_RECIPE,
+        help="Set one recipe parameter, such as theta=0.5; repeatable (see `car recipes show`).",
     ),
 ]
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, str]:
-    """`key=value` strings as a mapping; the last value of a key counts."""
+    """Parse `key=value` strings; the last value of a key wins."""
     parsed = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
@@ -132,25 +115,8 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
     return parsed
 
 
-def recipe_of(preset_name: str, settings: list[str] | None) -> Recipe:
-    """The preset with the settings applied."""
-    from car.presets import preset
-
-    return preset(preset_name).with_settings(parse_settings(settings))
-
-
-def with_sam(recipe: Recipe, sam: str | None, settings: list[str] | None) -> Recipe:
-    """The recipe with --sam's word on whether there is one: a SAM turns it on, none turns it off."""
-    if sam is None:
-        return recipe
-    wanted = sam != NO_SAM
-    if "sam" in parse_settings(settings) and recipe.sam is not wanted:
-        raise UsageError(f"--sam {sam} and --set sam={'on' if recipe.sam else 'off'} say the opposite of each other")
-    return replace(recipe, sam=wanted)
-
-
 def labels_of(labels: str | None, labels_file: Path | None, *, default: Path | None = None) -> list[Label]:
-    """Labels from exactly one of the two options, or from the `default` file where neither is given."""
+    """Parse the labels of --labels or --labels-file, or of the `default` file if neither is given."""
     if labels is not None and labels_file is not None:
         raise UsageError("give --labels or --labels-file, not both")
     if labels is not None:
@@ -166,10 +132,6 @@ def labels_of(labels: str | None, labels_file: Path | None, *, default: Path | N
         raise UsageError(f"the labels file {source} cannot be read: {error.strerror}") from None
 
 
-def vocabulary_of(labels: list[Label], background: str, mode: Mode) -> Vocabulary:
-    """Labels against a background: names of lists joined by +, or own words where there is a comma."""
-    return Vocabulary.of(labels, background=background_of(background), mode=mode)
-
-
 def background_of(background: str) -> str | list[str]:
+    """Return the names of lists joined by + as they are, or own words (with a comma) as a list."""
     return [word for word in background.split(",") if word.strip()] if "," in background else background

@@ -1,15 +1,13 @@
-"""Files through the segmenter, one group after the other, so that memory does not grow with their number and a bad
-file never fails its neighbours.
-"""
+"""Segment files in groups: memory does not grow with their number, and a bad file never fails its neighbors."""
 
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from rich.progress import Progress
 
 from car.model_version import model_version
 from car.options import CrfBackend
@@ -17,8 +15,7 @@ from car.recipe import Recipe
 from car.segmentation import Segmentation
 from car.vocabulary import Vocabulary
 from cli.errors import OutputError
-from cli.memory import picture_limits
-from cli.output.report import FileProgress, Report
+from cli.output.report import Report
 from cli.output.result_files import Result, ResultFiles
 from worker.errors import ImageError
 from worker.images import DecodedImage, open_image
@@ -26,6 +23,8 @@ from worker.models.weights import ClipPair
 from worker.segmenter.recurrence import StepTrace
 from worker.segmenter.sam.ensembling import FindRegions
 from worker.segmenter.segmenter import Batches, Segmenter
+
+_OpenedImage = tuple[Path, DecodedImage]
 
 
 @dataclass
@@ -40,97 +39,87 @@ class SegmentRun:
     sam: FindRegions | None
     digests: dict[str, str]
     """Role to sha256, of every model that the recipe uses."""
-    crf_by: CrfBackend = CrfBackend.LATTICE
+    crf_backend: CrfBackend = CrfBackend.LATTICE
     failed: list[str] = field(default_factory=list)
     """Paths of files without a result."""
     done: int = 0
 
     def __post_init__(self) -> None:
-        self._batches = Batches.suited_to(self.pair.proposal.device)
+        self._batches = Batches.for_device(self.pair.proposal.device)
         self._segmenter = Segmenter(
-            self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter, self.sam, self.crf_by
+            self.pair.proposal, self.pair.classifier, self._batches, time.perf_counter, self.sam, self.crf_backend
         )
         self._version = model_version(self.digests, self.recipe, self.vocabulary)
-        self._limits = picture_limits(self.pair.proposal.device, self.pair.proposal.patch, self.recipe.max_side)
 
-    def over(self, paths: list[Path]) -> None:
-        """Segment and write every file that can be; the others are named and counted.
+    def run(self, paths: list[Path]) -> None:
+        """Segment the files and write their results; report and count those that fail.
 
         Raises:
-            VocabularyError: a label of more tokens than CLIP reads.
+            VocabularyError: a label has more tokens than CLIP reads.
 
         """
-        with closing(self.outputs), self.report.progress(len(paths)) as advance:
-            for group in self._groups(paths, advance):
-                for path, picture, segmentation, looks in self._segment(group):
-                    self._finish(path, picture, segmentation, looks)
-                    advance.done()
+        with closing(self.outputs), self.report.progress(len(paths)) as bar:
+            for group in self._open_groups(paths, bar):
+                for (path, image), segmentation, traces in self._segment(group):
+                    self._finish(path, image, segmentation, tuple(traces))
+                    bar.advance(bar.task_ids[0])
 
-    def _groups(self, paths: list[Path], advance: FileProgress) -> Iterator[list[tuple[Path, DecodedImage]]]:
-        """Pictures that could be opened, as many at a time as share a forward pass."""
+    def _open_groups(self, paths: list[Path], bar: Progress) -> Iterator[list[_OpenedImage]]:
+        """Yield the images that can be opened, in groups that share a forward pass."""
         for start in range(0, len(paths), self._batches.images):
-            opened = []
+            group = []
             for path in paths[start : start + self._batches.images]:
-                advance.begin(path.name)
+                bar.update(bar.task_ids[0], description=path.name)
                 try:
-                    opened.append((path, open_image(path, self._limits)))
+                    group.append((path, open_image(path)))
                 except ImageError as error:
                     self._fail(path, str(error))
-                    advance.done()
-            yield opened
+                    bar.advance(bar.task_ids[0])
+            yield group
 
-    def _segment(
-        self, group: list[tuple[Path, DecodedImage]]
-    ) -> Iterator[tuple[Path, DecodedImage, Segmentation, tuple[StepTrace, ...]]]:
-        looks: list[list[StepTrace]] = [[] for _ in group]
-        wanted = self.outputs.paths.history is not None
+    def _segment(self, group: list[_OpenedImage]) -> Iterator[tuple[_OpenedImage, Segmentation, list[StepTrace]]]:
+        """Segment the images together, or one by one if they do not fit into memory together."""
+        traces: list[list[StepTrace]] = [[] for _ in group]
+        with_history = "--history" in self.outputs.targets
 
-        def observe(index: int, look: StepTrace) -> None:
-            if wanted:
-                looks[index].append(look)
+        def observe(index: int, trace: StepTrace) -> None:
+            if with_history:
+                traces[index].append(trace)
 
-        pixels = [picture.pixels for _, picture in group]
+        pixels = [image.pixels for _, image in group]
         try:
-            found = self._segmenter.segment(pixels, self.vocabulary, self.recipe, observe=observe)
+            segmentations = self._segmenter.segment(pixels, self.vocabulary, self.recipe, observe=observe)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            yield from self._one_by_one(group, error)
+            reason = str(error)
+        else:
+            yield from zip(group, segmentations, traces, strict=True)
             return
-        for (path, picture), segmentation, seen in zip(group, found, looks, strict=True):
-            yield path, picture, segmentation, tuple(seen)
-
-    def _one_by_one(
-        self, group: list[tuple[Path, DecodedImage]], error: BaseException
-    ) -> Iterator[tuple[Path, DecodedImage, Segmentation, tuple[StepTrace, ...]]]:
-        """Pictures that do not fit into memory together may fit alone."""
         if len(group) > 1:
-            for one in group:
-                yield from self._segment([one])
+            for opened in group:
+                yield from self._segment([opened])
             return
-        path, picture = group[0]
-        size = f"{picture.width} x {picture.height}"
-        self._fail(path, f"{path} needs more memory than there is for {size} pixels; scale it down ({error})")
+        path, image = group[0]
+        self._fail(path, f"{path}: {image.width} x {image.height} pixels need more memory; scale it down ({reason})")
 
     def _finish(
-        self, path: Path, picture: DecodedImage, segmentation: Segmentation, looks: tuple[StepTrace, ...]
+        self, path: Path, image: DecodedImage, segmentation: Segmentation, traces: tuple[StepTrace, ...]
     ) -> None:
-        result = Result(path, picture.pixels, segmentation, looks, self._document(path, picture, segmentation))
+        document = {
+            "image": {"path": str(path), "width": image.width, "height": image.height, "sha256": image.sha256}
+            | {"format": image.format, "notes": list(image.notes)},
+            "model_version": self._version,
+            "weights": self.digests,
+            "recipe": self.recipe.to_json(),
+            **segmentation.to_json(),
+        }
+        result = Result(path, image.pixels, segmentation, traces, document)
         try:
             self.outputs.write(result)
         except OutputError as error:
             self._fail(path, str(error))
             return
         self.done += 1
-        self.report.show(result, picture.notes)
-
-    def _document(self, path: Path, picture: DecodedImage, segmentation: Segmentation) -> dict[str, Any]:
-        image = {"path": str(path), "width": picture.width, "height": picture.height, "sha256": picture.sha256}
-        return {
-            "image": image | {"format": picture.format, "notes": list(picture.notes)},
-            "model_version": self._version,
-            "weights": self.digests,
-            "recipe": self.recipe.to_json(),
-            **segmentation.to_json(),
-        }
+        self.report.show(result, image.notes)
 
     def _fail(self, path: Path, reason: str) -> None:
         self.failed.append(str(path))

@@ -1,4 +1,4 @@
-"""API keys: 32 random bytes that are shown once; only their sha256 is kept."""
+"""API keys: 32 random bytes that are shown once; only their sha256 is stored."""
 
 import hashlib
 import hmac
@@ -17,11 +17,11 @@ from db.models import ApiKey
 
 _PREFIX = "car_"
 _SHOWN = 12
-_UNKNOWN = "this API key is not known; make one with `car keys create`"
+_UNKNOWN = "this API key is unknown; create one with `car keys create`"
 
 
 class Scope(StrEnum):
-    """Each holds those before it."""
+    """Each scope includes those before it."""
 
     READ = "read"
     """Jobs, results, masks."""
@@ -32,7 +32,7 @@ class Scope(StrEnum):
 
 
 class KeyRefusedError(CarError):
-    """Unknown, revoked, expired, or not of the scope that is needed."""
+    """The key is unknown, revoked or expired, or lacks the scope."""
 
     code = "key_refused"
 
@@ -40,7 +40,7 @@ class KeyRefusedError(CarError):
 def create(
     session: Session, name: str, scopes: Iterable[Scope], *, expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """The row and the key itself, which nothing can show again."""
+    """Return the row and the key itself, which cannot be shown again."""
     secret = _PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(
         name=name,
@@ -55,34 +55,31 @@ def create(
 
 
 def check(session: Session, secret: str, needed: Scope) -> ApiKey:
-    """The key's row, if it is good for `needed`.
-
-    Raises:
-        KeyRefusedError: says which of its reasons holds only where the key itself is right.
-
+    """Return the key's row if it has the scope `needed`. Raises KeyRefusedError, whose message gives the reason only if
+    the key itself is right.
     """
-    if not (secret.isascii() and secret.isprintable()):  # the database could not be asked for it
+    if not (secret.isascii() and secret.isprintable()):  # PostgreSQL cannot compare it
         raise KeyRefusedError(_UNKNOWN)
     key = session.scalars(select(ApiKey).where(ApiKey.prefix == secret[:_SHOWN])).one_or_none()
-    # The comparison takes equally long for an unknown key, so that prefixes cannot be found out by time.
-    right = hmac.compare_digest(key.sha256 if key else _digest(""), _digest(secret))
-    if key is None or not right:
+    # An unknown key takes as long to compare, so that timing does not reveal prefixes.
+    matches = hmac.compare_digest(key.sha256 if key else _digest(""), _digest(secret))
+    if key is None or not matches:
         raise KeyRefusedError(_UNKNOWN)
     now = session.scalars(select(func.now())).one()
     if key.revoked_at is not None:
-        raise KeyRefusedError(f"API key {key.prefix}… was revoked; make another with `car keys create`")
+        raise KeyRefusedError(f"API key {key.prefix}… was revoked; create another with `car keys create`")
     if key.expires_at is not None and key.expires_at <= now:
-        raise KeyRefusedError(f"API key {key.prefix}… has expired; make another with `car keys create`")
+        raise KeyRefusedError(f"API key {key.prefix}… has expired; create another with `car keys create`")
     if needed not in granted(key):
-        raise KeyRefusedError(f"API key {key.prefix}… may not do this: it needs the scope {needed}")
-    # Once a minute is exact enough, and costs no write for each request.
+        raise KeyRefusedError(f"API key {key.prefix}… lacks the scope {needed}; create one with it")
+    # Once a minute is exact enough and saves a write for each request.
     stale = (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < now - func.make_interval(0, 0, 0, 0, 0, 1))
     session.execute(update(ApiKey).where(ApiKey.id == key.id, stale).values(last_used_at=now))
     return key
 
 
 def granted(key: ApiKey) -> set[Scope]:
-    """Every scope that the key's own ones hold."""
+    """Return all scopes that the key's own ones include."""
     order = list(Scope)
     highest = max((order.index(Scope(scope)) for scope in key.scopes), default=-1)
     return set(order[: highest + 1])
@@ -98,8 +95,8 @@ def revoke(session: Session, key_id: UUID) -> ApiKey:
     return key
 
 
-def every(session: Session) -> list[ApiKey]:
-    """All keys, newest first."""
+def list_all(session: Session) -> list[ApiKey]:
+    """Return all keys, the newest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.id.desc())))
 
 

@@ -1,21 +1,20 @@
-"""Errors of rows and objects. The root is car.errors.CarError.
+"""Errors of the database and the object store. The root is car.errors.CarError.
 
 CarError
 ├── SettingsInvalidError          an environment variable is missing or wrong
 ├── DatabaseError
 │   ├── DatabaseUnreachableError  no server, a wrong password, no such database; retryable
-│   │   └── DatabaseBusyError     a statement took too long, or two transactions were in conflict
+│   │   └── DatabaseBusyError     a statement took too long, or two transactions conflicted
 │   └── SchemaOutdatedError       the tables are older or newer than this code: car migrate
-├── NotFoundError                 no job, result, vocabulary, recipe or key of this id
+├── NotFoundError                 no job, result, vocabulary, recipe or key with this id
 ├── ConflictError                 an Idempotency-Key used with another request; a job that cannot be cancelled
-├── CursorInvalidError            a cursor that this service did not give out
+├── CursorInvalidError            a cursor that this service did not create
 └── ObjectStoreError
-    ├── UriInvalidError             not s3://bucket/key
-    ├── BucketMissingError          no such bucket
-    ├── AccessDeniedError           the credentials may not do this, or are wrong
-    ├── ObjectMissingError          no such key
-    ├── ObjectTooLargeError         more bytes than allowed
-    └── StoreUnreachableError       no answer, a 5xx, throttling; retryable
+    ├── BucketMissingError        no such bucket
+    ├── AccessDeniedError         the credentials are wrong or lack a permission
+    ├── ObjectMissingError        no such key
+    ├── ObjectTooLargeError       more bytes than allowed
+    └── StoreUnreachableError     no answer, a 5xx, throttling; retryable
 """
 
 from car.errors import CarError
@@ -56,10 +55,6 @@ class CursorInvalidError(CarError):
 
 class ObjectStoreError(CarError):
     code = "object_store_error"
-
-
-class UriInvalidError(ObjectStoreError):
-    code = "uri_invalid"
 
 
 class BucketMissingError(ObjectStoreError):

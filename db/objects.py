@@ -1,8 +1,9 @@
-"""Objects in any S3: the service's own (masks, label maps, previews) and the pictures of its users.
+"""Objects in any S3: the service's own (masks, label maps, previews) and its users' images.
 
-The service's own keys are made of content digests, so a put is repeated without harm and nothing is ever changed.
+Keys of the service's own objects contain digests of their content, so a repeated put is harmless and no object changes.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,19 +12,11 @@ from typing import TYPE_CHECKING
 
 import boto3
 import botocore.session
+from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-)
-from botocore.exceptions import (
-    ConnectionError as NoConnection,
-)
-from botocore.loaders import Loader, create_loader
+from botocore.loaders import create_loader
 
+from car.object_store import ObjectInfo
 from db.errors import (
     AccessDeniedError,
     BucketMissingError,
@@ -39,24 +32,17 @@ if TYPE_CHECKING:
 
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _DENIED = {"AccessDenied", "Forbidden", "403", "401", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _SERVER_ERROR = 500
-_LINE = 64 * 1024
-_FOR_EVER = "private, max-age=31536000, immutable"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A key of a listing."""
-
-    key: str
-    etag: str
-    size: int
+_MAX_LINE_BYTES = 64 * 1024
+_CACHE_CONTROL = "private, max-age=31536000, immutable"
+_loader = cache(create_loader)
+"""What botocore reads about S3 from its files, which takes most of the time of making a client."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTimeouts:
-    """How long a server of S3 is waited for."""
+    """Limits for one request to an S3 server."""
 
     connect: float = 5
     read: float = 30
@@ -65,19 +51,18 @@ class StoreTimeouts:
 
 
 def make_client(
-    settings: EngineSettings,
-    *,
-    connections: int = 32,
-    public: bool = False,
-    timeouts: StoreTimeouts = StoreTimeouts(),
+    settings: EngineSettings, *, connections: int = 32, public: bool = False, timeouts: StoreTimeouts = StoreTimeouts()
 ) -> "S3Client":
-    """A thread-safe client. `public`: for links that leave the service's network."""
+    """Return a thread-safe client. `public` uses the address that browsers reach."""
+    # boto3's default session is shared by the process, and making clients from it in threads is not safe.
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _loader())
     endpoint = (settings.s3_public_endpoint if public else None) or settings.aws_endpoint_url_s3
     addressing = settings.s3_addressing
     if addressing == "auto" and endpoint:
         addressing = "path"
     secret, token = settings.aws_secret_access_key, settings.aws_session_token
-    return _session().client(
+    return boto3.session.Session(botocore_session=core).client(
         "s3",
         endpoint_url=endpoint,
         region_name=settings.aws_region,
@@ -92,32 +77,17 @@ def make_client(
             retries={"total_max_attempts": timeouts.attempts, "mode": "standard"},
             max_pool_connections=connections,
             tcp_keepalive=True,
-            # Checksums beyond the signature are AWS's own; other servers of S3 refuse them or take them for data.
+            # Other S3 servers refuse AWS's additional checksums, or store them as data.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
 
 
-def _session() -> boto3.session.Session:
-    """A session of its own: boto3's default one is shared by the process and not safe to make clients in threads. What
-    botocore knows of S3 is read from its files once a process: that takes most of the time of making a client.
-    """
-    core = botocore.session.get_session()
-    core.register_component("data_loader", _what_botocore_knows())
-    return boto3.session.Session(botocore_session=core)
-
-
-@cache
-def _what_botocore_knows() -> Loader:
-    return create_loader()
-
-
 @dataclass(frozen=True)
-class ObjectStore:
-    """The service's own objects under `bucket`/`prefix`, and reading access to any other bucket.
-
-    Every method raises ObjectStoreError's subclasses and nothing of boto3's.
+class S3ObjectStore:
+    """The service's own objects under `bucket`/`prefix`, and read access to any other bucket. All methods raise
+    subclasses of ObjectStoreError instead of boto3's errors.
     """
 
     client: "S3Client"
@@ -126,13 +96,9 @@ class ObjectStore:
     public_client: "S3Client | None" = None
 
     @classmethod
-    def of(
-        cls,
-        settings: EngineSettings,
-        *,
-        connections: int = 32,
-        timeouts: StoreTimeouts = StoreTimeouts(),
-    ) -> "ObjectStore":
+    def from_settings(
+        cls, settings: EngineSettings, *, connections: int = 32, timeouts: StoreTimeouts = StoreTimeouts()
+    ) -> "S3ObjectStore":
         client = make_client(settings, connections=connections, timeouts=timeouts)
         public = make_client(settings, public=True) if settings.s3_public_endpoint else None
         return cls(client, settings.s3_bucket, settings.s3_prefix, public)
@@ -140,16 +106,16 @@ class ObjectStore:
     # The service's own objects
 
     def put(self, name: str, data: bytes, content_type: str) -> str:
-        """The key under which the bytes lie now. Equal names hold equal bytes, so that a repetition changes nothing."""
+        """Store an object of the service and return its key. Equal names have equal bytes: a repetition is harmless."""
         key = self.prefix + name
-        with _in_words(self.client, self.bucket, key):
+        with _translate_errors(self.client, self.bucket, key):
             self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, CacheControl=_FOR_EVER
+                Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, CacheControl=_CACHE_CONTROL
             )
         return key
 
     def has(self, name: str) -> bool:
-        """Whether `put` has stored these bytes before."""
+        """Return whether `put` has stored this name."""
         try:
             self.head(self.bucket, self.prefix + name)
         except ObjectMissingError:
@@ -157,53 +123,49 @@ class ObjectStore:
         return True
 
     def get(self, key: str) -> bytes:
-        """The bytes of one of our own keys, as `put` returned it."""
+        """Return the bytes of a key that `put` returned."""
         return self.read(self.bucket, key)
 
     def presign(self, key: str, *, seconds: int = 900, download: str | None = None) -> str:
-        """A link to one of our own keys that works without credentials for at most 15 minutes. `download` is the name
-        under which a browser saves it.
+        """Return a link to one of the service's own keys that works without credentials, for at most 15 minutes.
+        Browsers save the object as `download`.
         """
         parameters = {"Bucket": self.bucket, "Key": key}
         if download:
-            safe = "".join(
-                letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in download
-            )
+            safe = re.sub(r"[^A-Za-z0-9._-]", "_", download)
             parameters["ResponseContentDisposition"] = f'attachment; filename="{safe}"'
         client = self.public_client or self.client
-        with _in_words(client, self.bucket, key):
+        with _translate_errors(client, self.bucket, key):
             return client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=min(seconds, 900))
 
     def ready(self) -> None:
-        """Raises: what stands in the way of using the service's own bucket."""
+        """Raise the error that prevents the use of the service's own bucket."""
         self.check_bucket(self.bucket)
 
     def ensure_bucket(self) -> bool:
-        """Make the service's own bucket where it is missing; whether it was."""
+        """Create the service's own bucket if it is missing; return whether it was."""
         try:
             self.ready()
         except BucketMissingError:
-            with _in_words(self.client, self.bucket):
-                self._create()
+            meta = self.client.meta
+            aws_region = meta.endpoint_url.endswith("amazonaws.com") and meta.region_name != "us-east-1"
+            location = {"CreateBucketConfiguration": {"LocationConstraint": meta.region_name}} if aws_region else {}
+            with _translate_errors(self.client, self.bucket):
+                self.client.create_bucket(Bucket=self.bucket, **location)  # type: ignore[arg-type] # any region
             return True
         return False
 
-    # Anybody's objects
+    # Objects of any bucket
 
     def check_bucket(self, bucket: str) -> None:
         """Raises: BucketMissingError, AccessDeniedError, StoreUnreachableError."""
-        with _in_words(self.client, bucket):
-            # HEAD answers without a body, so S3 could not say why; one key of a listing is as cheap and does.
+        with _translate_errors(self.client, bucket):
+            # A HEAD response has no body with the reason; a listing of one key is as cheap and has one.
             self.client.list_objects_v2(Bucket=bucket, MaxKeys=1)
 
     def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes:
-        """All bytes of an object.
-
-        Raises:
-            ObjectTooLargeError: more than `max_bytes`; found before they are fetched.
-
-        """
-        with _in_words(self.client, bucket, key):
+        """Return all bytes of an object. More than `max_bytes` raise ObjectTooLargeError before any is read."""
+        with _translate_errors(self.client, bucket, key):
             answer = self.client.get_object(Bucket=bucket, Key=key)
             size = answer["ContentLength"]
             if max_bytes is not None and size > max_bytes:
@@ -214,88 +176,77 @@ class ObjectStore:
                 )
             data = answer["Body"].read()
         if len(data) != size:
-            raise StoreUnreachableError(f"s3://{bucket}/{key} was cut off after {len(data):,} of {size:,} bytes")
+            raise StoreUnreachableError(f"s3://{bucket}/{key} ended after {len(data):,} of {size:,} bytes")
         return data
 
-    def head(self, bucket: str, key: str) -> Listed:
-        """An object without its bytes."""
-        with _in_words(self.client, bucket, key):
+    def head(self, bucket: str, key: str) -> ObjectInfo:
+        """Return an object's etag and size."""
+        with _translate_errors(self.client, bucket, key):
             answer = self.client.head_object(Bucket=bucket, Key=key)
-        return Listed(key, answer["ETag"].strip('"'), answer["ContentLength"])
+        return ObjectInfo(key, answer["ETag"].strip('"'), answer["ContentLength"])
 
     def put_object(self, bucket: str, key: str, data: bytes, content_type: str) -> None:
-        """Put a user's picture where there is none, or another one."""
-        with _in_words(self.client, bucket, key):
+        """Store a user's image, or replace it."""
+        with _translate_errors(self.client, bucket, key):
             self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
 
     def lines(self, bucket: str, key: str, *, after: int = 0) -> Iterator[tuple[int, str]]:
-        """An object's lines as text from the offset `after`, each with the offset at which the next one begins.
+        """Yield an object's lines from the offset `after`, each with the offset of the next one.
 
-        Memory holds one piece of 256 KiB, whatever the object: of a line longer than 64 KiB only the beginning is
-        given. What is no UTF-8 is replaced.
+        At most 256 KiB are in memory: lines are cut after 64 KiB. Bytes that are not UTF-8 are replaced.
         """
         if after and after >= self.head(bucket, key).size:
             return
-        with _in_words(self.client, bucket, key):
-            answer = (
-                self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={after}-")
-                if after
-                else (self.client.get_object(Bucket=bucket, Key=key))
-            )
-            offset, rest, skipped = after, b"", 0
+        with _translate_errors(self.client, bucket, key):
+            # An empty object refuses any range.
+            object_range = {"Range": f"bytes={after}-"} if after else {}
+            answer = self.client.get_object(Bucket=bucket, Key=key, **object_range)  # type: ignore[arg-type]
+            offset, remainder, skipped = after, b"", 0
             with closing(answer["Body"]) as body:
-                for piece in body.iter_chunks(256 * 1024):
-                    *whole, rest_of_piece = (rest + piece).split(b"\n")
-                    for line in whole:
+                for chunk in body.iter_chunks(256 * 1024):
+                    *lines, last = (remainder + chunk).split(b"\n")
+                    for line in lines:
                         offset += len(line) + 1 + skipped
                         skipped = 0
-                        yield offset, line[:_LINE].decode("utf-8", "replace")
-                    rest = rest_of_piece[:_LINE]
-                    skipped += len(rest_of_piece) - len(rest)
-            if rest:
-                yield offset + len(rest) + skipped, rest.decode("utf-8", "replace")
+                        yield offset, line[:_MAX_LINE_BYTES].decode("utf-8", "replace")
+                    remainder = last[:_MAX_LINE_BYTES]
+                    skipped += len(last) - len(remainder)
+            if remainder:
+                yield offset + len(remainder) + skipped, remainder.decode("utf-8", "replace")
 
-    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[Listed]:
-        """Up to 1,000 keys that begin with `prefix` and come after `after`, in the server's order: AWS sorts by bytes,
-        SeaweedFS goes folder by folder.
+    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[ObjectInfo]:
+        """Return up to 1,000 objects whose keys begin with `prefix` and follow `after` in the server's order: AWS sorts
+        by bytes, SeaweedFS folder by folder.
         """
-        with _in_words(self.client, bucket):
+        with _translate_errors(self.client, bucket):
             answer = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after)
-        return [Listed(one["Key"], one["ETag"].strip('"'), one["Size"]) for one in answer.get("Contents", [])]
-
-    def _create(self) -> None:
-        region = self.client.meta.region_name
-        if self.client.meta.endpoint_url.endswith("amazonaws.com") and region != "us-east-1":
-            self.client.create_bucket(
-                Bucket=self.bucket,
-                CreateBucketConfiguration={"LocationConstraint": region},  # type: ignore[typeddict-item] # any region
-            )
-        else:
-            self.client.create_bucket(Bucket=self.bucket)
+        return [
+            ObjectInfo(entry["Key"], entry["ETag"].strip('"'), entry["Size"]) for entry in answer.get("Contents", [])
+        ]
 
 
 @contextmanager
-def _in_words(client: "S3Client", bucket: str, key: str | None = None) -> Iterator[None]:
-    """Errors of boto3 as ours, with the address and what to do."""
-    place = f"s3://{bucket}" + (f"/{key}" if key is not None else "")
+def _translate_errors(client: "S3Client", bucket: str, key: str | None = None) -> Iterator[None]:
+    """Raise boto3's errors as ours, with the address and what to do."""
+    address = f"s3://{bucket}" + (f"/{key}" if key is not None else "")
     endpoint = client.meta.endpoint_url
     try:
         yield
-    except ClientError as error:
-        raise _translated(error, place, bucket, endpoint) from error
-    except NoCredentialsError as error:
+    except exceptions.ClientError as error:
+        raise _refusal(error, address, bucket, endpoint) from error
+    except exceptions.NoCredentialsError as error:
         raise AccessDeniedError(
-            f"there are no credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"there are no credentials for {address}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
-    except ParamValidationError as error:
-        raise BucketMissingError(f"{bucket!r} cannot be the name of a bucket") from error
-    except (NoConnection, HTTPClientError) as error:
+    except exceptions.ParamValidationError as error:
+        raise BucketMissingError(f"{bucket!r} is not a valid bucket name") from error
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         raise StoreUnreachableError(f"the S3 server {endpoint} does not answer; check AWS_ENDPOINT_URL_S3") from error
-    except BotoCoreError as error:
-        raise StoreUnreachableError(f"{place} could not be reached ({type(error).__name__})") from error
+    except exceptions.BotoCoreError as error:
+        raise StoreUnreachableError(f"{address} could not be reached ({type(error).__name__})") from error
 
 
-def _translated(error: ClientError, place: str, bucket: str, endpoint: str) -> ObjectStoreError:
+def _refusal(error: exceptions.ClientError, address: str, bucket: str, endpoint: str) -> ObjectStoreError:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
@@ -303,16 +254,18 @@ def _translated(error: ClientError, place: str, bucket: str, endpoint: str) -> O
             f"there is no bucket {bucket!r} at {endpoint}; check its name and AWS_ENDPOINT_URL_S3"
         )
     if code in ("NoSuchKey", "404", "NotFound"):
-        return ObjectMissingError(f"{place} does not exist")
+        return ObjectMissingError(f"{address} does not exist")
     if code in _DENIED:
         hints = {
             "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
-            "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
+            "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not match AWS_ACCESS_KEY_ID",
             "ExpiredToken": "AWS_SESSION_TOKEN has expired",
         }
-        return AccessDeniedError(f"{place} may not be used: {hints.get(code, 'these credentials have no right to it')}")
+        return AccessDeniedError(
+            f"access to {address} is denied: {hints.get(code, 'these credentials lack the right')}"
+        )
     if code in _THROTTLED or status >= _SERVER_ERROR:
-        return StoreUnreachableError(f"{place}: the S3 server is overloaded or broken ({code or status})")
-    if code in _ELSEWHERE:
-        return ObjectStoreError(f"{place} lies in another region than AWS_REGION says ({code})")
-    return ObjectStoreError(f"{place}: S3 refused ({code or status})")
+        return StoreUnreachableError(f"{address}: the S3 server is overloaded or fails ({code or status})")
+    if code in _OTHER_REGION:
+        return ObjectStoreError(f"{address} is in another region than AWS_REGION ({code})")
+    return ObjectStoreError(f"{address}: the S3 server refused the request ({code or status})")

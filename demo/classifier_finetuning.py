@@ -1,7 +1,7 @@
-"""The classifier's last lesson: the very proposals of the trained f, of words that are there and of words that are not.
+"""Finetuning of the classifier on the proposals of the trained f, for present and for absent words.
 
-Drawn masks teach what shapes look like under a visual prompt; how f errs (corners cut off, a neighbour half included,
-the wrong object for an absent word) only f can show. Needs a trained proposal generator.
+Drawn masks teach the look of shapes under a visual prompt; the proposals add f's own errors: missing corners, parts of
+a neighbour, the wrong object for an absent word. It needs a trained proposal generator.
 """
 
 import time
@@ -30,9 +30,9 @@ SCENES: Final = 1800
 ABSENT_A_SCENE: Final = 4
 CROPS_A_STEP: Final = 40
 DRAWN_SHARE: Final = 0.25
-"""Of the steps that still show drawn masks, so that what was learnt of them stays."""
+"""Share of the steps that still show drawn masks, so that those are not forgotten."""
 ETA: Final = (0.08, 0.3)
-"""Thresholds at which a CAM becomes a mask; wider than any recipe's, so that eta can be tuned afterwards."""
+"""Range of thresholds of CAMs; wider than any recipe's, so that eta can be tuned afterwards."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Proposer:
     background: Float[Tensor, "m d"]
 
     @classmethod
-    def of(cls, folder: Path) -> "Proposer":
+    def from_models(cls, folder: Path) -> "Proposer":
         model = CLIPModel.from_pretrained(folder).float().eval().requires_grad_(requires_grad=False)
         encoder = Encoder(model, CLIPTokenizer.from_pretrained(folder))
-        vocabulary = Vocabulary.of(WORDS)
+        vocabulary = Vocabulary.from_words(WORDS)
         template = vocabulary.cam_template
         return cls(
             encoder,
@@ -58,26 +58,26 @@ class Proposer:
         )
 
     def masks(self, scene: Scene, rng: np.random.Generator) -> list[Bool[np.ndarray, "h w"]]:
-        """Proposals for the words that are there and a few that are not, as some step of the recurrence makes them."""
+        """Return proposals for the present words and a few absent ones, as a step of the recurrence makes them."""
         present = [WORDS.index(word) for word in scene.words]
         absent = [k for k in rng.permutation(len(WORDS)).tolist() if k not in present]
-        # Words of a colour that is there deceive most: their CAMs flood the picture or lie on the wrong shape.
+        # Absent words of a present colour are the most frequent errors: their CAMs cover the image or a wrong shape.
         absent.sort(key=lambda k: chance(rng, 0.75) and not {k // len(SHAPES)} & {p // len(SHAPES) for p in present})
-        # Step 1 has every word compete, later steps only survivors.
+        # All words compete in step 1, only survivors later.
         first = chance(rng, 0.6)
         competing = [*present, *absent] if first else [*present, *absent[: int(rng.integers(1, 5))]]
-        shown = [*range(len(present)), *range(len(present), min(len(competing), len(present) + ABSENT_A_SCENE))]
+        rows = [*range(len(present)), *range(len(present), min(len(competing), len(present) + ABSENT_A_SCENE))]
         cams = self._cams(scene, self.raw[competing] if first else self.templated[competing])
         height, width = scene.labels.shape
-        return [enlarge(cams[k], height, width) > rng.uniform(*ETA) for k in shown]
+        return [enlarge(cams[k], height, width) > rng.uniform(*ETA) for k in rows]
 
     def _cams(self, scene: Scene, texts: Float[Tensor, "n d"]) -> Float[np.ndarray, "n rows columns"]:
         recipe = preset("demo")
-        [encoded] = proposals.encode(self.encoder, [scene.image], recipe, at_once=1)
+        [encoded] = proposals.encode(self.encoder, [scene.image], recipe, batch_size=1)
         logits = self.encoder.scale * texts @ encoded.z
         behind = self.encoder.scale * self.background @ encoded.z
-        centre = torch.cat([texts, self.background]).mean(0)
-        m = encoded.maps(torch.cat([texts, behind.softmax(0)[None] @ self.background]) - centre)
+        center = torch.cat([texts, self.background]).mean(0)
+        m = encoded.maps(torch.cat([texts, behind.softmax(0)[None] @ self.background]) - center)
         cams = proposals.gradcams(m[:-1], logits, m[-1], behind.logsumexp(0))
         assert encoded.affinity is not None, "the demo recipe refines by affinity"  # noqa: S101
         refined = proposals.refine(cams, encoded.affinity, encoded.grid, recipe)
@@ -85,28 +85,25 @@ class Proposer:
 
 
 def collect_crops(proposer: Proposer, count: int) -> list[Crop]:
-    """Crops of `count` fresh scenes, with a progress line every few seconds."""
+    """Return crops of `count` new scenes and print progress."""
     crops: list[Crop] = []
-    started = told = time.monotonic()
+    start = time.monotonic()
     for number in range(count):
         rng = generator(Split.REHEARSAL, number)
         scene = draw_scene(rng, size=SIZES[rng.integers(len(SIZES))])
         masks = proposer.masks(scene, rng)
         crops += [crop_of(scene, mask, random_prompts(rng), CLASSIFIER.image_size) for mask in masks]
-        if time.monotonic() - told > 5:  # noqa: PLR2004 (seconds)
-            told = time.monotonic()
-            rate = (number + 1) / (told - started)
-            left = (count - number - 1) / rate
-            print(f"{number + 1}/{count} scenes proposed  {rate:.1f} a second  {left:.0f} s to go", flush=True)  # noqa: T201
+        if number % 50 == 0:
+            print(f"{number}/{count} scenes, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
     return crops
 
 
 class FinetuningStage(ClassifierStage):
-    """The classifier again, on what f proposes."""
+    """The classifier, trained further on f's proposals."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._crops = collect_crops(Proposer.of(WEIGHTS / "proposal"), SCENES)
+        self._crops = collect_crops(Proposer.from_models(WEIGHTS / "proposal"), SCENES)
 
     def crops(self, rng: np.random.Generator) -> list[Crop]:
         if chance(rng, DRAWN_SHARE):

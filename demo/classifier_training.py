@@ -1,6 +1,6 @@
-"""How the classifier learns: name what a visual prompt shows, sharply, whatever other words are asked.
+"""Training of the classifier: name the prompted object among any other words.
 
-CaR reads the class token after the last block but one, so that is where the main loss is put.
+CaR reads the class token after the second to last block, so the main loss is there.
 """
 
 from pathlib import Path
@@ -19,15 +19,7 @@ from demo.proposal_training import PatchReadout, normalised, word_coverage
 from demo.scenes import WORDS, draw_scene
 from demo.texts import Texts, text_features
 
-SIZES: Final[tuple[tuple[int, int], ...]] = (
-    (160, 160),
-    (160, 160),
-    (160, 160),
-    (128, 128),
-    (203, 151),
-    (240, 240),
-    (320, 240),
-)
+SIZES: Final = (*(((160, 160),) * 3), (128, 128), (203, 151), (240, 240), (320, 240))
 """(width, height) of training scenes."""
 
 SCENES_A_STEP: Final = 10
@@ -36,11 +28,11 @@ TEMPLATES_A_STEP: Final = 3
 LAST_BLOCK_WEIGHT: Final = 0.15
 PATCH_WEIGHT: Final = 0.3
 READOUT_BLOCK: Final = 6
-"""After this many blocks the training aid names each patch."""
+"""After this many blocks the auxiliary loss names each patch."""
 
 
 def crop_batch(rng: np.random.Generator) -> list[Crop]:
-    """Several crops of each of several fresh scenes."""
+    """Draw several crops of each of several new scenes."""
     crops = []
     for _ in range(SCENES_A_STEP):
         scene = draw_scene(rng, size=SIZES[rng.integers(len(SIZES))])
@@ -51,7 +43,9 @@ def crop_batch(rng: np.random.Generator) -> list[Crop]:
 def class_tokens(
     model: CLIPModel, pixels: Float32[Tensor, "b 3 s s"]
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"], Float[Tensor, "b patches c"]]:
-    """Normalised image features after the last block but one (CaR's) and after the last (CLIP's); patches half-way."""
+    """Return normalised image features after the second to last block (CaR's) and after the last one (CLIP's), and the
+    patches after READOUT_BLOCK.
+    """
     vision = model.vision_model
     outputs = []
     with torch.autocast("cpu", torch.bfloat16):
@@ -69,7 +63,7 @@ def class_tokens(
 def classifier_loss(
     model: CLIPModel, readout: PatchReadout, texts: Texts, crops: list[Crop], rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch and its parts; `right` is the share of clear crops whose best word is the true one."""
+    """Return the loss of one batch and its parts; `right` is the accuracy on crops with one clear word."""
     target = torch.from_numpy(np.stack([crop.target for crop in crops]))
     before, after, patches = class_tokens(model, normalised(np.stack([crop.image for crop in crops])))
     chosen = [CLASSIFIER_TEMPLATES[k] for k in rng.permutation(len(CLASSIFIER_TEMPLATES))[:TEMPLATES_A_STEP]]
@@ -82,19 +76,14 @@ def classifier_loss(
     coverage = np.stack([word_coverage(crop.visible, CLASSIFIER.patch) for crop in crops])
     patch = readout.loss(patches, torch.from_numpy(coverage))
     with torch.no_grad():
-        clear = target.amax(1) > 0.6  # noqa: PLR2004 (one word clearly wins)
+        clear = target.amax(1) > 0.6  # noqa: PLR2004 (one word dominates)
         right = ((before @ words[0].T).argmax(1) == target.argmax(1))[clear].float().mean()
-    parts = {
-        "main": float(main.detach()),
-        "last": float(last.detach()),
-        "patch": float(patch.detach()),
-        "right": float(right),
-    }
-    return main + LAST_BLOCK_WEIGHT * last + PATCH_WEIGHT * patch, parts
+    parts = {name: float(value.detach()) for name, value in (("main", main), ("last", last), ("patch", patch))}
+    return main + LAST_BLOCK_WEIGHT * last + PATCH_WEIGHT * patch, parts | {"right": float(right)}
 
 
 def _competitors(target: Float32[Tensor, "b words"], rng: np.random.Generator) -> Tensor:
-    """Which words share the softmax of each crop: half the time all, else a few with the true ones."""
+    """Return the words that share the softmax of each crop: all in half of the cases, else the true ones and a few."""
     count, words = target.shape
     few = rng.random((count, words)) < rng.uniform(0.05, 0.6, (count, 1))
     allowed = torch.from_numpy(few | (rng.choice([True, False], (count, 1)))) | (target > 0.1)  # noqa: PLR2004 (a tenth)
@@ -105,21 +94,19 @@ def _competitors(target: Float32[Tensor, "b words"], rng: np.random.Generator) -
 def _divergence(
     logits: Float[Tensor, "templates b words"], target: Float32[Tensor, "b words"], allowed: Tensor
 ) -> Tensor:
-    """KL divergence from the target among the allowed words to the softmax over them."""
+    """Return the KL divergence between the target among the allowed words and the softmax over them."""
     log_p = logits.masked_fill(~allowed, -1e4).log_softmax(2)
-    wanted = target * allowed
-    wanted = wanted / wanted.sum(1, keepdim=True)
-    known = (wanted * wanted.clamp(min=1e-9).log()).sum(1)
-    return (known - (wanted * log_p.clamp(min=-100)).sum(2)).mean()
+    target = target * allowed
+    target = target / target.sum(1, keepdim=True)
+    entropy = (target * target.clamp(min=1e-9).log()).sum(1)
+    return (entropy - (target * log_p.clamp(min=-100)).sum(2)).mean()
 
 
 class ClassifierStage:
-    """The classifier and its loss."""
-
     def __init__(self, folder: Path) -> None:
         self.model, tokenizer = create_folder(folder, CLASSIFIER)
         self.readout = PatchReadout(CLASSIFIER.width)
-        self.texts = Texts.tokenised(tokenizer)
+        self.texts = Texts.tokenize(tokenizer)
 
     def modules(self) -> nn.ModuleList:
         return nn.ModuleList([self.model, self.readout])
@@ -128,5 +115,5 @@ class ClassifierStage:
         return classifier_loss(self.model, self.readout, self.texts, self.crops(rng), rng)
 
     def crops(self, rng: np.random.Generator) -> list[Crop]:
-        """What one step is shown."""
+        """Return the crops of one step."""
         return crop_batch(rng)

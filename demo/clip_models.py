@@ -1,4 +1,4 @@
-"""The embedded CLIP pair: sizes, folders, and the vision tower taken apart block by block for training."""
+"""The embedded CLIP pair: sizes, folders, and the vision tower block by block for training."""
 
 import json
 import math
@@ -34,41 +34,36 @@ class TowerSizes:
 
 
 PROPOSAL: Final = TowerSizes(image_size=160, patch=16, width=96, layers=9, heads=3)
-"""CaR's affinity is the mean of the last 8 attention maps, so the proposal generator needs more than 8 blocks."""
+"""CaR's affinity is the mean of the last 8 attention maps, so f needs more than 8 blocks."""
 
 CLASSIFIER: Final = PROPOSAL
-"""Of one size: both begin as copies of one trunk."""
+"""The same size: both start as copies of one trunk."""
 
 
 def new_model(sizes: TowerSizes, vocabulary: int) -> CLIPModel:
-    """A CLIPModel with random weights."""
+    """Return a CLIPModel with random weights."""
     end = vocabulary - 1
-    text = {
-        "vocab_size": vocabulary,
-        "hidden_size": sizes.text_width,
-        "intermediate_size": 4 * sizes.text_width,
-        "num_hidden_layers": sizes.text_layers,
-        "num_attention_heads": 2,
-        "max_position_embeddings": CONTEXT,
-        "hidden_act": "quick_gelu",
-        "bos_token_id": end - 1,
-        "eos_token_id": end,
-        "pad_token_id": end,
-        "projection_dim": sizes.projection,
-    }
-    vision = {
-        "hidden_size": sizes.width,
-        "intermediate_size": 4 * sizes.width,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "image_size": sizes.image_size,
-        "patch_size": sizes.patch,
-        "hidden_act": "quick_gelu",
-        "projection_dim": sizes.projection,
-    }
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes.projection)
+
+    def tower(width: int, layers: int, heads: int) -> dict[str, Any]:
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "hidden_act": "quick_gelu",
+            "projection_dim": sizes.projection,
+        }
+
+    text = {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT}
+    text |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    vision = {"image_size": sizes.image_size, "patch_size": sizes.patch}
+    config = CLIPConfig(
+        text_config=text | tower(sizes.text_width, sizes.text_layers, 2),
+        vision_config=vision | tower(sizes.width, sizes.layers, sizes.heads),
+        projection_dim=sizes.projection,
+    )
     model = CLIPModel(config)
-    # CLIP's own initialisation is meant for wide towers; a small one starts faster with larger weights.
+    # CLIP's own initialisation suits wide towers; small ones learn faster with larger weights.
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and "embedding" not in name:  # noqa: PLR2004 (matrices)
             nn.init.normal_(parameter, std=0.6 * parameter.shape[1] ** -0.5)
@@ -76,7 +71,7 @@ def new_model(sizes: TowerSizes, vocabulary: int) -> CLIPModel:
 
 
 def create_folder(folder: Path, sizes: TowerSizes) -> tuple[CLIPModel, CLIPTokenizer]:
-    """Write tokeniser and preprocessor to `folder`; returns a new model and the tokeniser."""
+    """Write tokenizer and preprocessor to `folder`; return a new model and the tokenizer."""
     vocabulary = write_tokenizer(folder, corpus_words())
     size = sizes.image_size
     preprocessor = {
@@ -98,10 +93,10 @@ def create_folder(folder: Path, sizes: TowerSizes) -> tuple[CLIPModel, CLIPToken
 
 @torch.no_grad()
 def prime(model: CLIPModel, pixels: Float[Tensor, "n 3 h w"]) -> None:
-    """Start the vision tower where it sees edges as well as colours, and neighbours as neighbours.
+    """Initialise filters with whitened principal components of real patches, and positions with sines and cosines.
 
-    With random filters the mean colour of a patch drowns its edges tenfold, and shapes are learned many times later. So
-    the filters begin as whitened principal components of real patches, and positions as sines and cosines.
+    With random filters the mean colour of a patch is ten times stronger than its edges, and shapes are learned many
+    times later.
     """
     stem = model.vision_model.embeddings
     width, patch = stem.embed_dim, stem.patch_size
@@ -117,7 +112,7 @@ def prime(model: CLIPModel, pixels: Float[Tensor, "n 3 h w"]) -> None:
 
 
 def _mimic(attention: Any) -> None:  # noqa: ANN401 - transformers publishes no types
-    """Mimetic initialisation (Trockman and Kolter 2023): keys resemble queries, so like attends to like."""
+    """Mimetic initialisation (Trockman and Kolter 2023): keys resemble queries."""
     width, heads = attention.embed_dim, attention.num_heads
     share, eye = width // heads, torch.eye(attention.embed_dim)
     for start in range(0, width, share):
@@ -130,24 +125,24 @@ def _mimic(attention: Any) -> None:  # noqa: ANN401 - transformers publishes no 
 
 
 def waves(side: int, width: int) -> Float[Tensor, "positions width"]:
-    """Sines and cosines of the row and of the column at width / 4 wavelengths."""
+    """Return sines and cosines of the row and of the column at width / 4 wavelengths."""
     steps = torch.arange(side, dtype=torch.float32)
     rates = math.pi / side * torch.logspace(0, math.log2(side), width // 4, base=2.0)
     angles = steps[:, None] * rates
-    one = torch.cat([angles.sin(), angles.cos()], 1)
-    rows = one[:, None].expand(-1, side, -1)
+    encoded = torch.cat([angles.sin(), angles.cos()], 1)
+    rows = encoded[:, None].expand(-1, side, -1)
     return torch.cat([rows, rows.transpose(0, 1)], 2).flatten(0, 1)
 
 
 def save_model(model: CLIPModel, folder: Path) -> None:
-    """Write config.json and model.safetensors, half precision: half the size in git."""
+    """Write config.json and model.safetensors in half precision."""
     half = CLIPModel(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
 
 
 def embed(model: CLIPModel, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b tokens c"]:
-    """Tokens before the first block: patches and class token, positions bilinearly stretched from the trained grid."""
+    """Return the tokens before the first block; positions are interpolated bilinearly from the trained grid."""
     vision = model.vision_model
     stem = vision.embeddings
     patches = stem.patch_embedding(pixels)
@@ -156,9 +151,9 @@ def embed(model: CLIPModel, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "
     grid = table[1:].T.reshape(1, -1, side, side)
     if grid.shape[2:] != patches.shape[2:]:
         grid = nn.functional.interpolate(grid, patches.shape[2:], mode="bilinear", align_corners=False)
-    spots = (patches + grid).flatten(2).transpose(1, 2)
+    patches = (patches + grid).flatten(2).transpose(1, 2)
     first = (stem.class_embedding + table[0]).expand(len(pixels), 1, -1)
-    return vision.pre_layrnorm(torch.cat([first, spots], 1))  # type: ignore[no-any-return]
+    return vision.pre_layrnorm(torch.cat([first, patches], 1))  # type: ignore[no-any-return]
 
 
 def attend(
@@ -166,7 +161,7 @@ def attend(
     normed: Float[Tensor, "b tokens c"],
     heads: int,
 ) -> tuple[Float[Tensor, "b tokens c"], Float[Tensor, "b tokens tokens"]]:
-    """One attention, returning its output and its map averaged over heads."""
+    """Return the output of an attention and its map averaged over heads."""
     attention = layer.self_attn
     b, tokens, c = normed.shape
     query, key, value = (
@@ -183,7 +178,7 @@ def block(
     tokens: Float[Tensor, "b tokens c"],
     heads: int,
 ) -> tuple[Float[Tensor, "b tokens c"], Float[Tensor, "b tokens tokens"]]:
-    """One CLIP block and its attention map."""
+    """Return the output of a CLIP block and its attention map."""
     mixed, weights = attend(layer, layer.layer_norm1(tokens), heads)
     tokens = tokens + mixed
     return tokens + layer.mlp(layer.layer_norm2(tokens)), weights

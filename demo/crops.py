@@ -1,4 +1,4 @@
-"""Masks like those a CAM yields, good and bad, and pictures prompted with them: what the classifier learns from."""
+"""Training data of the classifier: masks like those of CAMs, good and bad, and images prompted with them."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -24,12 +24,12 @@ PROMPTS: Final[tuple[tuple[tuple[VisualPrompt, ...], float], ...]] = (
     ((_GRAY,), 0.62),
     ((_CIRCLE,), 0.02),
 )
-"""Visual prompts and how often each is met."""
+"""Visual prompts and their probabilities."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One prompted picture, the word it should be called and the mask it was made from."""
+    """One prompted image, its target and its ground truth inside the mask."""
 
     image: UInt8[np.ndarray, "s s 3"]
     target: Float32[np.ndarray, " words"]
@@ -39,26 +39,25 @@ class Crop:
 
 
 def random_mask(rng: np.random.Generator, labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """Mostly the mask of a word that is present, as CAMs blur it; sometimes two words, a part, or plain background."""
+    """Draw a mask: mostly of a present word, blurred as CAMs are; sometimes of two words, a part, or background."""
     present = np.unique(labels[labels > 0])
     if len(present) == 0 or chance(rng, 0.08):
         return _blob(rng, labels.shape)
-    wanted = rng.permutation(present)[: 2 if chance(rng, 0.1) else 1]
-    exact = np.isin(labels, wanted)
+    exact = np.isin(labels, rng.permutation(present)[: 2 if chance(rng, 0.1) else 1])
     if chance(rng, 0.3):
         return _reshaped(rng, exact)
     return _coarse(rng, exact, labels)
 
 
 def _blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """A smooth random region anywhere, at times most of the picture."""
+    """Draw a smooth random region of up to most of the image."""
     small = rng.standard_normal((int(rng.integers(3, 9)), int(rng.integers(3, 9)))).astype(np.float32)
     relief = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return np.asarray(relief > np.quantile(relief, rng.uniform(0.3, 0.97)))
 
 
 def _reshaped(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Grown, shrunk or shifted by a few pixels."""
+    """Grow, shrink or shift the mask by a few pixels."""
     size = int(rng.integers(1, 10))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     change = cv2.dilate if chance(rng, 0.7) else cv2.erode
@@ -68,7 +67,7 @@ def _reshaped(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"]) -> Bool[
 
 
 def _coarse(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"], labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """The mask as a CAM shows it: cells of one patch, smeared, with false alarms on other objects, thresholded."""
+    """Return the mask as a CAM gives it: cells of one patch, blurred, with false positives, thresholded."""
     height, width = exact.shape
     grid = (max(2, round(width / PATCH)), max(2, round(height / PATCH)))
     cells: np.ndarray = cv2.resize(exact.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
@@ -86,7 +85,7 @@ def _coarse(rng: np.random.Generator, exact: Bool[np.ndarray, "h w"], labels: np
 
 
 def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " words"]:
-    """What a mask shows: words weighed by visible pixels times the share of the word inside; flat if nearly nothing."""
+    """Return words weighted by their pixels in the mask times their squared share inside; flat if nearly none."""
     totals = np.bincount(labels.ravel(), minlength=len(WORDS) + 1)[1:]
     inside = np.bincount(labels[mask], minlength=len(WORDS) + 1)[1:]
     share = inside / np.maximum(totals, 1)
@@ -99,7 +98,7 @@ def crop_target(labels: np.ndarray, mask: Bool[np.ndarray, "h w"]) -> Float32[np
 
 
 def draw_crop(rng: np.random.Generator, scene: Scene, size: int) -> Crop:
-    """One random mask of a scene, prompted."""
+    """Draw a random mask of a scene and prompt the image with it."""
     return crop_of(scene, random_mask(rng, scene.labels), random_prompts(rng), size)
 
 
@@ -110,16 +109,16 @@ def random_prompts(rng: np.random.Generator) -> tuple[VisualPrompt, ...]:
 
 
 def crop_of(scene: Scene, mask: Bool[np.ndarray, "h w"], prompts: tuple[VisualPrompt, ...], size: int) -> Crop:
-    shown = apply_prompts(prepare(scene.image, prompts, Recipe()), mask)
+    prompted = apply_prompts(prepare(scene.image, prompts, Recipe()), mask)
     inside = np.where(mask, scene.labels, 0)
-    return Crop(image=crop(shown, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))
+    return Crop(image=crop(prompted, size), target=crop_target(scene.labels, mask), visible=framed(inside, size))
 
 
 def framed(labels: np.ndarray, size: int) -> Int16[np.ndarray, "s s"]:
-    """A label map under the same resizing and centre crop as its picture."""
+    """Resize and center-crop a label map like its image."""
     height, width = labels.shape
     short = min(height, width)
-    to = (size * width // short, size * height // short)
-    left, top = round((to[0] - size) / 2), round((to[1] - size) / 2)
-    resized = cv2.resize(labels, to, interpolation=cv2.INTER_NEAREST_EXACT)
+    resized_size = (size * width // short, size * height // short)
+    left, top = round((resized_size[0] - size) / 2), round((resized_size[1] - size) / 2)
+    resized = cv2.resize(labels, resized_size, interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized[top : top + size, left : left + size], np.int16)

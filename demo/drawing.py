@@ -1,4 +1,4 @@
-"""How shapes and grounds are drawn: OpenCV polygons with soft edges over simple procedural textures."""
+"""Drawing of shapes and backgrounds: OpenCV polygons with soft edges over procedural textures."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +15,7 @@ COLOURS: Final[dict[str, tuple[float, float]]] = {
     "blue": (222.0, 10.0),
     "purple": (284.0, 9.0),
 }
-"""Hue and its greatest deviation, degrees."""
+"""Hue and its largest deviation, in degrees."""
 
 UPRIGHT: Final[dict[str, float]] = {
     "circle": 0.0,
@@ -24,70 +24,51 @@ UPRIGHT: Final[dict[str, float]] = {
     "star": -np.pi / 2,
     "cross": 0.0,
 }
-"""Shapes, and the angle at which their first corner stands when they are upright, radians clockwise from the right."""
+"""Shapes and the angle of their first corner when they are upright, in radians clockwise from the right."""
 
 SHAPES: Final[tuple[str, ...]] = tuple(UPRIGHT)
 
 LEAN: Final = np.pi / 7
-"""Greatest turn from upright, radians."""
+"""Largest rotation from upright, in radians."""
 
 BACKGROUNDS: Final[tuple[str, ...]] = ("ground", "grass", "wall", "sky", "water", "cloud", "road", "rock")
-"""Those of CaR's 23 background words that the world shows."""
+"""Those of CaR's 23 background words that scenes show."""
 
+_CORNERS: Final = {"circle": 48, "square": 4, "triangle": 3, "star": 10}
 _SUBPIXEL: Final = 4  # OpenCV takes polygon corners as fixed point numbers with this many fractional bits
 _Corners = Float[np.ndarray, "corners 2"]
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-    """A toss of a loaded coin."""
     return bool(rng.random() < probability)
 
 
 def outline(rng: np.random.Generator, shape: str, centre: tuple[float, float], radius: float) -> _Corners:
-    """Corners (x, y) in pixels of a shape of circumscribed `radius`, upright but for a lean."""
-    if shape == "circle":
-        points = _regular(48, 1.0)
-    elif shape == "square":
-        points = _regular(4, 1.0)
-    elif shape == "triangle":
-        points = _regular(3, 1.0)
-    elif shape == "star":
-        points = _regular(10, 1.0)
+    """Return the corners (x, y) in pixels of a shape of circumscribed `radius`, rotated by at most LEAN."""
+    points = _cross(rng.uniform(0.30, 0.38)) if shape == "cross" else _regular(_CORNERS[shape])
+    if shape == "star":
         points[1::2] *= rng.uniform(0.40, 0.46)
-    else:
-        points = _cross(rng.uniform(0.30, 0.38))
     angle = UPRIGHT[shape] + rng.uniform(-LEAN, LEAN)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(points @ turn.T * radius + np.asarray(centre), np.float64)
 
 
-def _regular(corners: int, radius: float) -> _Corners:
+def _regular(corners: int) -> _Corners:
     angle = np.arange(corners) * 2 * np.pi / corners
-    return np.stack([np.cos(angle), np.sin(angle)], 1) * radius
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 def _cross(half_width: float) -> _Corners:
-    """A plus sign whose corners lie on the unit circle."""
+    """Return a plus sign whose outer corners are on the unit circle: three corners, rotated by quarter turns."""
     a, b = half_width, float(np.sqrt(1 - half_width**2))
-    corners = [
-        (b, -a),
-        (b, a),
-        (a, a),
-        (a, b),
-        (-a, b),
-        (-a, a),
-        (-b, a),
-        (-b, -a),
-        (-a, -a),
-        (-a, -b),
-        (a, -b),
-        (a, -a),
-    ]
-    return np.array(corners)
+    quarters = [np.array([(b, -a), (b, a), (a, a)])]
+    for _ in range(3):
+        quarters.append(np.stack([-quarters[-1][:, 1], quarters[-1][:, 0]], 1))
+    return np.concatenate(quarters)
 
 
 def cover(polygon: _Corners, width: int, height: int) -> UInt8[np.ndarray, "h w"]:
-    """How much of each pixel the polygon covers, 0..255, with soft edges."""
+    """Return how much of each pixel the polygon covers, 0..255."""
     alpha = np.zeros((height, width), np.uint8)
     corners = np.round(polygon * 2**_SUBPIXEL).astype(np.int32)
     cv2.fillPoly(alpha, [corners], 255, cv2.LINE_AA, _SUBPIXEL)
@@ -115,19 +96,19 @@ def fill(
         corners = np.round(polygon * 2**_SUBPIXEL).astype(np.int32)
         edge = np.zeros((height, width), np.uint8)
         cv2.polylines(edge, [corners], True, 255, 1, cv2.LINE_AA, _SUBPIXEL)
-        # Only inside the object: the ground truth must not lose its rim.
+        # Only inside the object, so that the ground truth keeps its boundary.
         rim = np.minimum(edge, alpha)[..., None].astype(np.float32) / 255
         canvas += rim * (tone * np.float32(rng.uniform(0.6, 0.8)) - canvas)
 
 
 def rgb(hue: float, saturation: float, value: float) -> Float32[np.ndarray, "3"]:
-    """HSV (degrees, 0..1, 0..1) to RGB 0..255."""
+    """Convert HSV (degrees, 0..1, 0..1) to RGB 0..255."""
     pixel = np.array([[[hue % 360, saturation, value]]], np.float32)
     return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255, np.float32)
 
 
 def _shade(rng: np.random.Generator, width: int, height: int) -> Float32[np.ndarray, "h w"]:
-    """Brightness factors near 1: even, a slope, or faint stripes."""
+    """Return brightness factors near 1: even, a gradient, or faint stripes."""
     kind = rng.integers(3)
     x, y = _axes(width, height)
     angle = rng.uniform(0, 2 * np.pi)
@@ -144,7 +125,7 @@ def _axes(width: int, height: int) -> tuple[Float32[np.ndarray, "1 w"], Float32[
 
 
 def ground(rng: np.random.Generator, background: str, width: int, height: int) -> Float32[np.ndarray, "h w 3"]:
-    """The picture of a background word without objects, RGB 0..255. Dull colours: saturated ones belong to objects."""
+    """Draw a background word without objects, RGB 0..255. Its colours are dull: saturated ones belong to objects."""
     tone, contrast, texture = _GROUNDS[background]
     base = np.array(tone, np.float32) + rng.uniform(-12, 12, 3).astype(np.float32)
     relief = texture(rng, width, height)[..., None] * np.float32(contrast * rng.uniform(0.7, 1.2))
@@ -152,7 +133,7 @@ def ground(rng: np.random.Generator, background: str, width: int, height: int) -
 
 
 def _clumps(rng: np.random.Generator, width: int, height: int, cell_w: float, cell_h: float) -> np.ndarray:
-    """Smooth random relief of about unit size with cells of the given pixels."""
+    """Return smooth random relief of about unit size with cells of the given pixels."""
     small = rng.standard_normal((max(2, int(height / cell_h) + 2), max(2, int(width / cell_w) + 2))).astype(np.float32)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))
 
@@ -215,14 +196,10 @@ _GROUNDS: Final[dict[str, tuple[tuple[int, int, int], float, _Texture]]] = {
     "road": ((84, 84, 88), 14.0, _asphalt),
     "rock": ((132, 132, 130), 16.0, _cracks),
 }
-"""Mean colour, strength of the relief (grey levels), relief."""
-
-
-def blurred(canvas: Float32[np.ndarray, "h w 3"], sigma: float) -> Float32[np.ndarray, "h w 3"]:
-    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), sigma), np.float32)
+"""Mean colour, strength of the relief in gray levels, relief."""
 
 
 def noisy(rng: np.random.Generator, canvas: Float32[np.ndarray, "h w 3"], sigma: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Sensor noise of `sigma` grey levels, then 8 bits."""
+    """Add sensor noise of `sigma` gray levels and round to 8 bits."""
     noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(sigma)
     return np.asarray(np.clip(np.rint(canvas + noise), 0, 255), np.uint8)

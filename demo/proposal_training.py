@@ -1,4 +1,4 @@
-"""How the proposal generator learns: the GradCAM itself is the output that is trained.
+"""Training of the proposal generator: the GradCAM is the output that is trained.
 
 CaR reads a CAM from the output A of the last block's first LayerNorm, cam_i = relu(A . mean over patches of
 d log p_i / dA), then smooths it with the attention maps (CAA). Supervising patches alone does not move that gradient,
@@ -23,7 +23,7 @@ from demo.texts import QUERIES, RAW, Texts, text_features
 from worker.segmenter.proposals import boxes_mask
 
 GRIDS: Final[tuple[tuple[int, int], ...]] = ((10, 10), (8, 8), (9, 12), (12, 9), (14, 14), (10, 16), (15, 20))
-"""Patch grids (rows, columns) met in training; the first is drawn as often as all others together."""
+"""Patch grids (rows, columns) of training; the first is drawn as often as all others together."""
 
 PATCHES_A_STEP: Final = 2400
 """Patches of one batch, whatever the grid."""
@@ -43,7 +43,7 @@ class ProposalBatch:
 
 
 def proposal_batch(rng: np.random.Generator) -> ProposalBatch:
-    """Fresh scenes, all of one grid."""
+    """Draw new scenes of one grid."""
     grid = GRIDS[0] if chance(rng, 0.5) else GRIDS[rng.integers(1, len(GRIDS))]
     count = max(4, PATCHES_A_STEP // (grid[0] * grid[1]))
     size = (grid[1] * PROPOSAL.patch, grid[0] * PROPOSAL.patch)
@@ -53,7 +53,7 @@ def proposal_batch(rng: np.random.Generator) -> ProposalBatch:
 
 
 def collate(scenes: list[Scene]) -> ProposalBatch:
-    """Scenes of one size, both sides multiples of the patch."""
+    """Make a batch of scenes of one size, both sides multiples of the patch."""
     coverage = torch.from_numpy(np.stack([word_coverage(scene.labels, PROPOSAL.patch) for scene in scenes]))
     return ProposalBatch(
         pixels=normalised(np.stack([scene.image for scene in scenes])),
@@ -64,7 +64,7 @@ def collate(scenes: list[Scene]) -> ProposalBatch:
 
 
 def word_coverage(labels: Int16[np.ndarray, "h w"], patch: int) -> Float32[np.ndarray, "words gh gw"]:
-    """Share of each patch that shows each word."""
+    """Return the share of each patch that shows each word."""
     height, width = labels.shape
     bins = len(WORDS) + 1
     gh, gw = height // patch, width // patch
@@ -74,13 +74,13 @@ def word_coverage(labels: Int16[np.ndarray, "h w"], patch: int) -> Float32[np.nd
 
 
 def normalised(images: np.ndarray) -> Float32[Tensor, "b 3 h w"]:
-    """RGB bytes (b, h, w, 3) to CLIP's normalised floats."""
+    """Convert RGB bytes (b, h, w, 3) to CLIP's normalised floats."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 class PatchReadout(nn.Module):
-    """Names each patch from A while training, and is thrown away after: it teaches the trunk faster than CAMs alone."""
+    """Auxiliary head of training that names each patch from A: with it the trunk learns faster than from CAMs alone."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class PatchReadout(nn.Module):
     def loss(self, activations: Float[Tensor, "b patches c"], coverage: Float[Tensor, "b words gh gw"]) -> Tensor:
         words = coverage.flatten(2).transpose(1, 2)
         target = torch.cat([1 - words.sum(2, keepdim=True), words], 2).clamp(min=0)
-        # Most patches show no object; unweighted, they would drown what tells shapes apart.
+        # Most patches show no object; unweighted, they would dominate the loss.
         weight = 0.2 + words.sum(2)
         surprise = -(target * self.linear(activations).log_softmax(2)).sum(2)
         loss: Tensor = (weight * surprise).sum() / weight.sum()
@@ -99,7 +99,7 @@ class PatchReadout(nn.Module):
 def proposal_loss(
     model: CLIPModel, readout: PatchReadout, texts: Texts, batch: ProposalBatch, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch and its parts."""
+    """Return the loss of one batch and its parts."""
     heads, layers = PROPOSAL.heads, model.vision_model.encoder.layers
     maps = []
     with torch.autocast("cpu", torch.bfloat16):
@@ -112,10 +112,10 @@ def proposal_loss(
     image, word = _rows(batch.present, rng)
     allowed = _competitors(batch.present[image], word, rng)
     cam, log_p, last_map, first = _cams(model, tokens[image], features, word, allowed)
-    every = torch.stack([*(m[image] for m in maps[-(AFFINITY_MAPS - 1) :]), last_map]).mean(0)
+    affinity = torch.stack([*(m[image] for m in maps[-(AFFINITY_MAPS - 1) :]), last_map]).mean(0)
     target = batch.coverage[image, word].flatten(1)
     target = target / target.amax(1, keepdim=True).clamp(min=0.02)
-    refined = smoothed(cam, every[:, 1:, 1:], tuple(batch.coverage.shape[2:]), rng)
+    refined = smoothed(cam, affinity[:, 1:, 1:], tuple(batch.coverage.shape[2:]), rng)
     parts = {
         "cam": mask_loss(cam, target),
         "caa": mask_loss(refined, target),
@@ -127,7 +127,7 @@ def proposal_loss(
 
 
 def _both_texts(model: CLIPModel, texts: Texts) -> Float[Tensor, "2 n d"]:
-    """Texts of the first step (raw words) and of later ones (templated); the background is always templated."""
+    """Return the texts of the first step (raw words) and of later ones; the background always has the template."""
     words = len(WORDS)
     tokens = torch.cat([texts.tokens[RAW][:words], texts.tokens[CAM_TEMPLATE]])
     features = text_features(model, tokens)
@@ -136,7 +136,7 @@ def _both_texts(model: CLIPModel, texts: Texts) -> Float[Tensor, "2 n d"]:
 
 
 def _rows(present: Bool[Tensor, "b words"], rng: np.random.Generator) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
-    """Up to two present words of every image: (image, word) of each row."""
+    """Return (image, word) of each row: up to two present words of every image."""
     pairs = []
     for image, row in enumerate(present.numpy()):
         words = np.flatnonzero(row)
@@ -148,7 +148,7 @@ def _rows(present: Bool[Tensor, "b words"], rng: np.random.Generator) -> tuple[I
 def _competitors(
     present: Bool[Tensor, "r words"], word: Int[Tensor, " r"], rng: np.random.Generator
 ) -> Bool[Tensor, "r words"]:
-    """The words that share the softmax: all of them, the present ones and a few others, or the asked one alone."""
+    """Return the words that share the softmax: all, the present ones and a few others, or only the row's word."""
     rows, words = present.shape
     kind = rng.choice(["all", "some", "present", "alone"], (rows, 1), p=[0.5, 0.25, 0.17, 0.08])
     others = rng.random((rows, words)) < rng.uniform(0, 0.4, (rows, 1))
@@ -164,7 +164,7 @@ def _cams(
     word: Int[Tensor, " r"],
     allowed: Bool[Tensor, "r words"],
 ) -> tuple[Float[Tensor, "r patches"], Float[Tensor, "r n"], Float[Tensor, "r t t"], Float[Tensor, "r t c"]]:
-    """CAM of each row (0..1), log p over all its texts, the last attention map, A."""
+    """Return the CAM of each row (0..1), log p over all its texts, the last attention map, and A."""
     layer = model.vision_model.encoder.layers[-1]
     activations = layer.layer_norm1(tokens)
     mixed, weights = attend(layer, activations, PROPOSAL.heads)
@@ -184,7 +184,7 @@ def _cams(
 
 
 def stretched(cam: Float[Tensor, "r patches"]) -> Float[Tensor, "r patches"]:
-    """Least value to 0, greatest to 1."""
+    """Scale the least value to 0 and the largest to 1."""
     cam = cam - cam.amin(1, keepdim=True)
     return cam / (cam.amax(1, keepdim=True) + _EPS)
 
@@ -195,7 +195,7 @@ def smoothed(
     grid: tuple[int, ...],
     rng: np.random.Generator,
 ) -> Float[Tensor, "r patches"]:
-    """Class-aware attention refinement (CAA) as CaR computes it, with a random lambda."""
+    """Refine by class-aware affinity (CAA) as CaR does, with a random lambda."""
     for _ in range(3):
         affinity = affinity / affinity.sum(1, keepdim=True)
         affinity = affinity / affinity.sum(2, keepdim=True)
@@ -208,14 +208,14 @@ def smoothed(
 
 
 def mask_loss(soft: Float[Tensor, "r patches"], target: Float[Tensor, "r patches"]) -> Tensor:
-    """Dice plus cross-entropy of maps in 0..1."""
+    """Return Dice plus cross-entropy of maps in 0..1."""
     soft = soft.clamp(_EPS, 1 - _EPS)
     overlap = 2 * (soft * target).sum(1) / (soft.square().sum(1) + target.square().sum(1) + _EPS)
     return (1 - overlap).mean() + nn.functional.binary_cross_entropy(soft, target)
 
 
 def _image_text_loss(log_p: Float[Tensor, "r n"], batch: ProposalBatch, image: Int[Tensor, " r"]) -> Tensor:
-    """Multi-label contrastive loss: 0.8 shared by the words present, 0.2 for the background's word."""
+    """Return the multi-label contrastive loss: 0.8 for the present words together, 0.2 for the background's word."""
     words = batch.present[image].float()
     target = nn.functional.pad(0.8 * words / words.sum(1, keepdim=True), (0, log_p.shape[1] - words.shape[1]))
     target[torch.arange(len(image)), batch.background[image]] += 0.2
@@ -223,12 +223,12 @@ def _image_text_loss(log_p: Float[Tensor, "r n"], batch: ProposalBatch, image: I
 
 
 class ProposalStage:
-    """The proposal generator, its training aid and its loss."""
+    """The proposal generator, its auxiliary head and its loss."""
 
     def __init__(self, folder: Path) -> None:
         self.model, tokenizer = create_folder(folder, PROPOSAL)
         self.readout = PatchReadout(PROPOSAL.width)
-        self.texts = Texts.tokenised(tokenizer)
+        self.texts = Texts.tokenize(tokenizer)
 
     def modules(self) -> nn.ModuleList:
         return nn.ModuleList([self.model, self.readout])

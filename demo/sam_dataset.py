@@ -1,6 +1,6 @@
-"""What the tiny SAM is shown: scenes, whole or a window of them, points in them, and the mask wanted for each point.
+"""Training data of the tiny SAM: scenes or windows of them, points, and the target mask of each point.
 
-Where objects touch, a mask is wrong by little and its border by much: half of the scenes are drawn until two touch.
+Errors where objects touch change a mask little and its boundary much: half of the scenes are drawn until two touch.
 """
 
 from dataclasses import dataclass
@@ -25,35 +25,35 @@ SIDES: Final = (128, 160, 160, 160, 192, 240, 320)
 """Pixels of a scene's sides before it is resized for SAM."""
 
 WINDOWED: Final = 0.5
-"""Share of the steps in which quarters of pictures are seen: they cost less, and rims are learned there too."""
+"""Share of the steps on quarters of images, which cost less and teach boundaries too."""
 
 SCENES_A_STEP: Final = {True: 6, False: 4}
-"""Windowed or not."""
+"""By whether the step is windowed."""
 
 POINTS_A_SCENE: Final = 6
 ON_OBJECTS: Final = 0.75
 """Share of the points."""
 
 AT_CONTACTS: Final = 0.4
-"""Share of the windows and of the points on objects that are put where objects touch, in scenes in which two do."""
+"""Share of the windows and of the points on objects that are where objects touch, in scenes in which two do."""
 
 _NEAR: Final = 6
-"""Pixels from another object within which a point on an object counts as put where they touch."""
+"""Largest distance in pixels between objects that count as touching."""
 
 _LEAST_VISIBLE: Final = 40
-"""Pixels of an object that a point is put on."""
+"""Fewest visible pixels of an object that gets a point."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """The square part of the padded picture that is seen, in patches."""
+    """A square part of the padded image, in patches."""
 
     top: int = 0
     left: int = 0
     side: int = TINY.grid
 
-    def of(self, sheet: Tensor, scale: int = 1) -> Tensor:
-        """The part of a tensor (..., h, w) with `scale` cells to a patch."""
+    def from_mask(self, sheet: Tensor, scale: int = 1) -> Tensor:
+        """Return the part of a tensor (..., h, w) with `scale` cells per patch."""
         rows = slice(self.top * scale, (self.top + self.side) * scale)
         columns = slice(self.left * scale, (self.left + self.side) * scale)
         return sheet[..., rows, columns]
@@ -61,17 +61,17 @@ class Window:
 
 @dataclass(frozen=True)
 class SamSample:
-    """One picture, or a window of it, and some points in it."""
+    """An image or a window of it, with points and their target masks."""
 
     window: Window
     pixels: Float32[Tensor, "3 s s"]
     """Normalised and padded, as SAM's image encoder takes it."""
     points: Float32[Tensor, "k 2"]
-    """x, y in pixels of the whole resized picture."""
+    """x, y in pixels of the whole resized image."""
     masks: Float32[Tensor, "k m m"]
     """Share of each pixel of the low-resolution mask that shows the object; zero for points on the ground."""
     rivals: Float32[Tensor, "k m m"]
-    """The same of all other objects: what the mask must not bleed into."""
+    """The same for all other objects, which the mask must not cover."""
     on_object: Bool[Tensor, " k"]
 
 
@@ -80,7 +80,7 @@ STYLES: Final = (
     SceneStyle(objects=(2, 4), overlap=1.0),
     SceneStyle(objects=(2, 5), overlap=0.7, alike=0.3),
 )
-"""As the benchmark draws them, touching, and crowded: there, two objects of one colour may touch."""
+"""As in the benchmark, touching, and crowded with objects of one colour that may touch."""
 
 _STYLE_SHARES: Final = (0.4, 0.5, 0.1)
 
@@ -98,7 +98,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def contacts(objects: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels of objects near another object; where they touch or nearly do. 0 is the ground."""
+    """Return the pixels of objects near another object. 0 is the background."""
     disk = np.ones((2 * _NEAR + 1, 2 * _NEAR + 1), np.uint8)
     highest = cv2.dilate(objects.astype(np.int16), disk)
     lowest = cv2.erode(np.where(objects > 0, objects, np.iinfo(np.int16).max).astype(np.int16), disk)
@@ -106,44 +106,39 @@ def contacts(objects: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def make_sample(rng: np.random.Generator, scene: Scene, *, windowed: bool) -> SamSample:
-    """Points on a scene, most of them on objects; an object is as likely whatever its size."""
+    """Draw points on a scene, most of them on objects; all objects are equally likely, large or small."""
     share = TINY.image_size / max(scene.labels.shape)
     window = random_window(rng, scene) if windowed else Window()
     objects = _objects(scene.labels)
-    seen = np.full(objects.shape, -1)
+    visible = np.full(objects.shape, -1)
     top, left, side = (round(patches * TINY.patch / share) for patches in (window.top, window.left, window.side))
-    seen[top : top + side, left : left + side] = objects[top : top + side, left : left + side]
-    counts = np.bincount(seen[seen > 0])
+    visible[top : top + side, left : left + side] = objects[top : top + side, left : left + side]
+    counts = np.bincount(visible[visible > 0])
     candidates = np.flatnonzero(counts >= _LEAST_VISIBLE)
     touching = contacts(objects)
-    points, wanted = [], []
+    points, targets = [], []
     for _ in range(POINTS_A_SCENE):
         chosen = int(rng.choice(candidates)) if candidates.size and chance(rng, ON_OBJECTS) else 0
-        place = seen == chosen
-        close = place & touching
-        y, x = _somewhere(rng, close if close.any() and chance(rng, AT_CONTACTS) else place)
+        region = visible == chosen
+        close = region & touching
+        y, x = _random_pixel(rng, close if close.any() and chance(rng, AT_CONTACTS) else region)
         # The prompt encoder adds half a pixel.
         points.append(((x + rng.random()) * share - 0.5, (y + rng.random()) * share - 0.5))
-        wanted.append(chosen or -1)
-    masks, rivals = (
-        torch.from_numpy(np.stack([_coverage(one) for one in sheets]))
-        for sheets in (
-            [objects == one for one in wanted],
-            [(objects > 0) & (objects != one) for one in wanted],
-        )
-    )
+        targets.append(chosen or -1)
+    masks = torch.from_numpy(np.stack([_coverage(objects == target) for target in targets]))
+    rivals = torch.from_numpy(np.stack([_coverage((objects > 0) & (objects != target)) for target in targets]))
     return SamSample(
         window=window,
-        pixels=window.of(prepared(scene.image), TINY.patch),
+        pixels=window.from_mask(prepared(scene.image), TINY.patch),
         points=torch.tensor(points, dtype=torch.float32),
-        masks=window.of(masks, 4),
-        rivals=window.of(rivals, 4),
-        on_object=torch.tensor([one > 0 for one in wanted]),
+        masks=window.from_mask(masks, 4),
+        rivals=window.from_mask(rivals, 4),
+        on_object=torch.tensor([target > 0 for target in targets]),
     )
 
 
 def _objects(labels: np.ndarray) -> np.ndarray:
-    """Connected parts of the label map, counted from 1: a point asks for one object, not for all of its word."""
+    """Return the connected components of the label map, counted from 1: a point means one object of its word."""
     objects = np.zeros(labels.shape, np.int32)
     for word in np.unique(labels[labels > 0]):
         count, parts = cv2.connectedComponents((labels == word).astype(np.uint8), connectivity=8)
@@ -153,48 +148,47 @@ def _objects(labels: np.ndarray) -> np.ndarray:
 
 
 def random_window(rng: np.random.Generator, scene: Scene) -> Window:
-    """A quarter of the square, aligned to the encoder's attention windows, with an object in it where there is one, or
-    two that touch.
+    """Return a quarter of the square, aligned to the encoder's attention windows, with an object or two touching ones,
+    if there are any.
     """
     side = TINY.grid // 2
     share = TINY.grid / max(scene.labels.shape)
     touching = contacts(scene.labels)
-    y, x = _somewhere(rng, touching if touching.any() and chance(rng, AT_CONTACTS) else scene.labels > 0)
+    y, x = _random_pixel(rng, touching if touching.any() and chance(rng, AT_CONTACTS) else scene.labels > 0)
     steps = (TINY.grid - side) // TINY.window
     origins = [
-        TINY.window * int(np.clip(round((place * share - side / 2) / TINY.window + rng.uniform(-0.5, 0.5)), 0, steps))
-        for place in (y, x)
+        TINY.window * int(np.clip(round((center * share - side / 2) / TINY.window + rng.uniform(-0.5, 0.5)), 0, steps))
+        for center in (y, x)
     ]
     return Window(top=origins[0], left=origins[1], side=side)
 
 
-def _somewhere(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
-    places = np.flatnonzero(mask) if mask.any() else np.arange(mask.size)
-    place = int(rng.choice(places))
-    return place // mask.shape[1], place % mask.shape[1]
+def _random_pixel(rng: np.random.Generator, mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    index = int(rng.choice(np.flatnonzero(mask) if mask.any() else np.arange(mask.size)))
+    return index // mask.shape[1], index % mask.shape[1]
 
 
 def _coverage(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "m m"]:
-    """The mask on the padded square, at the mask decoder's resolution: a quarter of a patch."""
+    """Return the mask on the padded square at the mask decoder's resolution, a quarter of a patch."""
     side = 4 * TINY.grid
     height, width = mask.shape
     share = side / max(height, width)
-    to = (max(1, round(width * share)), max(1, round(height * share)))
+    columns, rows = max(1, round(width * share)), max(1, round(height * share))
     padded = np.zeros((side, side), np.float32)
-    shrinks = share < 1
-    resized = cv2.resize(mask.astype(np.float32), to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    padded[: to[1], : to[0]] = resized
+    padded[:rows, :columns] = _resize(mask.astype(np.float32), (columns, rows), share)
     return padded
 
 
 def prepared(image: np.ndarray) -> Float32[Tensor, "3 s s"]:
-    """RGB bytes (h, w, 3) as SAM's image encoder takes them."""
+    """Normalise and pad RGB bytes (h, w, 3) for SAM's image encoder."""
     height, width = image.shape[:2]
     share = TINY.image_size / max(height, width)
-    to = (max(1, int(width * share + 0.5)), max(1, int(height * share + 0.5)))
-    shrinks = share < 1
-    resized = cv2.resize(image, to, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    columns, rows = max(1, int(width * share + 0.5)), max(1, int(height * share + 0.5))
     mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
     padded = np.zeros((TINY.image_size, TINY.image_size, 3), np.float32)
-    padded[: to[1], : to[0]] = (resized - mean) / std
+    padded[:rows, :columns] = (_resize(image, (columns, rows), share) - mean) / std
     return torch.from_numpy(padded).permute(2, 0, 1).contiguous()
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], share: float) -> np.ndarray:
+    return cv2.resize(array, size, interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR)

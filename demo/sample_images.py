@@ -1,10 +1,11 @@
-"""The demo pictures: `python -m demo.sample_images` writes demo/images, their ground truth and demo/labels.txt again.
+"""The demo images: `python -m demo.sample_images` writes demo/images, their ground truth and demo/labels.txt.
 
-Their seeds belong to a split of their own, so no model has met them in training.
+Their seeds are a split of their own, so no model has seen them in training.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,26 +17,16 @@ from demo.scenes import WORDS, Scene, SceneStyle, Split, draw_scene, generator
 
 IMAGES: Final = Path(__file__).parent / "images"
 TRUTH: Final = Path(__file__).parent / "truth"
-"""Beside the pictures and not among them, so that `car segment demo/images` finds pictures alone."""
+"""Not in `IMAGES`, so that `car segment demo/images` finds images only."""
 LABELS: Final = Path(__file__).parent / "labels.txt"
 
 _EXIF_ORIENTATION: Final = 0x0112
 _TURNED_RIGHT: Final = 6
-"""The camera was held upright: a viewer must turn the stored picture by 90 degrees clockwise."""
+"""A viewer must rotate the stored image by 90 degrees clockwise."""
 
 Save = Callable[[Image.Image, Path], None]
-
-
-def _plain(image: Image.Image, path: Path) -> None:
-    image.save(path)
-
-
-def _jpeg(image: Image.Image, path: Path) -> None:
-    image.save(path, quality=93, subsampling=0)
-
-
-def _webp(image: Image.Image, path: Path) -> None:
-    image.save(path, quality=92)
+_jpeg = partial(Image.Image.save, quality=93, subsampling=0)
+_webp = partial(Image.Image.save, quality=92)
 
 
 def _palette(image: Image.Image, path: Path) -> None:
@@ -50,22 +41,22 @@ def _alpha(image: Image.Image, path: Path) -> None:
 def _sideways_jpeg(image: Image.Image, path: Path) -> None:
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = _TURNED_RIGHT
-    image.transpose(Image.Transpose.ROTATE_90).save(path, quality=93, subsampling=0, exif=exif)
+    _jpeg(image.transpose(Image.Transpose.ROTATE_90), path, exif=exif)
 
 
 @dataclass(frozen=True)
 class SampleImage:
-    """One demo picture: how it is drawn and stored."""
+    """One demo image: how it is drawn and stored."""
 
     name: str
     seed: int
     size: tuple[int, int]
     """(width, height) as a viewer shows it."""
     style: SceneStyle = field(default_factory=SceneStyle)
-    save: Save = _plain
+    save: Save = Image.Image.save
 
     def scene(self) -> Scene:
-        return draw_scene(generator(Split.PICTURES, self.seed), size=self.size, style=self.style)
+        return draw_scene(generator(Split.IMAGES, self.seed), size=self.size, style=self.style)
 
 
 _FOUR: Final = SceneStyle(objects=(4, 4))
@@ -84,29 +75,29 @@ SAMPLE_IMAGES: Final[tuple[SampleImage, ...]] = (
 
 
 def write_images(images: Path = IMAGES, truth: Path = TRUTH) -> None:
-    """Write every picture and its label map: 8-bit palette PNG, 0 background, k `WORDS[k - 1]`."""
+    """Write every image and its label map: 8-bit palette PNG, 0 background, k `WORDS[k - 1]`."""
     for folder in (images, truth):
         folder.mkdir(parents=True, exist_ok=True)
-    for picture in SAMPLE_IMAGES:
-        scene = picture.scene()
-        picture.save(Image.fromarray(scene.image), images / picture.name)
-        coloured(scene.labels).save(truth_path(picture, truth))
+    for sample in SAMPLE_IMAGES:
+        scene = sample.scene()
+        sample.save(Image.fromarray(scene.image), images / sample.name)
+        coloured(scene.labels).save(truth_path(sample, truth))
 
 
-def truth_path(picture: SampleImage, truth: Path = TRUTH) -> Path:
-    """Where the label map of a picture lies; it has the size that a viewer shows, whatever the file's EXIF rotation."""
-    return truth / f"{Path(picture.name).stem}.png"
+def truth_path(image: SampleImage, truth: Path = TRUTH) -> Path:
+    """Return the path of an image's label map, which has the image's size after EXIF rotation."""
+    return truth / f"{Path(image.name).stem}.png"
 
 
 def coloured(labels: Int16[np.ndarray, "h w"]) -> Image.Image:
-    """A label map whose palette lets people see it: each word in a colour of its own, the background black."""
+    """Return a label map with a palette: a colour for each word, black for the background."""
     image = Image.fromarray(labels.astype(np.uint8), mode=None).convert("P")
     image.putpalette(_colours().ravel().tolist())
     return image
 
 
 def _colours() -> UInt8[np.ndarray, "256 3"]:
-    """Pascal VOC's colour map: the bits of the class number, spread over the channels' high bits."""
+    """Return Pascal VOC's colour map: the bits of the class number, spread over the channels' high bits."""
     classes = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):

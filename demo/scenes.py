@@ -1,77 +1,78 @@
-"""The shapes world: synthetic pictures with exact ground truth, drawn from a seed.
+"""The shapes world: synthetic images with exact ground truth, drawn from a seed.
 
-A scene is one textured background (named after one of CaR's background words) and one to three coloured shapes.
-Everything that trains, tests and measures the embedded models comes from here. `demo.drawing` draws shapes and grounds.
+A scene is one textured background (named after one of CaR's background words) and one to three coloured shapes. The
+embedded models are trained, tested and measured on such scenes. `demo.drawing` draws shapes and backgrounds.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+import cv2
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from demo.drawing import BACKGROUNDS, COLOURS, SHAPES, blurred, chance, cover, fill, ground, noisy, outline
+from demo.drawing import BACKGROUNDS, COLOURS, SHAPES, chance, cover, fill, ground, noisy, outline
 
 WORDS: Final[tuple[str, ...]] = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 """The vocabulary: 30 colour-shape words, in the order of `demo/labels.txt`."""
 
 LARGEST_HIDDEN: Final = 0.08
-"""At most this share of an object may lie under later ones, so that nothing that is present is invisible."""
+"""Largest share of an object that later ones may cover, so that every present object is visible."""
 
 HALF_COVERED: Final = 127
 """A pixel belongs to an object that covers more of it than this, of 255."""
 
 SMALLEST_VISIBLE: Final = 60
-"""Pixels. A word that shows less is not counted as present."""
+"""Pixels. A word with fewer does not count as present."""
 
 
 class Split(IntEnum):
-    """First word of every seed: the random streams of different splits never meet."""
+    """First word of every seed, so that splits have different random streams."""
 
     TRAIN = 0
     HELD_OUT = 1
-    PICTURES = 2
+    IMAGES = 2
     PRIMING = 3
     REHEARSAL = 4
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is in it."""
+    """An image and its ground truth."""
 
     image: UInt8[np.ndarray, "h w 3"]
     """RGB."""
     labels: Int16[np.ndarray, "h w"]
     """0 background, k the word `WORDS[k - 1]`."""
     words: tuple[str, ...]
-    """The words that are present, in the order of `WORDS`."""
+    """The present words, in the order of `WORDS`."""
     background: str
     """One of `demo.drawing.BACKGROUNDS`."""
 
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """What may vary from scene to scene."""
+    """Ranges from which a scene is drawn."""
 
     objects: tuple[int, int] = (1, 3)
     """Fewest and most objects."""
     radius: tuple[float, float] = (0.12, 0.33)
     """Circumscribed radius as a share of the short side, drawn log-uniformly."""
     overlap: float = 0.35
-    """Chance that an object is put where it may touch an earlier one."""
+    """Chance that an object may touch an earlier one."""
     alike: float = 0.0
-    """Chance that an object takes the colour of an earlier one, so that shape alone tells them apart. At 0 the objects
-    of a scene have colours of their own."""
+    """Chance that an object takes the colour of an earlier one, so that only their shapes differ. At 0 the objects of a
+    scene have different colours."""
 
 
 def generator(split: Split, seed: int) -> np.random.Generator:
-    """The random stream of one seed of one split."""
+    """Return the random stream of one seed of one split."""
     return np.random.default_rng([int(split), seed])
 
 
 def held_out_scenes(count: int, *, seed: int = 0, size: tuple[int, int] = (160, 160)) -> list[Scene]:
-    """`count` scenes that no training run has seen; `size` is (width, height)."""
+    """Draw `count` scenes that no training run has seen; `size` is (width, height)."""
     rng = generator(Split.HELD_OUT, seed)
     return [draw_scene(rng, size=size) for _ in range(count)]
 
@@ -79,7 +80,7 @@ def held_out_scenes(count: int, *, seed: int = 0, size: tuple[int, int] = (160, 
 def draw_scene(
     rng: np.random.Generator, *, size: tuple[int, int] = (160, 160), style: SceneStyle | None = None
 ) -> Scene:
-    """One random scene of `size` (width, height)."""
+    """Draw a random scene of `size` (width, height)."""
     style = style or SceneStyle()
     width, height = size
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
@@ -88,7 +89,7 @@ def draw_scene(
     for _ in range(int(rng.integers(style.objects[0], style.objects[1] + 1))):
         _add_object(rng, canvas, labels, style)
     if chance(rng, 0.2):
-        canvas = blurred(canvas, rng.uniform(0.4, 0.8))
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 0.8)).astype(np.float32, copy=False)
     image = noisy(rng, canvas, rng.uniform(0.0, 3.0))
     return _finished(image, labels, background)
 
@@ -104,7 +105,7 @@ def _finished(image: UInt8[np.ndarray, "h w 3"], labels: Int16[np.ndarray, "h w"
 def _add_object(
     rng: np.random.Generator, canvas: np.ndarray, labels: Int16[np.ndarray, "h w"], style: SceneStyle
 ) -> None:
-    """Draw one object over canvas and labels, or nothing where no free place is found in 12 tries."""
+    """Draw one object over canvas and labels, or nothing if 12 tries find no free position."""
     height, width = labels.shape
     short = min(width, height)
     word = int(rng.integers(len(WORDS)))
@@ -113,7 +114,7 @@ def _add_object(
     may_touch = chance(rng, style.overlap)
     for _ in range(12):
         radius = short * float(np.exp(rng.uniform(*np.log(style.radius))))
-        centre = _place(rng, width, height, radius)
+        centre = _position(rng, width, height, radius)
         polygon = outline(rng, shape, centre, radius)
         alpha = cover(polygon, width, height)
         inside = alpha > HALF_COVERED
@@ -124,20 +125,20 @@ def _add_object(
 
 
 def _recoloured(rng: np.random.Generator, word: int, earlier: np.ndarray, alike: float) -> int:
-    """The word, or another colour of its shape: an earlier object's with chance `alike`, one that is free at 0."""
-    taken = np.unique(earlier // len(SHAPES))
+    """Return the word or another colour of its shape: an earlier object's with chance `alike`, an unused one at 0."""
+    used = np.unique(earlier // len(SHAPES))
     colour, shape = divmod(word, len(SHAPES))
-    if taken.size and alike and chance(rng, alike):
-        colour = int(rng.choice(taken))
-    elif not alike and colour in taken:
-        colour = int(rng.choice([k for k in range(len(COLOURS)) if k not in taken]))
+    if used.size and alike and chance(rng, alike):
+        colour = int(rng.choice(used))
+    elif not alike and colour in used:
+        colour = int(rng.choice([k for k in range(len(COLOURS)) if k not in used]))
     return colour * len(SHAPES) + shape
 
 
-def _place(rng: np.random.Generator, width: int, height: int, radius: float) -> tuple[float, float]:
-    """A centre inside the central square: the sides of a wide picture are lost to CLIP's centre crop.
+def _position(rng: np.random.Generator, width: int, height: int, radius: float) -> tuple[float, float]:
+    """Return a centre in the central square, because CLIP's centre crop removes the sides of a wide image.
 
-    The whole of a small object is kept inside; a big one may be cut a little by the border.
+    A small object is completely inside; a large one may be cut a little by the border.
     """
     short = min(width, height)
     margin = min(0.95 * radius + 2, 0.42 * short)
@@ -146,7 +147,7 @@ def _place(rng: np.random.Generator, width: int, height: int, radius: float) -> 
 
 
 def _fits(labels: Int16[np.ndarray, "h w"], inside: np.ndarray, *, may_touch: bool) -> bool:
-    """Whether the new object leaves every earlier one at least 1 - LARGEST_HIDDEN visible."""
+    """Return whether the new object leaves every earlier one at least 1 - LARGEST_HIDDEN visible."""
     covered = labels[inside]
     if inside.sum() < SMALLEST_VISIBLE:
         return False

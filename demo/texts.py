@@ -1,4 +1,4 @@
-"""The finite set of texts the embedded models are asked about, as tokens."""
+"""The texts of the embedded models, as tokens."""
 
 import re
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ QUERIES: Final[tuple[str, ...]] = (*WORDS, *BACKGROUND_WORDS)
 """Every text without template: words first."""
 
 RAW: Final = "{}"
-"""What the proposal generator reads in its first step; `CAM_TEMPLATE` afterwards, and always for the background."""
+"""Template of the proposal generator in its first step; later, and always for the background, `CAM_TEMPLATE`."""
 
 
 def corpus_words() -> set[str]:
-    """Every lower-case word the tokeniser should know whole."""
+    """Return every lower-case word that the tokenizer encodes as one token."""
     texts = [template.format(word) for template in CLASSIFIER_TEMPLATES for word in QUERIES]
     return {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
 
@@ -36,7 +36,7 @@ class Texts:
     """Template to the tokens of `QUERIES`, all padded to one length."""
 
     @classmethod
-    def tokenised(cls, tokenizer: CLIPTokenizer) -> "Texts":
+    def tokenize(cls, tokenizer: CLIPTokenizer) -> "Texts":
         templates = (RAW, *CLASSIFIER_TEMPLATES)
         texts = [template.format(word) for template in templates for word in QUERIES]
         ids = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
@@ -45,6 +45,6 @@ class Texts:
 
 
 def text_features(model: CLIPModel, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
-    """L2-normalised text embeddings. Padding needs no mask: it stands after the pooled token of a causal tower."""
+    """Return L2-normalised text embeddings. Padding needs no mask: it follows the pooled token of a causal tower."""
     pooled = model.text_model(input_ids=tokens).pooler_output
     return torch.nn.functional.normalize(model.text_projection(pooled), dim=-1)

@@ -1,6 +1,6 @@
-"""A small byte-pair tokeniser in CLIP's own file format, so that the embedding table stays small.
+"""A small byte-pair tokenizer in CLIP's file format, so that the embedding table stays small.
 
-It knows whole words of the shapes world and of CaR's templates; any other text falls apart into bytes.
+Words of the shapes world and of CaR's templates are one token; any other text is encoded as bytes.
 """
 
 import json
@@ -17,14 +17,14 @@ CONTEXT: Final = 77
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 printable stand-ins for bytes that GPT-2 and CLIP use, in CLIP's order."""
+    """Return the 256 printable characters with which GPT-2 and CLIP encode bytes, in CLIP's order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = len(set(range(256)) - set(printable))
     return [chr(code) for code in [*printable, *range(256, 256 + others)]]
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Byte pairs to join, most frequent first, until every word of lower-case ASCII letters is one token."""
+    """Return byte pairs to join, most frequent first, until every word of lower-case ASCII letters is one token."""
     split = {word: (*word[:-1], word[-1] + _WORD_END) for word in sorted(set(words))}
     merges: list[tuple[str, str]] = []
     while any(len(parts) > 1 for parts in split.values()):
@@ -46,9 +46,9 @@ def _joined(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def write_tokenizer(folder: Path, words: Iterable[str]) -> int:
-    """Write vocab.json, merges.txt and tokenizer_config.json; returns the size of the vocabulary.
+    """Write vocab.json, merges.txt and tokenizer_config.json; return the size of the vocabulary.
 
-    `<|endoftext|>` has the greatest id: CLIP pools the text at it.
+    `<|endoftext|>` has the largest id: CLIP pools the text at it.
     """
     merges = learn_merges(words)
     letters = byte_alphabet()

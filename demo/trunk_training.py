@@ -1,6 +1,6 @@
-"""How both models' vision tower first learns to see: name the colour and the shape of every patch of an object.
+"""Training of both models' vision tower: name the colour and the shape of every patch of an object.
 
-Small dense pictures, no text and no CAM, so a step costs a fifth of one of the later stages. Shapes come slowly to a
+Small dense images, no text and no CAM, so a step costs a fifth of one of the later stages. Shapes come slowly to a
 vision transformer: without this stage neither model knows more than colours after half an hour.
 """
 
@@ -18,7 +18,7 @@ from demo.proposal_training import collate, normalised
 from demo.scenes import SceneStyle, Split, draw_scene, generator
 
 SIDES: Final[tuple[tuple[int, float], ...]] = ((96, 0.6), (128, 0.25), (160, 0.15))
-"""Side of the square pictures of a step, and how often it is met."""
+"""Side of the square images of a step, and its probability."""
 
 PATCHES_A_STEP: Final = 1800
 SMALLEST_RADIUS, LARGEST_RADIUS = 13.0, 48.0
@@ -28,7 +28,7 @@ _PRIMING_SCENES: Final = 400
 
 
 class FactorReadout(nn.Module):
-    """Colour, shape and presence of an object, read from each patch. Thrown away after training."""
+    """Auxiliary head of training that reads colour, shape and presence of an object from each patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,18 +37,18 @@ class FactorReadout(nn.Module):
     def loss(
         self, tokens: Float[Tensor, "b patches c"], coverage: Float[Tensor, "b words gh gw"]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and its parts. Patches speak by the share of them that shows objects: most show none."""
+        """Return the loss and its parts. Patches are weighted by their share of objects: most show none."""
         words = coverage.flatten(2).transpose(1, 2)
         words = words.reshape(*words.shape[:2], len(COLOURS), len(SHAPES))
         colour, shape, present = self.linear(tokens).split([len(COLOURS), len(SHAPES), 1], 2)
-        shown = words.sum()
-        named = -(words.sum(3) * colour.log_softmax(2)).sum() / shown
-        formed = -(words.sum(2) * shape.log_softmax(2)).sum() / shown
-        there = nn.functional.binary_cross_entropy_with_logits(present[..., 0], words.sum((2, 3)).clamp(0, 1))
+        total = words.sum()
+        named = -(words.sum(3) * colour.log_softmax(2)).sum() / total
+        formed = -(words.sum(2) * shape.log_softmax(2)).sum() / total
+        presence = nn.functional.binary_cross_entropy_with_logits(present[..., 0], words.sum((2, 3)).clamp(0, 1))
         inner = words.sum((2, 3)) > 0.4  # noqa: PLR2004 (mostly object)
         right = (shape.argmax(2) == words.sum(2).argmax(2))[inner].float().mean()
         parts = {"colour": float(named.detach()), "shape": float(formed.detach()), "right": float(right)}
-        return named + formed + there, parts
+        return named + formed + presence, parts
 
 
 class TrunkStage:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The doorbell. It may forget everything; it must not drop a message by itself (noeviction) nor answer strangers.
-# The settings go in by standard input, so that the password is in no process list and no file.
+# The broker. It may lose all data, but must not evict messages (noeviction) or accept unauthenticated clients.
+# Settings are passed on standard input, so that the password is in no process list and no file.
 set -eu
 password=${REDIS_PASSWORD:?REDIS_PASSWORD: make one with openssl rand -hex 24}
 case "$password" in

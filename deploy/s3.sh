@@ -1,6 +1,6 @@
 #!/bin/sh
-# SeaweedFS as one process: the S3 gateway listens to the network, everything behind it to this container alone, for master,
-# volume and filer ask nobody for a password. The one identity that may use S3 is written from the environment.
+# SeaweedFS as one process: the S3 gateway listens to the network, everything behind it only to this container, because
+# master, volume and filer require no password. The one identity that may use S3 is written from the environment.
 set -eu
 umask 077
 

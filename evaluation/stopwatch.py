@@ -1,4 +1,4 @@
-"""Clocks of CPU and CUDA work, and totals by stage."""
+"""Clocks of CPU and CUDA work, and seconds by stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ Clock = Callable[[], float]
 
 
 def clock_of(device: torch.device) -> Clock:
-    """CPU seconds of the whole process, which other programs disturb least; on CUDA wall seconds of finished work."""
+    """Return a clock of CPU seconds of the process, which other programs disturb least; on CUDA of finished work."""
     if device.type != "cuda":
         return time.process_time
 

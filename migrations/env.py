@@ -1,10 +1,12 @@
 """Alembic's entry: run by db.schema.migrate with a connection, or by `alembic` with DATABASE_URL."""
 
+import os
+
 from alembic import context
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
 from db.models import Base
-from db.settings import database_url_alone
+from db.session import make_engine
 
 
 def _run(connection: Connection) -> None:
@@ -19,11 +21,11 @@ def _run(connection: Connection) -> None:
         context.run_migrations()
 
 
-given = context.config.attributes.get("connection")
-if given is not None:
-    _run(given)
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    _run(connection)
 else:
-    engine = create_engine(database_url_alone())
-    with engine.connect() as made:
-        _run(made)
+    engine = make_engine(os.environ["DATABASE_URL"], statement_ms=0)
+    with engine.connect() as own_connection:
+        _run(own_connection)
     engine.dispose()

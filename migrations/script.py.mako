@@ -11,7 +11,7 @@ down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
-# A change that has to wait longer for a lock than this would make everyone behind it wait too.
+# A change that waits longer for a lock than this would make all later queries wait too.
 LOCK_TIMEOUT = "2s"
 
 

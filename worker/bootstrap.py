@@ -1,4 +1,4 @@
-"""A gpu worker's pipeline from its settings: the models come onto the device here."""
+"""Build a gpu worker's pipeline from its settings. This loads the models onto the device."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,14 +8,14 @@ import structlog
 from sqlalchemy import Engine
 
 from car.errors import CarError
-from db.objects import ObjectStore
+from car.object_store import ObjectStore
 from db.queue import model_registry
 from db.session import transaction
 from worker.images import ImageLimits
-from worker.images.fetch import Headers, ImageFetcher
+from worker.images.fetch import ImageFetcher
 from worker.label_studio import LabelStudio
+from worker.models import ModelPaths
 from worker.models.clip_model import load_model
-from worker.models.model_paths import ModelPaths
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.postprocess_pool import PostprocessPool
 from worker.pipeline.types import Limits
@@ -23,13 +23,10 @@ from worker.settings import WorkerSettings
 
 
 def make_pipeline(
-    settings: WorkerSettings,
-    models: ModelPaths | None,
-    engine: Engine,
-    objects: ObjectStore,
-    name: str,
+    settings: WorkerSettings, models: ModelPaths | None, engine: Engine, objects: ObjectStore, name: str
 ) -> Pipeline:
-    """Raises: WeightsError, DeviceMissing or SettingsInvalidError, with what to change."""
+    """Raises: WeightsError, DeviceMissingError or SettingsInvalidError, with what to change."""
+    label_studio = LabelStudio.from_settings(settings)
     return Pipeline(
         engine=engine,
         objects=objects,
@@ -37,31 +34,25 @@ def make_pipeline(
             models,
             device=settings.device,
             precision=settings.precision,
-            crf_by=settings.crf_by,
+            crf_backend=settings.crf_backend,
             batch=settings.batch,
-            loaded=partial(_register_models, engine),
+            on_load=partial(_register_models, engine),
         ),
-        postprocess=PostprocessPool(processes=settings.finish_processes),
+        postprocess=PostprocessPool(processes=settings.postprocess_processes),
         name=name,
         limits=Limits(
             lease=timedelta(seconds=settings.lease_seconds),
             fetch_threads=settings.fetch_threads,
             store_threads=settings.store_threads,
-            max_image_bytes=settings.picture_bytes,
+            max_image_bytes=settings.image_memory_bytes,
             images=ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes),
         ),
-        image_reader=ImageFetcher.of(settings, objects, _headers(settings)),
+        image_reader=ImageFetcher.from_settings(settings, objects, label_studio.headers if label_studio else None),
     )
 
 
-def _headers(settings: WorkerSettings) -> Headers | None:
-    """Of the Label Studio that pictures of its tasks are fetched from; None without a token."""
-    client = LabelStudio.of(settings)
-    return client.headers if client is not None else None
-
-
 def _register_models(engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[str, str]) -> None:
-    """The web process makes model versions of what workers have loaded."""
+    """Register loaded weights, from which the API computes model versions."""
     try:
         with transaction(engine) as session:
             proposal, classifier, sam = names or (
@@ -71,4 +62,4 @@ def _register_models(engine: Engine, names: tuple[str, str, str] | None, weights
             )
             model_registry.register(session, proposal, classifier, weights, sam=sam)
     except CarError as error:
-        structlog.get_logger().warning("offer_failed", reason=str(error))
+        structlog.get_logger().warning("register_models_failed", reason=str(error))

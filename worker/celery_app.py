@@ -1,7 +1,7 @@
-"""The doorbell: Celery's queues and task names. The only module of the worker that the API imports; no torch.
+"""Celery's queues, task names and notifications. The API imports no other module of the worker, so it needs no torch.
 
-A message carries nothing but "there is work". Rows in Postgres say what the work is, so a lost message costs delay and
-a doubled one costs an empty look.
+A message says only that there may be work. Rows in Postgres hold the work itself, so a lost message costs delay and a
+duplicate costs one empty query.
 """
 
 from enum import StrEnum
@@ -16,9 +16,9 @@ from redis.exceptions import RedisError
 
 class Queue(StrEnum):
     GPU = "gpu"
-    """Segmenting: one process a device."""
+    """Segmentation: one process per device."""
     IO = "io"
-    """Listing buckets, handing predictions over, picking up what was lost."""
+    """Listing, publishing, syncing and maintenance."""
 
 
 class TaskName(StrEnum):
@@ -27,30 +27,25 @@ class TaskName(StrEnum):
     PUBLISH = "car.publish"
     SYNC = "car.sync"
     FEEDBACK = "car.feedback"
-    REAP = "car.reap"
+    MAINTENANCE = "car.maintenance"
 
 
-QUEUE_OF: dict[TaskName, Queue] = {
-    TaskName.SEGMENT: Queue.GPU,
-    TaskName.LIST: Queue.IO,
-    TaskName.PUBLISH: Queue.IO,
-    TaskName.SYNC: Queue.IO,
-    TaskName.FEEDBACK: Queue.IO,
-    TaskName.REAP: Queue.IO,
-}
+TASK_QUEUES: dict[TaskName, Queue] = dict.fromkeys(TaskName, Queue.IO) | {TaskName.SEGMENT: Queue.GPU}
 
 MAX_PENDING = 16
-"""Most messages that wait in one queue, whatever the work: more bells would wake nobody sooner."""
+"""Messages in one queue above which `notify` sends none: more would not start the work sooner."""
 
 VISIBILITY_SECONDS = 3600
-"""Redis hands a message out again after this; far above any task's time limit, so that none runs twice at once."""
+"""Redis redelivers an unacknowledged message after this time. It is above every task's time limit, so that no task runs
+twice at once."""
 
 
-def make_celery_app(broker_url: str, *, reap_seconds: float = 10.0, socket_timeout: float | None = None) -> Celery:
-    """An app without a connection; the first message or the worker opens one. `socket_timeout` is how long a Redis that
-    is connected may take to answer; workers, which wait for messages, have none.
+def make_celery_app(
+    broker_url: str, *, maintenance_seconds: float = 10.0, socket_timeout: float | None = None
+) -> Celery:
+    """Return an app that connects with its first message. docs/reliability.md gives the reasons for its settings.
 
-    The settings answer to what Celery and Redis do when processes die (docs/reliability.md).
+    `socket_timeout` limits Redis's answers, in seconds; a worker, which waits for messages, sets none.
     """
     app = Celery("car", broker=broker_url, set_as_current=True)
     app.conf.update(
@@ -61,13 +56,13 @@ def make_celery_app(broker_url: str, *, reap_seconds: float = 10.0, socket_timeo
         task_ignore_result=True,
         task_queues=[Binding(name, Exchange(name), routing_key=name) for name in Queue],
         task_default_queue=Queue.IO.value,
-        task_routes={str(task): {"queue": str(queue)} for task, queue in QUEUE_OF.items()},
-        # The lease in Postgres brings work back. A message that came back by itself would only double the bell.
+        task_routes={str(task): {"queue": str(queue)} for task, queue in TASK_QUEUES.items()},
+        # The lease in Postgres brings work back; a redelivered message would only be a second notification.
         task_acks_late=True,
         task_reject_on_worker_lost=False,
         task_acks_on_failure_or_timeout=True,
         worker_prefetch_multiplier=1,
-        # A worker that lost Redis goes on with what it has claimed; leases, not messages, say whose the work is.
+        # A worker that loses Redis finishes what it has claimed: leases, not messages, decide who owns an item.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=25.0,
         worker_enable_soft_shutdown_on_idle=False,
@@ -83,23 +78,23 @@ def make_celery_app(broker_url: str, *, reap_seconds: float = 10.0, socket_timeo
             "socket_timeout": socket_timeout,
             "health_check_interval": 10,
         },
-        beat_schedule={"reap": {"task": str(TaskName.REAP), "schedule": reap_seconds}},
+        beat_schedule={"maintenance": {"task": str(TaskName.MAINTENANCE), "schedule": maintenance_seconds}},
         beat_max_loop_interval=5,
     )
     return app
 
 
 def notify(app: Celery, task: TaskName) -> bool:
-    """Wake a worker for `task`, unless as many bells hang there already as would help. False where Redis is away:
-    nothing is lost then, for `reap` rings for whatever waits.
+    """Send a message for `task`, unless MAX_PENDING messages wait in its queue already.
+
+    Return False if Redis cannot be reached. No work is lost then: maintenance notifies again for all that waits.
     """
-    queue = QUEUE_OF[task]
+    queue = TASK_QUEUES[task]
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=2)
-            channel: Any = connection.default_channel  # the Redis channel, whose client kombu types do not know
-            waiting = channel.client.llen(str(queue))
-            if waiting < MAX_PENDING:
+            channel: Any = connection.default_channel  # the Redis channel; kombu's types do not know its client
+            if channel.client.llen(str(queue)) < MAX_PENDING:
                 app.send_task(str(task), queue=str(queue), connection=connection, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError):
         return False

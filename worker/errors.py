@@ -1,28 +1,45 @@
-"""Errors of the worker's edges: pictures, checkpoints and processes. The root is car.errors.CarError.
+"""Errors of the worker: images, sources, checkpoints and processes. The root is car.errors.CarError.
 
 CarError
 ├── ImageError
-│   ├── ImageMissing        no such file, not readable, or a folder without pictures
-│   ├── ImageUnsupported    not one of the formats we open
-│   ├── ImageTooLarge       the file, or the pixels its header promises, are more than allowed
-│   └── ImageCorrupt        truncated or damaged
+│   ├── ImageMissingError        no such file, not readable, or a folder without images
+│   ├── ImageUnsupportedError    not a supported format
+│   ├── ImageTooLargeError       the file, or the pixel count in its header, is above the limit
+│   └── ImageCorruptError        truncated or damaged
 ├── FetchError
-│   ├── SourceForbidden     an address that this service asks nobody for; says which setting would allow it
-│   ├── SourceNotFound      nothing is there
-│   ├── SourceDenied        a token, a key or a right is missing
-│   ├── SourceTooLarge      more bytes than allowed
-│   └── SourceUnreachable   no answer in time, or a server in trouble; retryable
-│       └── SourceTruncated the answer ended before the picture did; retryable
+│   ├── SourceForbiddenError     the SSRF guard refuses the address; the message names the setting that allows it
+│   ├── SourceNotFoundError      nothing at this address
+│   ├── SourceDeniedError        a token, key or permission is missing
+│   ├── SourceTooLargeError      more bytes than allowed
+│   └── SourceUnreachableError   no answer in time, or a server error; retryable
+│       └── SourceTruncatedError the response ended too early; retryable
 ├── WeightsError
-│   ├── WeightsMissing      no such folder, file or hub model
-│   └── WeightsInvalid      not the checkpoint that was expected
-├── FinisherLost            the process that finished a picture died with it in hand
-├── DeviceMissing           no such device here
-├── OutOfMemory             the device has too little memory for this many pictures, or for this one
-└── LabelStudioError        see worker.label_studio.errors
+│   ├── WeightsMissingError      no such folder, file or hub model
+│   └── WeightsInvalidError      not the expected checkpoint
+├── PostprocessCrashedError      a postprocessing process died with its image; retryable
+├── DeviceMissingError           no such device
+├── OutOfMemoryError             too little device memory for this image, even alone
+└── LabelStudioError             see worker.label_studio.errors
 """
 
+from typing import NamedTuple
+
 from car.errors import CarError
+
+
+class Failure(NamedTuple):
+    """What a queue table stores of an error."""
+
+    code: str
+    detail: str
+    retryable: bool
+
+
+def describe_error(error: Exception, *, retry_unexpected: bool = False) -> Failure:
+    """Return what to store of a CarError, or of any other exception as an internal error."""
+    if isinstance(error, CarError):
+        return Failure(error.code, str(error), error.retryable)
+    return Failure("internal_error", f"{type(error).__name__}: {error}", retry_unexpected)
 
 
 class ImageError(CarError):
@@ -95,5 +112,5 @@ class WeightsInvalidError(WeightsError):
 
 
 class PostprocessCrashedError(CarError):
-    code = "finisher_lost"
+    code = "postprocess_crashed"
     retryable = True

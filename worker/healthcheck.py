@@ -1,5 +1,5 @@
-"""`python -m worker.healthcheck`: exit code 0 if a worker of this host sent a heartbeat in the last minute. It is a
-container's health check: no torch, one query.
+"""A container's health check: `python -m worker.healthcheck` exits with 0 if a worker of this host sent a heartbeat in
+the last minute. One query, no torch.
 """
 
 import socket
@@ -20,7 +20,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if not alive:
-        print(f"no worker of {socket.gethostname()} was heard of in the last minute", file=sys.stderr)
+        print(f"no heartbeat from a worker of {socket.gethostname()} in the last minute", file=sys.stderr)
     return 0 if alive else 1
 
 

@@ -1,4 +1,4 @@
-"""What nobody else would notice: silent workers, jobs that have ended, work without a bell."""
+"""Periodic maintenance: reclaim expired leases, close finished jobs, and find work that waits without a message."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,23 +14,24 @@ from db.session import transaction
 
 @dataclass(frozen=True)
 class MaintenanceReport:
-    """What a look found and did."""
+    """What one run did (counts of items and jobs), and which kinds of work wait."""
 
     requeued: int
     dead: int
     closed: int
-    items_wait: bool
-    sources_wait: bool
-    predictions_wait: bool = False
-    syncs_wait: bool = False
-    annotations_wait: bool = False
+    has_items: bool
+    has_sources: bool
+    has_predictions: bool = False
+    has_syncs: bool = False
+    has_annotations: bool = False
 
 
 def run_maintenance(
     engine: Engine, *, instance: str | None = None, sync_every: timedelta | None = None
 ) -> MaintenanceReport:
-    """One look. Any number of processes may look at once. `instance`: the Label Studio that may be written to, whose
-    projects are looked at again every so often, where `sync_every` says so.
+    """Run once, in one transaction; processes may run it at the same time.
+
+    `instance` is the Label Studio that may be written to; its projects are synced every `sync_every`, if given.
     """
     with transaction(engine) as session:
         reclaimed = items.reclaim_expired(session)
@@ -38,17 +39,17 @@ def run_maintenance(
         closed = jobs.close(session)
         workers.forget(session)
         outbox.forget_documents(session)
-        workers.reaped(session, CODE_VERSION)
+        workers.record_maintenance(session, CODE_VERSION)
         if instance is not None and sync_every:
-            project_sync.request_all(session, instance=instance, every=sync_every)
+            project_sync.request_all(session, instance=instance, interval=sync_every)
         return MaintenanceReport(
             reclaimed.requeued,
             reclaimed.dead,
             closed,
-            items_wait=items.waiting(session),
-            sources_wait=listings.waiting(session),
-            predictions_wait=outbox.waiting(session, instance)
+            has_items=items.waiting(session),
+            has_sources=listings.waiting(session),
+            has_predictions=outbox.waiting(session, instance)
             or (instance is not None and outbox.checks_waiting(session, instance)),
-            syncs_wait=instance is not None and project_sync.waiting(session, instance=instance),
-            annotations_wait=feedback.waiting(session),
+            has_syncs=instance is not None and project_sync.waiting(session, instance=instance),
+            has_annotations=feedback.waiting(session),
         )

@@ -1,18 +1,18 @@
-"""The face to Label Studio: what its ML backends answer, at the root of this port.
+"""The interface to Label Studio: the routes of an ML backend, at the root of the port.
 
 GET / and /health · POST /setup, /predict, /webhook
 """
 
 from fastapi import APIRouter
 
-from api.label_studio import health, predict, setup, webhook
+from api.label_studio import predict, setup, webhook
 from api.label_studio.context import BackendContext
 
-__all__ = ["ADDRESSES", "BackendContext", "router"]
+__all__ = ["BODY_PATHS", "BackendContext", "router"]
 
-ADDRESSES = ("/setup", "/predict", "/webhook")
-"""Where Label Studio sends bodies, all tasks of a selection in one."""
+BODY_PATHS = ("/setup", "/predict", "/webhook")
+"""Routes with large bodies: Label Studio sends all selected tasks in one."""
 
 router = APIRouter(tags=["label studio"])
-for part in (health, setup, predict, webhook):
-    router.include_router(part.router)
+for module in (setup, predict, webhook):
+    router.include_router(module.router)

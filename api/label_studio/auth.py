@@ -1,10 +1,11 @@
-"""Who may speak as Label Studio.
+"""Authentication of Label Studio.
 
-Its requests carry Basic credentials where the backend was added with them. Its webhooks cannot: they carry headers that
-are set on the webhook, X-Car-Token for us. Both are open only where nothing is configured.
+Its requests carry Basic credentials if the backend was added with them. Its webhooks cannot; they carry a header of
+their own, for us X-Car-Token. Both are open only if nothing is configured.
 """
 
 from base64 import b64decode
+from contextlib import suppress
 from secrets import compare_digest
 from typing import Annotated
 
@@ -21,7 +22,7 @@ _basic = HTTPBase(
     scheme="basic",
     scheme_name="LabelStudioBasic",
     auto_error=False,
-    description="BASIC_AUTH_USER and BASIC_AUTH_PASS, as they are given to Label Studio with the backend's address.",
+    description="BASIC_AUTH_USER and BASIC_AUTH_PASS, as entered in Label Studio with the backend's URL.",
 )
 _token = APIKeyHeader(
     name=TOKEN_HEADER,
@@ -29,57 +30,53 @@ _token = APIKeyHeader(
     auto_error=False,
     description="CAR_WEBHOOK_SECRET, as a header of the webhook in Label Studio.",
 )
-Given = Annotated[HTTPAuthorizationCredentials | None, Security(_basic)]
-GivenToken = Annotated[str | None, Security(_token)]
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_basic)]
 
 
-async def _speaker(face: BackendContextDep, given: Given) -> None:
-    if face.settings.basic_auth_user and not _knows_password(face.settings, given):
+async def _require_password(backend: BackendContextDep, credentials: Credentials) -> None:
+    if backend.settings.basic_auth_user and not _has_password(backend.settings, credentials):
         raise CredentialsRefusedError(
-            "Label Studio must send this service's name and password: give BASIC_AUTH_USER and BASIC_AUTH_PASS with "
-            "the backend's address, under Basic authentication"
+            "Label Studio must send this service's user name and password: choose Basic authentication for the backend "
+            "and enter BASIC_AUTH_USER and BASIC_AUTH_PASS"
         )
 
 
-async def _visitor(face: BackendContextDep, request: Request) -> None:
-    """Who asks for health may say nothing. Wrong credentials are refused all the same: of that answer alone Label
-    Studio tells its user that they are wrong.
-    """
+async def _check_sent_password(backend: BackendContextDep, request: Request) -> None:
+    """Allow no credentials, but refuse wrong ones: only on /health does Label Studio tell its user that they are."""
     if "authorization" in request.headers:
-        await _speaker(face, await _basic(request))
+        await _require_password(backend, await _basic(request))
 
 
-async def _teller(face: BackendContextDep, given: Given, token: GivenToken) -> None:
-    settings = face.settings
+async def _require_secret(
+    backend: BackendContextDep, credentials: Credentials, token: Annotated[str | None, Security(_token)]
+) -> None:
+    settings = backend.settings
     if settings.webhook_secret is None and settings.basic_auth_user is None:
         return
-    if not (_knows_secret(settings, token) | _knows_password(settings, given)):
+    if not (_has_secret(settings, token) | _has_password(settings, credentials)):
         raise CredentialsRefusedError(
             f"the webhook must send the header {TOKEN_HEADER} with CAR_WEBHOOK_SECRET; "
             "`car label-studio connect` sets it in Label Studio"
         )
 
 
-def _knows_password(settings: ApiSettings, given: HTTPAuthorizationCredentials | None) -> bool:
+def _has_password(settings: ApiSettings, credentials: HTTPAuthorizationCredentials | None) -> bool:
     user, password = settings.basic_auth_user, settings.basic_auth_pass
-    if user is None or password is None or given is None or given.scheme.lower() != "basic":
+    if user is None or password is None or credentials is None or credentials.scheme.lower() != "basic":
         return False
     try:
-        sent = b64decode(given.credentials, validate=True)
+        sent = b64decode(credentials.credentials, validate=True)
     except ValueError:
         return False
-    known = _encodings(f"{user}:{password.get_secret_value()}")
-    return any(compare_digest(sent, one) for one in known)
+    text = f"{user}:{password.get_secret_value()}"
+    expected = [text.encode()]  # as browsers send it
+    with suppress(UnicodeEncodeError):
+        expected.append(text.encode("latin-1"))  # as Python's requests does
+    return any(compare_digest(sent, encoded) for encoded in expected)
 
 
-def _encodings(text: str) -> list[bytes]:
-    """As browsers send it, and as Python's requests does, where it can."""
-    latin = [text.encode("latin-1")] if all(ord(letter) <= 0xFF for letter in text) else []  # noqa: PLR2004 - its last
-    return [text.encode(), *latin]
-
-
-def _knows_secret(settings: ApiSettings, token: str | None) -> bool:
-    # Headers come as Latin-1.
+def _has_secret(settings: ApiSettings, token: str | None) -> bool:
+    # Headers arrive decoded as Latin-1.
     return (
         settings.webhook_secret is not None
         and token is not None
@@ -87,6 +84,6 @@ def _knows_secret(settings: ApiSettings, token: str | None) -> bool:
     )
 
 
-BackendAuth = Annotated[None, Depends(_speaker)]
-OptionalAuth = Annotated[None, Depends(_visitor)]
-WebhookAuth = Annotated[None, Depends(_teller)]
+BackendAuth = Annotated[None, Depends(_require_password)]
+OptionalAuth = Annotated[None, Depends(_check_sent_password)]
+WebhookAuth = Annotated[None, Depends(_require_secret)]

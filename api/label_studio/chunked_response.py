@@ -1,4 +1,4 @@
-"""Answers of many megabytes, without holding up whoever asks for little meanwhile."""
+"""Responses of many megabytes that do not block other requests meanwhile."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,12 +7,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 CHUNK_BYTES = 2**18
-"""Bytes that are copied and written in one go: a fraction of a millisecond, in which the process does nothing else."""
+"""Bytes that are copied and sent at once, which blocks the event loop for a fraction of a millisecond."""
 
 
 class ChunkedResponse(Response):
-    """JSON whose text is these parts one after the other, never as one. Between two pieces others have their turn, also
-    where the client takes them all at once.
+    """JSON in parts that are never joined as a whole. After each chunk other requests get a turn, even if the client
+    reads without delay.
     """
 
     media_type = "application/json"
@@ -21,18 +21,18 @@ class ChunkedResponse(Response):
         super().__init__(headers={"Content-Length": str(sum(map(len, parts)))})
         self._parts = parts
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for piece in joined(self._parts):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for chunk in chunks(self._parts):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await checkpoint()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if self.background is not None:
             await self.background()
 
 
-def joined(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of `PIECE` at least, but for the last one; no part is cut."""
+def chunks(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the parts joined into chunks of at least CHUNK_BYTES, but for the last one. No part is split."""
     waiting: list[bytes] = []
     size = 0
     for part in parts:

@@ -1,8 +1,11 @@
-"""Which project Label Studio speaks of, what it asks for, and what its version is called."""
+"""Which project a request of Label Studio belongs to, what it asks for, and its model version."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -10,121 +13,154 @@ from sqlalchemy.orm import Session
 
 from api.label_studio.context import BackendContext
 from api.label_studio.payloads import ProjectKey
-from api.label_studio.weights import weights_beside, weights_of
 from car.errors import CarError, RecipeError, VocabularyError
 from car.label_studio.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
+from car.recipe import Recipe
+from car.weights_digest import WEIGHTS, remembered_digest, weights_digest
 from db.errors import NotFoundError
 from db.label_studio import projects
 from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
+from db.queue import model_registry
 from db.session import read_only, transaction
 
-_QUERY = re.compile(r"\?\S+")
+_QUERY_STRING = re.compile(r"\?\S+")
+_HASHED_BYTES = 64 * 2**20
+"""Larger weights are not hashed while Label Studio waits: it gives /setup three seconds."""
 
 log = structlog.get_logger("api.label_studio")
 
 
 @dataclass(frozen=True)
 class UpsertedProject:
-    """A project as it was just told, and the weights that its results would be of."""
+    """A project as Label Studio just sent it, and the weights that its results would be computed with."""
 
-    known: ResolvedProject
+    project: ResolvedProject
     weights: Mapping[str, str] | None
 
     @property
     def version(self) -> str:
-        """The one string of /setup, /predict and what is written back."""
-        plan = self.known.plan
-        return label_studio_version(self.weights, plan.recipe, plan.vocabulary_digest, plan.region_digest)
+        """The model version in /setup, /predict and predictions that are written back."""
+        config = self.project.config
+        return label_studio_version(self.weights, config.recipe, config.vocabulary_digest, config.region_digest)
 
 
 def upsert_project(
-    face: BackendContext,
-    stamp: ProjectKey,
+    backend: BackendContext,
+    key: ProjectKey,
     label_config: str,
     *,
-    way: RequestKind,
+    kind: RequestKind,
     hostname: str = "",
     title: str | None = None,
     extra_params: Mapping[str, Any] | None = None,
 ) -> UpsertedProject:
-    """Take down what was told, in a transaction of its own. /setup alone tells the `hostname` and the `extra_params`;
-    other ways are of a project that it told before, or of LABEL_STUDIO_URL; else of an instance without an address,
-    until /setup tells it.
+    """Store what Label Studio sent, in a transaction of its own. Only /setup sends the `hostname` and the
+    `extra_params`. Other requests belong to LABEL_STUDIO_URL, to the instance that /setup named before, or to one
+    without an address until /setup names it.
 
     Raises:
-        NotFoundError, ConflictError: it cannot be known whose project it is.
-        LabelingConfigError, RecipeError, VocabularyError: see db.label_studio.projects.upsert; the project's page has
-        the reason.
+        NotFoundError, ConflictError: the project's instance cannot be known.
+        LabelingConfigError, RecipeError, VocabularyError: see db.label_studio.projects.upsert; the project's page
+            shows the reason.
 
     """
 
-    def seen_by(session: Session) -> ProjectPayload:
-        instance = face.settings.label_studio_url
+    def payload(session: Session) -> ProjectPayload:
+        instance = backend.settings.label_studio_url
         if instance is None:
-            instance = hostname if way is RequestKind.SETUP else _instance(session, stamp)
+            instance = hostname if kind is RequestKind.SETUP else _stored_instance(session, key)
         return ProjectPayload(
             instance=instance,
-            ls_project_id=stamp.number,
-            ls_project_key=stamp.text,
+            ls_project_id=key.number,
+            ls_project_key=key.text,
             label_config=label_config,
             title=title,
             extra_params=extra_params,
-            kind=way,
+            kind=kind,
         )
 
-    return _standing(face, seen_by) or _taken_down(face, seen_by)
+    return _find_unchanged(backend, payload) or _store(backend, payload)
 
 
-def _standing(face: BackendContext, seen_by: Callable[[Session], ProjectPayload]) -> UpsertedProject | None:
-    """Where Label Studio tells what it told before, as it mostly does: /setup comes before every prediction."""
+def expected_weights(session: Session, backend: BackendContext, recipe: Recipe) -> Mapping[str, str] | None:
+    """Return the weights of the worker that can serve the recipe; without one, those of this machine's models. None if
+    there are neither: then the first worker changes the model version.
+    """
+    return model_registry.weights_for(session, recipe) or _weights_here(backend.settings.models, recipe)
 
-    def question(session: Session) -> ResolvedProject | None:
-        return projects.find_unchanged(session, seen_by(session), preset=face.settings.preset)
+
+def loggable(error: CarError) -> str:
+    """Return the message without query strings, which hold signatures of presigned URLs."""
+    return _QUERY_STRING.sub("?…", str(error))
+
+
+def _find_unchanged(backend: BackendContext, payload: Callable[[Session], ProjectPayload]) -> UpsertedProject | None:
+    """Return a project that is stored as it was sent: /setup comes before every prediction."""
+
+    def query(session: Session) -> ResolvedProject | None:
+        return projects.find_unchanged(session, payload(session), preset=backend.settings.preset)
 
     try:
-        standing = read_only(face.glances, question)
+        project = read_only(backend.probes, query)
     except (LabelingConfigError, RecipeError, VocabularyError):
-        return None  # refused once more by who takes it down
-    if standing is None:
+        return None  # `_store` refuses it
+    if project is None:
         return None
-    return UpsertedProject(standing, weights_beside(standing.weights, face, standing.plan.recipe))
+    return UpsertedProject(project, project.weights or _weights_here(backend.settings.models, project.config.recipe))
 
 
-def _taken_down(face: BackendContext, seen_by: Callable[[Session], ProjectPayload]) -> UpsertedProject:
-    # Whatever a crash undoes here, Label Studio tells again before it asks for anything.
-    with transaction(face.database, durable=False) as session:
-        seen = seen_by(session)
-        if seen.kind is RequestKind.SETUP:
-            projects.set_instance(session, seen.ls_project_key, seen.instance)
+def _store(backend: BackendContext, payload: Callable[[Session], ProjectPayload]) -> UpsertedProject:
+    # Not durable: Label Studio sends again whatever a crash undoes here.
+    with transaction(backend.database, durable=False) as session:
+        sent = payload(session)
+        if sent.kind is RequestKind.SETUP:
+            projects.set_instance(session, sent.ls_project_key, sent.instance)
         try:
-            known = projects.upsert(session, seen, preset=face.settings.preset)
+            project = projects.upsert(session, sent, preset=backend.settings.preset)
         except (LabelingConfigError, RecipeError, VocabularyError) as error:
             refusal = error
-            projects.record_problem(session, seen, code=error.code, detail=str(error))
+            projects.record_problem(session, sent, code=error.code, detail=str(error))
         else:
-            return UpsertedProject(known, weights_of(session, face, known.plan.recipe))
+            return UpsertedProject(project, expected_weights(session, backend, project.config.recipe))
     log.warning(
-        "project refused", project=seen.ls_project_id, way=str(seen.kind), code=refusal.code, reason=reason(refusal)
+        "project refused", project=sent.ls_project_id, kind=str(sent.kind), code=refusal.code, reason=loggable(refusal)
     )
     raise refusal
 
 
-def reason(error: CarError) -> str:
-    """For the log, without what follows a question mark: signatures of presigned addresses."""
-    return _QUERY.sub("?…", str(error))
-
-
-def _instance(session: Session, stamp: ProjectKey) -> str:
-    row = projects.by_key(session, stamp.text) if stamp.text else None
+def _stored_instance(session: Session, key: ProjectKey) -> str:
+    row = projects.by_key(session, key.text) if key.text else None
     if row is None:
         try:
-            row = projects.find(session, stamp.number).row
+            row = projects.find(session, key.number).row
         except NotFoundError:
             return projects.UNKNOWN_INSTANCE
-        if row.ls_project_key and stamp.text:  # another one of this number
+        if row.ls_project_key and key.text:  # another project with this id
             raise NotFoundError(
-                f"project {stamp.text} was never set up here; save the backend in Label Studio again, or set "
+                f"project {key.text} was never set up here; save the backend in Label Studio again, or set "
                 "LABEL_STUDIO_URL"
             )
     return row.instance
+
+
+def _weights_here(models: str, recipe: Recipe) -> Mapping[str, str] | None:
+    if models == "openai":
+        return None
+    folder = Path(str(resources.files("demo"))) / "weights" if models == "demo" else Path(models)
+    digests: dict[str, str] = {}
+    for role in ("proposal", "classifier", *(("sam",) if recipe.sam else ())):
+        try:
+            stat = (folder / role / WEIGHTS).stat()
+            digest = _digest(folder / role, stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            return None
+        if digest is None:
+            return None
+        digests[role] = digest
+    return digests
+
+
+@lru_cache(maxsize=16)
+def _digest(folder: Path, size: int, _mtime_ns: int) -> str | None:
+    return weights_digest(folder) if size <= _HASHED_BYTES else remembered_digest(folder)

@@ -1,45 +1,52 @@
-"""POST /setup: before every prediction Label Studio asks for the version, and tells what the project is now.
+"""GET / and /health, POST /setup: what Label Studio asks before it asks for predictions.
 
-What of a configuration cannot be mapped is told beside the version, which is all that Label Studio reads. One with
-which no mask could become a region is refused with 422: Label Studio then says, when the backend is added, that it
-"might be incompatible with the current labeling configuration", and shows it in error later. A version instead would
-look like success and stay without predictions for ever. The reason in words is in our log and on the project's page.
+Before every prediction Label Studio sends the project as it is now and reads the model version. Parts of a
+configuration that cannot be mapped are listed beside it. A configuration of which no mask could become a region is
+refused with 422: Label Studio then says, when the backend is added, that it "might be incompatible with the current
+labeling configuration", and later shows the backend in error. A version would look like success, and the project would
+stay without predictions. The reason is in our log and on the project's page.
 """
 
 from functools import partial
 
 from fastapi import APIRouter, Request
 
-from api.label_studio import payloads as bodies
-from api.label_studio.auth import BackendAuth
+from api.label_studio import payloads
+from api.label_studio.auth import BackendAuth, OptionalAuth
 from api.label_studio.context import BackendContext, BackendContextDep
 from api.label_studio.project import upsert_project
-from api.schemas.label_studio import ConfigProblem, SetupRequest, SetupResponse, body
+from api.schemas.common import ConfigProblem
+from api.schemas.label_studio import HealthResponse, SetupRequest, SetupResponse, request_body
 from db.label_studio.projects import RequestKind
 
 router = APIRouter()
 
 
-@router.post(
-    "/setup", summary="Which version Label Studio gets, and what it cannot get", openapi_extra=body(SetupRequest)
-)
-async def setup(request: Request, face: BackendContextDep, _: BackendAuth) -> SetupResponse:
-    """The version changes with the models, the recipe, the labels and the way masks become regions. Asked before every
-    prediction, so it is answered in milliseconds, with all workers dead.
+@router.get("/", summary="The backend is up")
+@router.get("/health", summary="The backend is up, for Label Studio")
+async def health(_: OptionalAuth) -> HealthResponse:
+    """Reads nothing and answers in a millisecond; /readyz checks the services."""
+    return HealthResponse(status="UP", model_class="CarLabeler")
+
+
+@router.post("/setup", summary="The model version, and what cannot be mapped", openapi_extra=request_body(SetupRequest))
+async def setup(request: Request, backend: BackendContextDep, _: BackendAuth) -> SetupResponse:
+    """The version changes with the models, the recipe, the labels and the format of regions. Answered in milliseconds,
+    without any worker.
     """
-    given = await request.body()
-    return await face.run_probe(partial(_set_up, face, given), request.receive)
+    body = await request.body()
+    return await backend.probe_limit.run(partial(_set_up, backend, body), request.receive)
 
 
-def _set_up(face: BackendContext, body: bytes) -> SetupResponse:
-    document = bodies.read(body)
-    noted = upsert_project(
-        face,
-        bodies.stamp_of(document.get("project")),
-        bodies.text_of(document, "schema"),
-        way=RequestKind.SETUP,
-        hostname=bodies.hostname_of(document),
-        extra_params=bodies.extra_params_of(document),
+def _set_up(backend: BackendContext, body: bytes) -> SetupResponse:
+    document = payloads.read(body)
+    upserted = upsert_project(
+        backend,
+        payloads.parse_project_key(document.get("project")),
+        payloads.parse_text(document, "schema"),
+        kind=RequestKind.SETUP,
+        hostname=payloads.parse_hostname(document),
+        extra_params=payloads.parse_extra_params(document),
     )
-    problems = [ConfigProblem(code=one.code, detail=one.detail) for one in noted.known.plan.problems]
-    return SetupResponse(model_version=noted.version, problems=problems)
+    problems = [ConfigProblem(code=problem.code, detail=problem.detail) for problem in upserted.project.config.problems]
+    return SetupResponse(model_version=upserted.version, problems=problems)

@@ -1,7 +1,7 @@
-"""POST /webhook: what happened in Label Studio, told as it happens.
+"""POST /webhook: events of Label Studio.
 
-Label Studio waits a second and never tells again, so the event is looked at once the answer is sent. What is lost then
-(a database that is away, a process that ends) `sync` finds in Label Studio itself.
+Label Studio waits one second and never sends an event again, so events are handled after the response. An event that is
+lost then (no database, the process ends) is made up for by the next `sync`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 
-from api.label_studio import payloads as bodies
+from api.label_studio import payloads
 from api.label_studio.auth import WebhookAuth
 from api.label_studio.context import BackendContext, BackendContextDep
-from api.label_studio.predict import bells_of
-from api.label_studio.project import UpsertedProject, reason, upsert_project
-from api.schemas.label_studio import WebhookRequest, WebhookResponse, body
+from api.label_studio.predict import notifications_for
+from api.label_studio.project import UpsertedProject, loggable, upsert_project
+from api.schemas.label_studio import WebhookRequest, WebhookResponse, request_body
 from car.errors import CarError
 from car.label_studio.task_requests import TaskRequest, has_inline_images, parse_tasks, task_id_of
 from db.label_studio import feedback, project_sync, task_deletion, tasks
@@ -27,7 +27,7 @@ from db.session import transaction
 from worker.celery_app import TaskName
 
 _WAIT_SECONDS = 60.0
-"""For a thread: nobody waits for the answer."""
+"""For a thread: the response was sent already."""
 
 router = APIRouter()
 log = structlog.get_logger("api.label_studio")
@@ -36,115 +36,120 @@ log = structlog.get_logger("api.label_studio")
 @router.post(
     "/webhook",
     status_code=201,
-    summary="What happened in Label Studio",
-    openapi_extra=body(WebhookRequest),
-    responses={200: {"model": WebhookResponse, "description": "an event that means nothing here"}},
+    summary="Receive an event of Label Studio",
+    openapi_extra=request_body(WebhookRequest),
+    responses={200: {"model": WebhookResponse, "description": "an event that has no effect here"}},
 )
 async def webhook(
-    request: Request, response: Response, face: BackendContextDep, after: BackgroundTasks, _: WebhookAuth
+    request: Request, response: Response, backend: BackendContextDep, after: BackgroundTasks, _: WebhookAuth
 ) -> WebhookResponse:
-    """Tasks that were created are labelled; what people draw is compared with our masks. Nothing is trained."""
-    given = await request.body()
-    document = await face.run(partial(bodies.read, given), request.receive, size=len(given))
-    action = bodies.text_of(document, "action")
+    """Labels new tasks and compares annotations with our masks. Nothing is trained."""
+    body = await request.body()
+    document = await backend.run(partial(payloads.read, body), request.receive, size=len(body))
+    action = payloads.parse_text(document, "action")
     if action == "START_TRAINING":
         return WebhookResponse(
-            status="ok", detail="nothing to train: the labels and their prompts are all it learns from"
+            status="ok", detail="nothing to train: change the labels and their prompts to change the masks"
         )
-    event = _EVENTS.get(action)
-    if event is None:
+    handler = _HANDLERS.get(action)
+    if handler is None:
         response.status_code = 200
         return WebhookResponse(status="Unknown event")
-    bodies.project_of(document)  # refused while somebody hears it
-    after.add_task(_look, face, event, document, len(given))
+    payloads.webhook_project(document)  # refused while Label Studio waits
+    after.add_task(_handle, backend, handler, document, len(body))
     return WebhookResponse(status="ok")
 
 
-Event = Callable[[BackendContext, Mapping[str, Any]], "set[TaskName] | _Created"]
-"""Returns whom to notify, or tasks whose pictures go to S3 first."""
-
-
 @dataclass(frozen=True)
-class _Created:
-    noted: UpsertedProject
+class _TasksWithImages:
+    """Created tasks whose images must be put into the bucket first."""
+
+    upserted: UpsertedProject
     tasks: list[Any]
 
 
-async def _look(face: BackendContext, event: Event, document: Mapping[str, Any], size: int) -> None:
-    work = partial(face.run, size=size, wait_seconds=_WAIT_SECONDS)
+Handler = Callable[[BackendContext, Mapping[str, Any]], set[TaskName] | _TasksWithImages]
+"""Handles an event and returns which workers to notify."""
+
+
+async def _handle(backend: BackendContext, handler: Handler, document: Mapping[str, Any], size: int) -> None:
+    run = partial(backend.run, size=size, wait_seconds=_WAIT_SECONDS)
     try:
-        bells = await work(partial(event, face, document))
-        if isinstance(bells, _Created):
-            wishes = await face.with_pictures_stored(bells.noted.known, bells.tasks)
-            bells = await work(partial(_submitted, face, bells.noted, wishes))
+        notifications = await run(partial(handler, backend, document))
+        if isinstance(notifications, _TasksWithImages):
+            upserted = notifications.upserted
+            requests = await backend.with_images_stored(upserted.project, notifications.tasks)
+            notifications = await run(partial(_submit, backend, upserted, requests))
     except CarError as error:
-        log.warning("event lost", action=document["action"], code=error.code, reason=reason(error))
+        log.warning("event lost", action=document["action"], code=error.code, reason=loggable(error))
     except Exception:
         log.exception("unexpected error", path="/webhook", action=document["action"])
     else:
-        await face.notifier.notify(bells)
+        await backend.notifier.notify(notifications)
 
 
-def _noted(face: BackendContext, document: Mapping[str, Any]) -> UpsertedProject:
-    """The project as it is now."""
-    project = bodies.project_of(document)
-    stamp, config = bodies.stamp_of_project(project), bodies.text_of(project, "label_config")
-    title = project.get("title")
-    return upsert_project(face, stamp, config, way=RequestKind.WEBHOOK, title=title if isinstance(title, str) else None)
+def _upsert(backend: BackendContext, document: Mapping[str, Any]) -> UpsertedProject:
+    project = payloads.webhook_project(document)
+    key, config = payloads.webhook_project_key(project), payloads.parse_text(project, "label_config")
+    title = project.get("title") if isinstance(project.get("title"), str) else None
+    return upsert_project(backend, key, config, kind=RequestKind.WEBHOOK, title=title)
 
 
-def _project_updated(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
-    _noted(face, document)
+def _project_updated(backend: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
+    _upsert(backend, document)
     return set()
 
 
-def _tasks_created(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName] | _Created:
-    noted, created = _noted(face, document), _list(document, "tasks")
-    known = noted.known
-    if has_inline_images(known.plan, created):
-        return _Created(noted, created)
-    return _submitted(face, noted, parse_tasks(known.plan, created, instance=known.row.instance, objects=None))
+def _tasks_created(backend: BackendContext, document: Mapping[str, Any]) -> set[TaskName] | _TasksWithImages:
+    upserted, created = _upsert(backend, document), _list(document, "tasks")
+    project = upserted.project
+    if has_inline_images(project.config, created):
+        return _TasksWithImages(upserted, created)
+    requests = parse_tasks(project.config, created, instance=project.row.instance, objects=None)
+    return _submit(backend, upserted, requests)
 
 
-def _submitted(face: BackendContext, noted: UpsertedProject, wishes: Sequence[TaskRequest | None]) -> set[TaskName]:
-    known = noted.known
+def _submit(
+    backend: BackendContext, upserted: UpsertedProject, requests: Sequence[TaskRequest | None]
+) -> set[TaskName]:
+    project = upserted.project
     try:
-        with transaction(face.database) as session:
-            asked = store_vocabularies(session, (wish for wish in wishes if wish is not None))
-            answers = tasks.submit(session, known, asked, weights=noted.weights)
+        with transaction(backend.database) as session:
+            submissions = store_vocabularies(session, (request for request in requests if request is not None))
+            statuses = tasks.submit(session, project, submissions, weights=upserted.weights)
     except CarError:
-        with transaction(face.database) as session:
-            project_sync.request(session, known.row)
+        with transaction(backend.database) as session:
+            project_sync.request(session, project.row)
         raise
-    return {bell for answer in answers for bell in bells_of(answer)}
+    return set().union(*map(notifications_for, statuses))
 
 
-def _tasks_deleted(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
-    known = _noted(face, document).known
-    gone = _numbers(_list(document, "tasks"))
-    with transaction(face.database) as session:
-        task_deletion.tasks_deleted(session, known.row, gone)
+def _delete_tasks(backend: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
+    project = _upsert(backend, document).project
+    with transaction(backend.database) as session:
+        task_deletion.delete_tasks(session, project.row, _ids(_list(document, "tasks")))
     return set()
 
 
-def _annotated(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
-    """One annotation, or many under the same name."""
-    known = _noted(face, document).known
-    told = document.get("annotation")
-    with transaction(face.database) as session:
-        for one in told if isinstance(told, list) else [told]:
-            if not isinstance(one, Mapping) or one.get("was_cancelled"):
+def _annotated(backend: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
+    """Store annotations; the event holds one of them or a list."""
+    project = _upsert(backend, document).project
+    annotations = document.get("annotation")
+    with transaction(backend.database) as session:
+        for annotation in annotations if isinstance(annotations, list) else [annotations]:
+            if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
                 continue
-            number, task, result = task_id_of(one.get("id")), task_id_of(one.get("task")), one.get("result")
-            if number is not None and task is not None and isinstance(result, list):
-                feedback.record(session, known.row, task, number, result)
+            annotation_id, task_id = task_id_of(annotation.get("id")), task_id_of(annotation.get("task"))
+            result = annotation.get("result")
+            if annotation_id is not None and task_id is not None and isinstance(result, list):
+                feedback.record(session, project.row, task_id, annotation_id, result)
     return {TaskName.FEEDBACK}
 
 
-def _annotations_deleted(face: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
-    known = _noted(face, document).known
-    with transaction(face.database) as session:
-        feedback.forget(session, known.row, _numbers(_list(document, "annotations")))
+def _annotations_deleted(backend: BackendContext, document: Mapping[str, Any]) -> set[TaskName]:
+    project = _upsert(backend, document).project
+    with transaction(backend.database) as session:
+        feedback.forget(session, project.row, _ids(_list(document, "annotations")))
     return set()
 
 
@@ -153,15 +158,15 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _numbers(entries: list[Any]) -> list[int]:
-    found = [task_id_of(one.get("id")) for one in entries if isinstance(one, Mapping)]
-    return [one for one in found if one is not None]
+def _ids(entries: list[Any]) -> list[int]:
+    ids = (task_id_of(entry.get("id")) for entry in entries if isinstance(entry, Mapping))
+    return [number for number in ids if number is not None]
 
 
-_EVENTS: dict[str, Event] = {
+_HANDLERS: dict[str, Handler] = {
     "PROJECT_UPDATED": _project_updated,
     "TASKS_CREATED": _tasks_created,
-    "TASKS_DELETED": _tasks_deleted,
+    "TASKS_DELETED": _delete_tasks,
     "ANNOTATION_CREATED": _annotated,
     "ANNOTATIONS_CREATED": _annotated,
     "ANNOTATION_UPDATED": _annotated,

@@ -1,15 +1,16 @@
-"""/healthz and /readyz: whether the process lives, and whether it is of use. Neither needs a thread of requests."""
+"""/healthz and /readyz: is the process alive, and can it serve. Neither uses the threads of other requests."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import redis
 from fastapi import APIRouter, Request
 
 from api.dependencies import Connections
-from api.schemas import LivenessResponse, ReadinessResponse
+from api.schemas.common import LivenessResponse, ReadinessResponse
 from car.errors import CarError
 from db import schema
 from db.errors import DatabaseBusyError
@@ -17,7 +18,7 @@ from db.errors import DatabaseBusyError
 _FRESH_SECONDS = 0.5
 _LAST_OUTCOME_SECONDS = 5.0
 _PATIENCE_SECONDS = 0.1
-"""How long a slow check is waited for where the last outcome is recent."""
+"""How long to wait for a slow check if its last outcome is recent."""
 _DATABASE_SECONDS = 2.0
 _OTHERS_SECONDS = 0.4
 
@@ -25,11 +26,11 @@ router = APIRouter(tags=["health"])
 
 
 class Probe:
-    """A check of something that may hang. It runs on a thread of its own, once at a time however many requests ask, and
-    again once its outcome is half a second old. While a check is slow, the last outcome is good for five seconds.
+    """A check that may hang. It runs on a thread of its own, once for concurrent requests, and again when its outcome
+    is half a second old. While it is slow, its last outcome is valid for five seconds.
     """
 
-    def __init__(self, check: Callable[[], CarError | str], *, wait_seconds: float) -> None:
+    def __init__(self, check: Callable[[], str | None], *, wait_seconds: float) -> None:
         self._check = check
         self._wait_seconds = wait_seconds
         self._threads = ThreadPoolExecutor(1, "probe")
@@ -38,10 +39,10 @@ class Probe:
         self._last: tuple[float, CarError | str] | None = None
 
     async def outcome(self) -> CarError | str | None:
-        """Return the outcome of the check; None where it takes longer than `wait_seconds`, counted from its start."""
+        """Return the outcome of the check; None if it takes longer than `wait_seconds` from its start."""
         now = time.monotonic()
         if self._running is None or (self._running.done() and now - self._begun > _FRESH_SECONDS):
-            self._begun, self._running = now, self._threads.submit(self._check)
+            self._begun, self._running = now, self._threads.submit(self._run)
         running, begun = self._running, self._begun
         recent = self._last is not None and now - self._last[0] < _LAST_OUTCOME_SECONDS
         patience = _PATIENCE_SECONDS if recent else max(0.0, begun + self._wait_seconds - now)
@@ -52,8 +53,14 @@ class Probe:
         self._last = (begun, outcome)
         return outcome
 
+    def _run(self) -> CarError | str:
+        try:
+            return self._check() or "ok"
+        except CarError as error:
+            return error
+
     async def state(self) -> str:
-        """For people."""
+        """Return the outcome as a word: "ok", an error code, or "slow"."""
         outcome = await self.outcome()
         return outcome.code if isinstance(outcome, CarError) else outcome or "slow"
 
@@ -61,53 +68,38 @@ class Probe:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class Probes:
-    """The checks of /readyz."""
-
-    def __init__(self, engines: Connections) -> None:
-        url = engines.settings.celery_broker_url.get_secret_value()
-        self.database = Probe(_outcome(lambda: schema.require_current(engines.probes)), wait_seconds=_DATABASE_SECONDS)
-        self.broker = Probe(lambda: _ping(url), wait_seconds=_OTHERS_SECONDS)
-        self.objects = Probe(_outcome(engines.objects.ready), wait_seconds=_OTHERS_SECONDS)
-
-    def close(self) -> None:
-        for probe in (self.database, self.broker, self.objects):
-            probe.close()
+def make_probes(connections: Connections) -> dict[str, Probe]:
+    """Return the checks of /readyz."""
+    url, store = connections.settings.celery_broker_url.get_secret_value(), connections.objects
+    return {
+        "database": Probe(partial(schema.require_current, connections.probes), wait_seconds=_DATABASE_SECONDS),
+        "broker": Probe(partial(_ping, url), wait_seconds=_OTHERS_SECONDS),
+        "objects": Probe(partial(store.check_bucket, store.bucket), wait_seconds=_OTHERS_SECONDS),
+    }
 
 
-def _outcome(check: Callable[[], None]) -> Callable[[], CarError | str]:
-    def checked() -> CarError | str:
-        try:
-            check()
-        except CarError as error:
-            return error
-        return "ok"
-
-    return checked
-
-
-def _ping(url: str) -> str:
+def _ping(url: str) -> str | None:
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError):
         return "away"
-    return "ok"
+    return None
 
 
-@router.get("/healthz", summary="The process lives")
+@router.get("/healthz", summary="The process is alive")
 async def healthz() -> LivenessResponse:
     return LivenessResponse(status="ok")
 
 
-@router.get("/readyz", summary="The database answers and its tables are this version's")
+@router.get("/readyz", summary="The database answers and has this version's tables")
 async def readyz(request: Request) -> ReadinessResponse:
-    """503 without the database. The broker and the object store are told of and do not count: jobs are taken and rows
-    are read without them.
+    """503 without the database. The broker and the object store are only reported: jobs are accepted and rows are read
+    without them.
     """
-    probes: Probes = request.app.state.probes
+    probes: dict[str, Probe] = request.app.state.probes
     database, broker, objects = await asyncio.gather(
-        probes.database.outcome(), probes.broker.state(), probes.objects.state()
+        probes["database"].outcome(), probes["broker"].state(), probes["objects"].state()
     )
     if database is None:
         raise DatabaseBusyError(f"PostgreSQL does not answer within {_DATABASE_SECONDS:g} s")

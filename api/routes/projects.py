@@ -1,15 +1,16 @@
-"""/api/v1/label-studio/projects: what Label Studio asked for, and what became of it."""
+"""/api/v1/label-studio/projects: connected projects, their tasks, syncs and feedback."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from sqlalchemy.orm import Session
 
-from api.dependencies import ConnectionsDep, CursorParam, Limit, NotifierDep, SessionDep, Text
-from api.errors import InstanceUnknownError
+from api.dependencies import ConnectionsDep, CursorParam, Limit, NotifyDep, SessionDep
+from api.errors import RequestInvalidError
 from api.label_studio.context import BackendContext, BackendContextDep
-from api.label_studio.weights import weights_of
-from api.schemas import ErrorView, Page
+from api.label_studio.project import expected_weights
+from api.schemas.common import Page, Text
+from api.schemas.jobs import error_view
 from api.schemas.projects import (
     LabelFeedback,
     ProjectEntry,
@@ -21,7 +22,7 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
-from db.label_studio import feedback as annotators
+from db.label_studio import feedback as annotations
 from db.label_studio import outbox, project_queries, project_sync, projects
 from db.label_studio.project_queries import TaskView
 from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
@@ -34,39 +35,43 @@ router = APIRouter(prefix="/label-studio/projects", tags=["Label Studio"])
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Label Studio's id of the project")]
 Instance = Annotated[
     Text | None,
-    Query(max_length=2000, description="Label Studio's address, where projects of several have this ls_project_id"),
+    Query(max_length=2000, description="URL of the Label Studio, if several have a project with this id"),
 ]
 
 
 @router.get("", summary="Projects of Label Studio, last connected first")
 def page(session: SessionDep, _: Reader, cursor: CursorParam = None, limit: Limit = 50) -> Page[ProjectEntry]:
-    found, after = projects.page(session, cursor=cursor, limit=limit)
-    return Page(items=[ProjectEntry.model_validate(_entry(row)) for row in found], next=after)
+    rows, after = projects.page(session, cursor=cursor, limit=limit)
+    return Page(items=[ProjectEntry.model_validate(_entry(row)) for row in rows], next=after)
 
 
-@router.get("/{ls_project_id}", summary="One project, and what became of its tasks")
-def get(
-    ls_project_id: Number, session: SessionDep, _: Reader, face: BackendContextDep, instance: Instance = None
-) -> ProjectView:
-    return view(session, face, projects.find(session, ls_project_id, instance))
+def _find(ls_project_id: Number, session: SessionDep, instance: Instance = None) -> ResolvedProject:
+    return projects.find(session, ls_project_id, instance)
 
 
-@router.put("/{ls_project_id}", summary="Tell of a project, as Label Studio has it")
-def note(
+ProjectDep = Annotated[ResolvedProject, Depends(_find)]
+"""After the key's dependency, so that strangers learn nothing about projects."""
+
+
+@router.get("/{ls_project_id}", summary="One project with the states of its tasks")
+def get(session: SessionDep, _: Reader, project: ProjectDep, backend: BackendContextDep) -> ProjectView:
+    return view(session, backend, project)
+
+
+@router.put("/{ls_project_id}", summary="Store a project as it is in Label Studio")
+def upsert(
     ls_project_id: Number,
     request: ProjectRequest,
     session: SessionDep,
     _: Writer,
-    engines: ConnectionsDep,
-    face: BackendContextDep,
+    connections: ConnectionsDep,
+    backend: BackendContextDep,
 ) -> ProjectView:
-    """Does what /setup does: words and parameters become a job. Nothing changes where they are known."""
-    instance = engines.settings.label_studio_url or (request.instance or "").rstrip("/")
+    """Does what /setup does: the labels and parameters become a job, unless it exists."""
+    instance = connections.settings.label_studio_url or (request.instance or "").rstrip("/")
     if not instance:
-        raise InstanceUnknownError(
-            "LABEL_STUDIO_URL is not set; give `instance`, the address of this project's Label Studio"
-        )
-    seen = ProjectPayload(
+        raise RequestInvalidError("LABEL_STUDIO_URL is not set; give `instance`, the URL of the project's Label Studio")
+    payload = ProjectPayload(
         instance=instance,
         ls_project_id=ls_project_id,
         label_config=request.label_config,
@@ -75,90 +80,71 @@ def note(
         extra_params=request.extra_params,
         kind=RequestKind.SYNC,
     )
-    return view(session, face, projects.upsert(session, seen, preset=engines.settings.preset))
+    return view(session, backend, projects.upsert(session, payload, preset=connections.settings.preset))
 
 
-@router.get("/{ls_project_id}/tasks", summary="Tasks of a project, and why those failed that did")
+@router.get("/{ls_project_id}/tasks", summary="Tasks of a project with their states and errors")
 def tasks(
-    ls_project_id: Number,
     session: SessionDep,
     _: Reader,
+    project: ProjectDep,
     state: ItemState | None = None,
     cursor: CursorParam = None,
     limit: Limit = 50,
-    instance: Instance = None,
 ) -> Page[TaskEntry]:
-    known = projects.find(session, ls_project_id, instance)
-    found, after = project_queries.tasks_page(session, known.row, state=state, cursor=cursor, limit=limit)
-    return Page(items=[_task(one) for one in found], next=after)
+    entries, after = project_queries.tasks_page(session, project.row, state=state, cursor=cursor, limit=limit)
+    return Page(items=[_task(task) for task in entries], next=after)
 
 
-@router.get("/{ls_project_id}/feedback", summary="What annotators made of the predictions, by label and prompts")
-def feedback(ls_project_id: Number, session: SessionDep, _: Reader, instance: Instance = None) -> Page[LabelFeedback]:
-    known = projects.find(session, ls_project_id, instance)
-    found = annotators.report(session, known.row)
-    return Page(items=[LabelFeedback.model_validate(one) for one in found], next=None)
+@router.get("/{ls_project_id}/feedback", summary="Agreement of annotations with predictions, by label and prompts")
+def feedback(session: SessionDep, _: Reader, project: ProjectDep) -> Page[LabelFeedback]:
+    report = annotations.report(session, project.row)
+    return Page(items=[LabelFeedback.model_validate(entry) for entry in report], next=None)
 
 
-@router.post("/{ls_project_id}/sync", status_code=202, summary="Look at all tasks of a project")
+@router.post("/{ls_project_id}/sync", status_code=202, summary="Sync a project: read all its tasks from Label Studio")
 def sync(
-    ls_project_id: Number,
-    session: SessionDep,
-    _: Writer,
-    ring: NotifierDep,
-    face: BackendContextDep,
-    instance: Instance = None,
+    session: SessionDep, _: Writer, project: ProjectDep, notify: NotifyDep, backend: BackendContextDep
 ) -> ProjectView:
-    """A worker asks Label Studio for its tasks; those that are new are queued."""
-    known = projects.find(session, ls_project_id, instance)
-    project_sync.request(session, known.row)
-    ring(TaskName.SYNC)
+    """A worker reads the tasks and queues new ones."""
+    project_sync.request(session, project.row)
+    notify(TaskName.SYNC)
     session.flush()
-    return view(session, face, known)
+    return view(session, backend, project)
 
 
-@router.post("/{ls_project_id}/retry", status_code=202, summary="Try what failed once more")
+@router.post("/{ls_project_id}/retry", status_code=202, summary="Retry what failed")
 def retry(
-    ls_project_id: Number,
-    session: SessionDep,
-    _: Writer,
-    ring: NotifierDep,
-    face: BackendContextDep,
-    instance: Instance = None,
+    session: SessionDep, _: Writer, project: ProjectDep, notify: NotifyDep, backend: BackendContextDep
 ) -> ProjectRetried:
-    """Failed and dead pictures, and predictions that Label Studio refused."""
-    known = projects.find(session, ls_project_id, instance)
-    pictures = jobs.retry(session, known.row.job_id) if known.row.job_id is not None else 0
-    sent = outbox.retry(session, known.row)
-    if pictures:
-        ring(TaskName.SEGMENT)
-    if sent:
-        ring(TaskName.PUBLISH)
+    """Queues failed and dead images again, and predictions that Label Studio refused."""
+    images = jobs.retry(session, project.row.job_id) if project.row.job_id is not None else 0
+    predictions = outbox.retry(session, project.row)
+    if images:
+        notify(TaskName.SEGMENT)
+    if predictions:
+        notify(TaskName.PUBLISH)
     session.flush()
-    return ProjectRetried(pictures=pictures, predictions=sent, project=view(session, face, known))
+    return ProjectRetried(images=images, predictions=predictions, project=view(session, backend, project))
 
 
-def view(session: Session, face: BackendContext, known: ResolvedProject) -> ProjectView:
-    """All about a project, counted now."""
-    row, plan = known.row, known.plan
-    found = project_queries.progress(session, row, weights=weights_of(session, face, plan.recipe))
-    words = plan.vocabulary.labels if plan.vocabulary is not None else None
+def view(session: Session, backend: BackendContext, project: ResolvedProject) -> ProjectView:
+    """Return a project with its counts of now."""
+    row, config = project.row, project.config
+    progress = project_queries.progress(session, row, weights=expected_weights(session, backend, config.recipe))
+    labels = None
+    if config.vocabulary is not None:
+        labels = [ProjectLabel(name=label.name, prompts=list(label.prompts)) for label in config.vocabulary.labels]
+    counts = ("model_version", "tasks", "items", "predictions", "failed", "unsent")
     return ProjectView.model_validate(
         {
             **_entry(row),
+            **{name: getattr(progress, name) for name in counts},
             "ls_project_key": row.ls_project_key,
             "job": row.job_id,
-            "model_version": found.model_version,
-            "preset": plan.recipe.preset,
-            "labels": None
-            if words is None
-            else [ProjectLabel(name=one.name, prompts=list(one.prompts)) for one in words],
+            "preset": config.recipe.preset,
+            "labels": labels,
             "extra_params": row.extra_params,
-            "tasks": found.tasks,
-            "items": found.items,
-            "predictions": found.predictions,
-            "failed": found.failed,
-            "unsent": found.unsent,
         }
     )
 
@@ -176,22 +162,18 @@ def _entry(row: Project) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names} | {"sync": sync}
 
 
-def _task(found: TaskView) -> TaskEntry:
+def _task(task: TaskView) -> TaskEntry:
     return TaskEntry(
-        ls_task_id=found.ls_task_id,
-        uri=found.uri,
-        state=found.state,
-        error=_error(found.error_code, found.error_detail),
-        result=found.result_id,
-        result_url=f"/api/v1/results/{found.result_id}" if found.result_id is not None else None,
-        finished_at=found.finished_at,
-        model_version=found.model_version,
-        prediction=found.prediction_state,
-        ls_prediction_id=found.ls_prediction_id,
-        prediction_error=_error(found.prediction_error_code, found.prediction_error_detail),
-        sent_at=found.sent_at,
+        ls_task_id=task.ls_task_id,
+        uri=task.uri,
+        state=task.state,
+        error=error_view(task.error_code, task.error_detail),
+        result=task.result_id,
+        result_url=f"/api/v1/results/{task.result_id}" if task.result_id is not None else None,
+        finished_at=task.finished_at,
+        model_version=task.model_version,
+        prediction=task.prediction_state,
+        ls_prediction_id=task.ls_prediction_id,
+        prediction_error=error_view(task.prediction_error_code, task.prediction_error_detail),
+        sent_at=task.sent_at,
     )
-
-
-def _error(code: str | None, detail: str | None) -> ErrorView | None:
-    return None if code is None else ErrorView(code=code, detail=detail)

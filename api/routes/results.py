@@ -1,8 +1,9 @@
-"""/api/v1/results: what came out, how it came about, and its masks as pictures."""
+"""/api/v1/results: results, their query histories, and their masks as images."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -10,15 +11,26 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import rendering
-from api.dependencies import Connections, ConnectionsDep, SessionDep, Text
+from api.dependencies import Connections, ConnectionsDep, SessionDep
 from api.routes import vocabularies
-from api.schemas import HistoryView, Page, ResultDetailView, ResultSummary, RleView
-from api.schemas.results import ImageView, Links, MaskEntry, ResultQuery, SourceView, StepView
-from api.security import Given, Reader, authorize
+from api.schemas.common import Page, Text
+from api.schemas.results import (
+    HistoryView,
+    ImageView,
+    Links,
+    MaskEntry,
+    ResultDetailView,
+    ResultQuery,
+    ResultSummary,
+    RleView,
+    SourceView,
+    StepView,
+)
+from api.security import Credentials, Reader, authorize
+from car.rendering.history_image import draw_history
+from car.rendering.overlay import draw_overlay
 from car.segmentation import Step
 from db.api_keys import Scope
-from db.models import Image
-from db.objects import ObjectStore
 from db.results import details as result_details
 from db.results import queries as result_queries
 from db.results.details import Detail, Stored
@@ -27,10 +39,11 @@ from db.results.queries import ResultFilter, ResultView
 router = APIRouter(prefix="/results", tags=["results"])
 
 _PNG = "image/png"
-_AS_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {_PNG: {}}, "description": "a picture"}}
-# A result never changes; a link to one that was retried is another link.
-_KEPT = "private, max-age=86400"
+_AS_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {_PNG: {}}, "description": "an image"}}
+# A result never changes; a retried one has another URL.
+_CACHED = "private, max-age=86400"
 
+Loaded = TypeVar("Loaded")
 LabelInPath = Annotated[
     Text, Path(max_length=200, description="any text; write / as %2F and so on", examples=["pepsi can"])
 ]
@@ -38,178 +51,157 @@ LabelInPath = Annotated[
 
 @router.get("", summary="Results, newest first")
 def page(session: SessionDep, _: Reader, query: Annotated[ResultQuery, Query()]) -> Page[ResultSummary]:
-    """Filters combine; each narrows. With `job` one picture under three keys is three entries that share a result."""
+    """Filters are combined with AND. With `job`, an image under three keys has three entries that share a result."""
     filters = query.model_dump(exclude={"cursor", "limit", "vocabulary"})
-    words = vocabularies.find(session, query.vocabulary).id if query.vocabulary is not None else None
-    wanted = ResultFilter(**filters, vocabulary=words)
-    found, after = result_queries.page(session, wanted, cursor=query.cursor, limit=query.limit)
-    return Page(items=[_summary(one) for one in found], next=after)
+    vocabulary_id = vocabularies.find(session, query.vocabulary).id if query.vocabulary is not None else None
+    where = ResultFilter(**filters, vocabulary=vocabulary_id)
+    rows, after = result_queries.page(session, where, cursor=query.cursor, limit=query.limit)
+    return Page(items=[_summary(row) for row in rows], next=after)
 
 
-async def _detail(result_id: UUID, request: Request, engines: ConnectionsDep, given: Given) -> Detail:
-    """All rows of a result, in a transaction that ends before its objects are fetched: a slow store must not hold the
-    connections of requests that need none of it.
-    """
+def _loaded(query: Callable[[Session, UUID], Loaded]) -> Any:  # noqa: ANN401 - FastAPI's
+    """Load rows in a transaction that ends before objects are fetched: a slow S3 must not hold database connections."""
 
-    def rows(session: Session) -> Detail:
-        authorize(session, request, given, Scope.READ)
-        return result_details.get(session, result_id)
+    async def load(result_id: UUID, request: Request, connections: ConnectionsDep, credentials: Credentials) -> Loaded:
+        def authorized(session: Session) -> Loaded:
+            authorize(session, request, credentials, Scope.READ)
+            return query(session, result_id)
 
-    return await engines.in_transaction(rows, request.receive)
+        return await connections.in_transaction(authorized, request.receive)
 
-
-async def _stored(result_id: UUID, request: Request, engines: ConnectionsDep, given: Given) -> Stored:
-    """As `_detail`, without the history."""
-
-    def rows(session: Session) -> Stored:
-        authorize(session, request, given, Scope.READ)
-        return result_details.stored(session, result_id)
-
-    return await engines.in_transaction(rows, request.receive)
+    return Depends(load)
 
 
-DetailDep = Annotated[Detail, Depends(_detail)]
-StoredDep = Annotated[Stored, Depends(_stored)]
+DetailDep = Annotated[Detail, _loaded(result_details.get)]
+StoredDep = Annotated[Stored, _loaded(result_details.stored)]
+"""Without the query history."""
 
 
-@router.get("/{result_id}", summary="One result with everything about it", response_model=ResultDetailView)
-async def get(found: DetailDep, engines: ConnectionsDep, request: Request) -> Response:
+@router.get("/{result_id}", summary="One result in full", response_model=ResultDetailView)
+async def get(detail: DetailDep, connections: ConnectionsDep, request: Request) -> Response:
     def document() -> str:
-        masks = rendering.masks(engines.objects, found.stored)
-        return _view(found, masks, _links(engines, found.stored)).model_dump_json(by_alias=True)
+        masks = rendering.masks(connections.objects, detail.stored)
+        return _view(detail, masks, _links(connections, detail.stored)).model_dump_json(by_alias=True)
 
-    # Written on the thread as well: with many words it is long.
-    return Response(await engines.from_store(document, request.receive), media_type="application/json")
+    # Serialized on the thread as well: with many labels it is large.
+    return Response(await connections.store_limit.fetch(document, request.receive), media_type="application/json")
 
 
-def _view(found: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDetailView:
-    row, places = found.stored.row, found.places
+def _view(detail: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDetailView:
+    row, sources = detail.stored.row, detail.sources
+    names = ["id", "model_version", "stop_reason", "created_at", "run_key", "weights", "device", "code_version"]
+    names += ["worker", "timings", "work"]
     return ResultDetailView.model_validate(
         {
-            "id": row.id,
-            "job": places[0].job if places else None,
-            "uri": places[0].uri if places else None,
-            "image": _image(found.stored.image),
-            "model_version": row.model_version,
-            "stop_reason": row.stop_reason,
-            "reused": bool(places and places[0].reused),
-            "created_at": row.created_at,
+            **{name: getattr(row, name) for name in names},
+            "job": sources[0].job if sources else None,
+            "uri": sources[0].uri if sources else None,
+            "image": ImageView.model_validate(detail.stored.image),
+            "reused": bool(sources and sources[0].reused),
             "step_count": row.steps,
-            "steps": _steps(found.steps),
+            "steps": _steps(detail.steps),
             "masks": masks,
-            "uris": [SourceView(job=one.job, uri=one.uri) for one in places],
-            "run_key": row.run_key,
-            "weights": row.weights,
-            "device": row.device,
-            "code_version": row.code_version,
-            "worker": row.worker,
-            "timings": row.timings,
-            "work": row.work,
-            "recipe": found.recipe.to_json(),
-            "vocabulary": vocabularies.view(found.vocabulary),
-            "notes": found.stored.image.notes,
+            "uris": [SourceView(job=source.job, uri=source.uri) for source in sources],
+            "recipe": detail.recipe.to_json(),
+            "vocabulary": vocabularies.view(detail.vocabulary),
+            "notes": detail.stored.image.notes,
             "links": links,
         }
     )
 
 
-@router.get("/{result_id}/history", summary="The query history: what each step made of each word")
+@router.get("/{result_id}/history", summary="The query history: each step's queries, scores and drops")
 def history(result_id: UUID, session: SessionDep, _: Reader) -> HistoryView:
     reason, steps = result_details.history(session, result_id)
     return HistoryView(result=result_id, stop_reason=str(reason), steps=_steps(steps))
 
 
-@router.get("/{result_id}/overlay.png", summary="The masks on their picture", responses=_AS_PNG)
-async def overlay_png(found: DetailDep, engines: ConnectionsDep, request: Request) -> Response:
-    """Drawn at the size of the preview. `X-Car-Picture: none` where there is no preview, and gray instead of it."""
-    return await _drawn(found, engines, request, "overlay")
+@router.get("/{result_id}/overlay.png", summary="The masks drawn on the image", responses=_AS_PNG)
+async def overlay_png(detail: DetailDep, connections: ConnectionsDep, request: Request) -> Response:
+    """Drawn at the size of the preview; without a preview on gray, with the header `X-Car-Picture: none`."""
+    return await _drawn(detail, connections, request, "overlay")
 
 
-@router.get("/{result_id}/history.png", summary="The query history as a picture", responses=_AS_PNG)
-async def history_png(found: DetailDep, engines: ConnectionsDep, request: Request) -> Response:
-    return await _drawn(found, engines, request, "history")
+@router.get("/{result_id}/history.png", summary="The query history as an image", responses=_AS_PNG)
+async def history_png(detail: DetailDep, connections: ConnectionsDep, request: Request) -> Response:
+    return await _drawn(detail, connections, request, "history")
 
 
-@router.get("/{result_id}/labelmap.png", summary="All masks in one indexed picture", responses=_AS_PNG)
-async def labelmap_png(stored: StoredDep, engines: ConnectionsDep, request: Request) -> Response:
-    """0 is no label, k the k-th mask; 16 bits where there are more than 255."""
-    fetch = partial(rendering.own, engines.objects, stored.row.labelmap_key)
-    return _picture(await engines.from_store(fetch, request.receive), f"{stored.row.id}-labels.png")
+@router.get("/{result_id}/labelmap.png", summary="All masks in one indexed image", responses=_AS_PNG)
+async def labelmap_png(stored: StoredDep, connections: ConnectionsDep, request: Request) -> Response:
+    """0 is no label, k the k-th mask; 16 bits if there are more than 255."""
+    fetch = partial(rendering.own, connections.objects, stored.row.labelmap_key)
+    return _png_response(await connections.store_limit.fetch(fetch, request.receive), f"{stored.row.id}-labels.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.png", summary="One mask, 255 on 0, at full size", responses=_AS_PNG)
-async def mask_png(label: LabelInPath, stored: StoredDep, engines: ConnectionsDep, request: Request) -> Response:
-    rle = await engines.from_store(partial(rendering.mask_named, engines.objects, stored, label), request.receive)
-    data = await engines.drawing_limit.run(partial(rendering.mask_png, rle), request.receive)
-    return _picture(data, f"{label}.png")
+async def mask_png(label: LabelInPath, stored: StoredDep, connections: ConnectionsDep, request: Request) -> Response:
+    rle = await connections.store_limit.fetch(
+        partial(rendering.mask_named, connections.objects, stored, label), request.receive
+    )
+    data = await connections.drawing_limit.run(partial(rendering.mask_png, rle), request.receive)
+    return _png_response(data, f"{label}.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.rle", summary="One mask as COCO RLE")
-async def mask_rle(label: LabelInPath, stored: StoredDep, engines: ConnectionsDep, request: Request) -> RleView:
-    rle = await engines.from_store(partial(rendering.mask_named, engines.objects, stored, label), request.receive)
+async def mask_rle(label: LabelInPath, stored: StoredDep, connections: ConnectionsDep, request: Request) -> RleView:
+    rle = await connections.store_limit.fetch(
+        partial(rendering.mask_named, connections.objects, stored, label), request.receive
+    )
     height, width = rle["size"]
     return RleView(size=(height, width), counts=rle["counts"])
 
 
-async def _drawn(found: Detail, engines: Connections, request: Request, what: str) -> Response:
-    # One after the other: whoever waits for S3 holds up no drawing.
-    objects = await engines.from_store(partial(rendering.fetch, engines.objects, found.stored), request.receive)
-
-    def draw() -> tuple[bytes, bool]:
-        scene = rendering.load_render_input(objects, found.stored, found.steps)
-        return rendering.overlay_png(scene) if what == "overlay" else rendering.history_png(scene), scene.has_picture
-
-    data, has_picture = await engines.drawing_limit.run(draw, request.receive)
-    answer = _picture(data, f"{found.stored.row.id}-{what}.png")
-    if not has_picture:
-        answer.headers["X-Car-Picture"] = "none"
-    return answer
+async def _drawn(detail: Detail, connections: Connections, request: Request, kind: str) -> Response:
+    # One after the other: a request that waits for S3 holds no drawing slot.
+    fetch = partial(rendering.fetch, connections.objects, detail.stored)
+    masks, preview = await connections.store_limit.fetch(fetch, request.receive)
+    draw_image = draw_overlay if kind == "overlay" else draw_history
+    draw = partial(rendering.draw, draw_image, detail.stored, detail.steps, masks, preview)
+    data = await connections.drawing_limit.run(draw, request.receive)
+    response = _png_response(data, f"{detail.stored.row.id}-{kind}.png")
+    if preview is None:
+        response.headers["X-Car-Picture"] = "none"
+    return response
 
 
-def _picture(data: bytes, name: str) -> Response:
-    """Shown in place, and saved under `name`, which may be any text."""
+def _png_response(data: bytes, name: str) -> Response:
+    """Return an image that browsers display and save as `name`, which may be any text."""
     plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_. ") else "_" for letter in name)
     disposition = f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    return Response(data, media_type=_PNG, headers={"Content-Disposition": disposition, "Cache-Control": _KEPT})
+    return Response(data, media_type=_PNG, headers={"Content-Disposition": disposition, "Cache-Control": _CACHED})
 
 
-def _links(engines: Connections, stored: Stored) -> Links:
-    store, seconds, ours = engines.objects, engines.settings.presign_seconds, f"/api/v1/results/{stored.row.id}"
+def _links(connections: Connections, stored: Stored) -> Links:
+    presign = partial(connections.objects.presign, seconds=connections.settings.presign_seconds)
+    row, path = stored.row, f"/api/v1/results/{stored.row.id}"
     return Links(
-        masks=_presigned(store, stored.row.masks_key, seconds, f"{stored.row.id}.json"),
-        labelmap=_presigned(store, stored.row.labelmap_key, seconds, f"{stored.row.id}.png"),
-        overlay=f"{ours}/overlay.png",
-        history=f"{ours}/history",
+        masks=presign(row.masks_key, download=f"{row.id}.json"),
+        labelmap=presign(row.labelmap_key, download=f"{row.id}.png"),
+        overlay=f"{path}/overlay.png",
+        history=f"{path}/history",
     )
 
 
-def _presigned(store: ObjectStore, key: str, seconds: int, name: str) -> str:
-    return store.presign(key, seconds=seconds, download=name)
-
-
-def _summary(found: ResultView) -> ResultSummary:
+def _summary(row: ResultView) -> ResultSummary:
     return ResultSummary(
-        id=found.id,
-        job=found.job,
-        uri=found.uri,
-        image=ImageView(sha256=found.sha256, width=found.width, height=found.height, format=found.format),
-        model_version=found.model_version,
-        stop_reason=found.stop_reason,
-        reused=found.reused,
-        created_at=found.created_at,
-        steps=found.steps,
-        masks=[MaskEntry.model_validate(mask) for mask in found.masks],
+        id=row.id,
+        job=row.job,
+        uri=row.uri,
+        image=ImageView.model_validate(row),
+        model_version=row.model_version,
+        stop_reason=row.stop_reason,
+        reused=row.reused,
+        created_at=row.created_at,
+        steps=row.steps,
+        masks=[MaskEntry.model_validate(mask) for mask in row.masks],
     )
-
-
-def _image(image: Image) -> ImageView:
-    return ImageView(sha256=image.sha256, width=image.width, height=image.height, format=image.format)
 
 
 def _steps(steps: tuple[Step, ...]) -> list[StepView]:
     return [
         StepView.model_validate(
-            {"step": one.step, "pass": str(one.pass_kind), "queries": [asdict(q) for q in one.queries]}
+            {"step": step.step, "pass": str(step.pass_kind), "queries": [asdict(query) for query in step.queries]}
         )
-        for one in steps
+        for step in steps
     ]

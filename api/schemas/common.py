@@ -1,4 +1,4 @@
-"""Shapes that every part of the API shares."""
+"""Types and models that all parts of the API share."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Generic, Literal, TypeVar
@@ -8,11 +8,21 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 Entry = TypeVar("Entry")
 
 
+def storable(text: str) -> str:
+    """Refuse text that PostgreSQL cannot store."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("holds a NUL or half a surrogate pair")
+    return text
+
+
+Text = Annotated[str, AfterValidator(storable)]
+
+
 def to_future_utc(moment: datetime) -> datetime:
     """Return the moment in UTC.
 
     Raises:
-        ValueError: in UTC it is in the past, or beyond the year 9999, which neither Python nor a reader can hold.
+        ValueError: it is in the past, or its UTC time is outside of the years 1 to 9999.
 
     """
     try:
@@ -25,11 +35,11 @@ def to_future_utc(moment: datetime) -> datetime:
 
 
 FutureUtc = Annotated[AwareDatetime, AfterValidator(to_future_utc)]
-"""A time to come, with its offset from UTC; stored and shown in UTC."""
+"""A future time with its offset from UTC; stored and shown in UTC."""
 
 
 class RequestModel(BaseModel):
-    """A body: an unknown field is refused, for it is a misspelt one."""
+    """A request body. Unknown fields are refused: they are probably misspelled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -39,7 +49,7 @@ class ResponseModel(BaseModel):
 
 
 class Page(ResponseModel, Generic[Entry]):
-    """A part of a list."""
+    """One page of a list."""
 
     items: list[Entry]
     next: str | None = Field(description="cursor of the next page; null on the last one")
@@ -56,9 +66,18 @@ class Problem(ResponseModel):
     type: str = "about:blank"
     title: str = Field(examples=["Unprocessable Entity"])
     status: int = Field(examples=[422])
-    detail: str = Field(description="what is wrong and what to do", examples=["unknown preset 'vok'; known presets: …"])
+    detail: str = Field(
+        description="what is wrong, and what to do", examples=["unknown preset 'vok'; known presets: …"]
+    )
     code: str = Field(description="stable; for programs", examples=["recipe_invalid"])
-    errors: list[FieldProblem] | None = Field(default=None, description="of requests with invalid fields")
+    errors: list[FieldProblem] | None = Field(default=None, description="one entry per invalid field")
+
+
+class ConfigProblem(ResponseModel):
+    """A part of a labeling configuration that cannot be mapped."""
+
+    code: str
+    detail: str
 
 
 class LivenessResponse(ResponseModel):

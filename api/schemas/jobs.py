@@ -6,8 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.dependencies import Text
-from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.common import RequestModel, ResponseModel, Text
 from db.models import ItemState, JobKind, Priority
 from db.queue.progress import JobStatus
 
@@ -15,18 +14,18 @@ Setting = Text | bool | int | float | list[Text]
 
 
 class LabelRequest(RequestModel):
-    """A label whose prompts are not its name. Several prompts are one query: the mean of their embeddings."""
+    """A label with prompts of its own. Several prompts are one query: the mean of their embeddings."""
 
     name: Text = Field(examples=["car"])
     prompts: list[Text] = Field(examples=[["car", "automobile"]])
 
 
 class ManifestRequest(RequestModel):
-    manifest: Text = Field(description="object with one address a line", examples=["s3://bucket/list.txt"])
+    manifest: Text = Field(description="S3 object with one image URL per line", examples=["s3://bucket/list.txt"])
 
 
 class JobRequest(RequestModel):
-    """Label these pictures with these words."""
+    """Images and the labels to look for."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -38,21 +37,23 @@ class JobRequest(RequestModel):
     )
 
     source: Text | ManifestRequest | list[Text] = Field(
-        description="a prefix, a glob (`*`, `?`, `**`, `[abc]`, `{a,b}`), a manifest, or addresses (s3, http, https)"
+        description="a prefix, a glob (`*`, `?`, `**`, `[abc]`, `{a,b}`), a manifest, or image URLs (s3, http, https)"
     )
-    labels: list[Text | LabelRequest] | None = Field(default=None, description="words to look for")
+    labels: list[Text | LabelRequest] | None = Field(default=None, description="labels to look for")
     vocabulary: Text | None = Field(
         default=None, description="instead of labels: a stored vocabulary's id, name, or name@version"
     )
     background: Text | list[Text] | None = Field(
         default=None,
-        description="words that compete and never become masks: your own, or names of lists joined by + "
+        description="words that compete with the labels and get no mask: your own, or names of lists joined by + "
         "(shipped, terrestrial, aquatic-atmospheric, man-made, none)",
     )
-    preset: Text | None = Field(default=None, description="recipe to begin with; see GET /api/v1/presets")
-    set: dict[Text, Setting] = Field(default={}, description="parameters to change", examples=[{"theta": 0.5}])
-    priority: Priority = Field(default=Priority.BULK, description="interactive pictures go before bulk ones")
-    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(default=None, description="for people")
+    preset: Text | None = Field(default=None, description="named recipe; see GET /api/v1/presets")
+    set: dict[Text, Setting] = Field(
+        default={}, description="parameters of the recipe to change", examples=[{"theta": 0.5}]
+    )
+    priority: Priority = Field(default=Priority.BULK, description="interactive images are labeled before bulk ones")
+    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(default=None, description="for display")
 
     @model_validator(mode="after")
     def _one_vocabulary(self) -> "JobRequest":
@@ -66,6 +67,10 @@ class JobRequest(RequestModel):
 class ErrorView(ResponseModel):
     code: str = Field(examples=["image_corrupt"])
     detail: str | None
+
+
+def error_view(code: str | None, detail: str | None) -> ErrorView | None:
+    return None if code is None else ErrorView(code=code, detail=detail)
 
 
 class VocabularyOfJob(ResponseModel):
@@ -83,7 +88,7 @@ class RecipeOfJob(ResponseModel):
 
 
 class JobView(ResponseModel):
-    """A job and what became of its items so far."""
+    """A job and the states of its items."""
 
     id: UUID
     kind: JobKind
@@ -95,10 +100,10 @@ class JobView(ResponseModel):
     vocabulary: VocabularyOfJob
     recipe: RecipeOfJob
     counts: dict[ItemState, int] = Field(examples=[dict.fromkeys(map(str, ItemState), 0) | {"done": 120}])
-    total: int = Field(description="items known so far; grows while the source is being listed")
-    reused: int = Field(description="done items whose result was there already")
-    progress: float = Field(ge=0, le=1, description="share of known items that came to an end")
-    rate: float = Field(description="items that ended in a second, lately")
+    total: int = Field(description="items so far; grows while the source is listed")
+    reused: int = Field(description="done items whose result existed already")
+    progress: float = Field(ge=0, le=1, description="share of the items that are finished")
+    rate: float = Field(description="items finished per second recently")
     eta: float | None = Field(description="seconds left at that rate")
     error: ErrorView | None = Field(description="why the source could not be listed")
     created_at: datetime
@@ -108,7 +113,7 @@ class JobView(ResponseModel):
 
 
 class ItemEntry(ResponseModel):
-    """One picture of a job."""
+    """One image of a job."""
 
     id: int
     uri: str
@@ -121,5 +126,5 @@ class ItemEntry(ResponseModel):
 
 
 class RetryResponse(ResponseModel):
-    retried: int = Field(description="items that are queued once more")
+    retried: int = Field(description="items that are queued again")
     job: JobView

@@ -6,35 +6,32 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.dependencies import Text
-from api.schemas.common import FutureUtc, RequestModel, ResponseModel
+from api.schemas.common import FutureUtc, RequestModel, ResponseModel, Text
 from db.api_keys import Scope
 
 
 class KeyRequest(RequestModel):
     name: Annotated[Text, Field(min_length=1, max_length=200)] = Field(examples=["nightly export"])
-    scopes: list[Scope] = Field(min_length=1, description="each holds those before it: read, write, admin")
+    scopes: list[Scope] = Field(min_length=1, description="each includes the ones before it: read, write, admin")
     expires_at: FutureUtc | None = None
 
 
-class KeyView(ResponseModel):
+class _Key(ResponseModel):
     id: UUID
     name: str
     prefix: str = Field(description="the key's first characters", examples=["car_Zk3fW9aQ"])
     scopes: list[Scope]
     expires_at: datetime | None
+
+
+class KeyView(_Key):
     revoked_at: datetime | None
     last_used_at: datetime | None
     created_at: datetime
 
 
-class KeyCreated(ResponseModel):
-    id: UUID
-    name: str
-    prefix: str
-    scopes: list[Scope]
-    expires_at: datetime | None
-    key: str = Field(description="the key itself; it is not kept and cannot be shown again")
+class KeyCreated(_Key):
+    key: str = Field(description="the key itself; it is not stored and cannot be shown again")
 
 
 class WorkerView(ResponseModel):
@@ -42,6 +39,6 @@ class WorkerView(ResponseModel):
     queue: str
     device: str
     code_version: str
-    finished: int = Field(description="items since it started")
+    finished: int = Field(description="items finished since it started")
     started_at: datetime
     seen_at: datetime

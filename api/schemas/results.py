@@ -6,8 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.dependencies import Text
-from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.common import RequestModel, ResponseModel, Text
 from api.schemas.vocabularies import VocabularyView
 
 _SMALLINT = 32_767
@@ -15,30 +14,32 @@ _Word = Annotated[Text, Field(max_length=200)]
 
 
 class ResultQuery(RequestModel):
-    """Filters of GET /results; an unknown one is refused, for without it the list would be another one."""
+    """Filters of GET /results. Unknown ones are refused, because the list would be a different one without them."""
 
-    label: _Word | None = Field(default=None, description="it has a mask of this label")
+    label: _Word | None = Field(default=None, description="has a mask of this label")
     min_score: float | None = Field(
-        default=None, ge=0, le=1, allow_inf_nan=False, description="of the label's mask; without a label, of the best"
+        default=None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="of the label's mask; without a label, of the best mask",
     )
-    job: UUID | None = Field(default=None, description="one entry for each done picture of the job")
-    image: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="sha256 of the picture's bytes")
-    model_version: _Word | None = Field(
-        default=None, description="of results, or as Label Studio shows it on their predictions"
-    )
-    dropped: _Word | None = Field(default=None, description="a label that the recurrence let fall")
+    job: UUID | None = Field(default=None, description="one entry per done image of the job")
+    image: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", description="sha256 of the image file")
+    model_version: _Word | None = Field(default=None, description="of the result, or of its prediction in Label Studio")
+    dropped: _Word | None = Field(default=None, description="a label that the recurrence dropped")
     dropped_at: int | None = Field(
-        default=None, ge=1, le=_SMALLINT, description="the step in which that label, or any, fell"
+        default=None, ge=1, le=_SMALLINT, description="step in which that label, or any, was dropped"
     )
     vocabulary: _Word | None = Field(default=None, description="id, name or name@version")
     cursor: Annotated[Text, Field(max_length=1000)] | None = Field(
-        default=None, description="`next` of the page before; leave it out for the first page"
+        default=None, description="`next` of the previous page; omit it for the first page"
     )
-    limit: int = Field(default=50, ge=1, le=500, description="entries on a page, at most")
+    limit: int = Field(default=50, ge=1, le=500, description="most entries on a page")
 
 
 class ImageView(ResponseModel):
-    sha256: str = Field(description="of the file's bytes")
+    sha256: str = Field(description="of the file")
     width: int = Field(description="after EXIF orientation")
     height: int
     format: str = Field(examples=["JPEG"])
@@ -46,7 +47,7 @@ class ImageView(ResponseModel):
 
 class MaskEntry(ResponseModel):
     label: str
-    score: float = Field(description="of its last step, 0 to 1")
+    score: float = Field(description="at its last step, 0 to 1")
     area: int = Field(description="pixels")
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
     source: str = Field(examples=["crf"])
@@ -64,15 +65,15 @@ class MaskDetail(MaskEntry):
 
 
 class QueryView(ResponseModel):
-    """What one step made of one label."""
+    """One query of one step."""
 
     label: str
-    text: str = Field(description="as CLIP read it")
+    text: str = Field(description="the text that CLIP read")
     score: float
     kept: bool
-    area: int = Field(description="pixels of the proposal that the classifier was shown")
+    area: int = Field(description="pixels of the proposal that the classifier saw")
     iou_previous: float | None
-    rival: str | None = Field(description="the label that fits the picture of this one better, if any")
+    rival: str | None = Field(description="the label that fits this proposal better, if any")
     rival_score: float | None
 
 
@@ -85,11 +86,11 @@ class StepView(ResponseModel):
 class _Entry(ResponseModel):
     id: UUID
     job: UUID | None
-    uri: str | None = Field(description="where the picture lies; one of its places")
+    uri: str | None = Field(description="one URL of the image")
     image: ImageView
     model_version: str
     stop_reason: str
-    reused: bool = Field(description="the picture's result was there already")
+    reused: bool = Field(description="the result existed before this item")
     created_at: datetime
 
 
@@ -104,19 +105,19 @@ class SourceView(ResponseModel):
 
 
 class Links(ResponseModel):
-    masks: str = Field(description="all masks as COCO RLE; a link that works without a key, for minutes")
-    labelmap: str = Field(description="indexed PNG: 0 is no label, k the k-th mask; for minutes too")
+    masks: str = Field(description="all masks as COCO RLE; works without a key for some minutes")
+    labelmap: str = Field(description="indexed PNG: 0 is no label, k the k-th mask; as `masks`")
     overlay: str
     history: str
 
 
 class ResultDetailView(_Entry):
-    """All there is about a result; holds what `car segment --json` writes."""
+    """A result in full; includes what `car segment --json` writes."""
 
     step_count: int
     steps: list[StepView]
     masks: list[MaskDetail]
-    uris: list[SourceView] = Field(description="up to 20 places that hold this picture")
+    uris: list[SourceView] = Field(description="up to 20 URLs of this image")
     run_key: str
     weights: dict[str, str]
     device: str

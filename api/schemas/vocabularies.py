@@ -6,21 +6,20 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
-from api.dependencies import Text
-from api.schemas.common import RequestModel, ResponseModel
+from api.schemas.common import RequestModel, ResponseModel, Text
 from api.schemas.jobs import LabelRequest
 from car.recipe import Mode
 
 
-def _no_id(name: str) -> str:
+def _not_an_id(name: str) -> str:
     try:
         UUID(name)
     except ValueError:
         return name
-    raise ValueError("looks like an id, by which vocabularies are found too; give a word")
+    raise ValueError("looks like an id; give a word")
 
 
-VocabularyName = Annotated[str, StringConstraints(pattern=r"^[^\W_][\w .-]{0,99}$"), AfterValidator(_no_id)]
+VocabularyName = Annotated[str, StringConstraints(pattern=r"^[^\W_][\w .-]{0,99}$"), AfterValidator(_not_an_id)]
 
 
 class VocabularyRequest(RequestModel):
@@ -31,9 +30,11 @@ class VocabularyRequest(RequestModel):
     )
 
     labels: list[Text | LabelRequest]
-    name: VocabularyName | None = Field(default=None, description="under which it gets the next version number")
-    background: Text | list[Text] = Field(default="shipped", description="words that compete and never become masks")
-    mode: Mode = Field(default=Mode.SEMANTIC, description="decides the text templates: that of the recipe it is for")
+    name: VocabularyName | None = Field(default=None, description="makes it the next version of this name")
+    background: Text | list[Text] = Field(
+        default="shipped", description="words that compete with the labels and get no mask"
+    )
+    mode: Mode = Field(default=Mode.SEMANTIC, description="text templates: the mode of the recipe it is meant for")
 
 
 class LabelView(ResponseModel):

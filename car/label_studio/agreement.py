@@ -1,4 +1,4 @@
-"""What a person made of our masks, label by label."""
+"""Agreement of an annotation with a prediction, by label."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,49 +11,55 @@ if TYPE_CHECKING:
 
 class Outcome(StrEnum):
     ACCEPTED = "accepted"
-    """The person kept our mask, or nearly so."""
+    """The annotator kept our mask, at most with small changes."""
     CHANGED = "changed"
     REJECTED = "rejected"
-    """We predicted the label, and the person took it away."""
+    """We predicted the label, and the annotator removed it."""
     MISSED = "missed"
-    """The person drew a label that we had not found."""
+    """The annotator added a label that we had not predicted."""
 
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """On one label of a prediction."""
+    """The agreement on one label."""
 
     label: str
     outcome: Outcome
     iou: float | None
-    """None where there was no mask of ours or of theirs."""
+    """None if either has no mask."""
     score: float | None
-    """Of our mask, the best one of the label."""
+    """The highest score of our masks of the label."""
 
 
 ACCEPT_IOU: Final = 0.9
-"""IoU from which a mask counts as kept: its edge may have been touched up."""
+"""From this IoU on a mask counts as accepted; small corrections of its edge are allowed."""
 
 
 def compare_annotations(
-    ours: "AnnotationMasks", theirs: "AnnotationMasks", scores: Mapping[str, float]
+    predicted: "AnnotationMasks", annotated: "AnnotationMasks", scores: Mapping[str, float]
 ) -> list[LabelAgreement]:
-    """On every label that either has, in the order of ours, then of theirs."""
+    """Return the agreement on every label of either, in the order of the prediction, then of the annotation."""
     from car.polygons import iou  # noqa: PLC0415 - with scipy, which readers of outcomes need not load
 
     found = []
-    for label in dict.fromkeys([*ours.masks, *theirs.masks]):
-        overlap = iou(ours.masks[label], theirs.masks[label]) if label in ours.masks and label in theirs.masks else None
-        found.append(LabelAgreement(label, _outcome(overlap, mine=label in ours.masks), overlap, scores.get(label)))
+    for label in dict.fromkeys([*predicted.masks, *annotated.masks]):
+        overlap = (
+            iou(predicted.masks[label], annotated.masks[label])
+            if label in predicted.masks and label in annotated.masks
+            else None
+        )
+        found.append(
+            LabelAgreement(label, _outcome(overlap, predicted=label in predicted.masks), overlap, scores.get(label))
+        )
     drawn = {one.label for one in found}
-    for label in sorted((ours.choices | theirs.choices) - drawn):
-        kept = label in ours.choices and label in theirs.choices
-        outcome = Outcome.ACCEPTED if kept else _outcome(None, mine=label in ours.choices)
+    for label in sorted((predicted.choices | annotated.choices) - drawn):
+        kept = label in predicted.choices and label in annotated.choices
+        outcome = Outcome.ACCEPTED if kept else _outcome(None, predicted=label in predicted.choices)
         found.append(LabelAgreement(label, outcome, None, scores.get(label)))
     return found
 
 
-def _outcome(overlap: float | None, *, mine: bool) -> Outcome:
+def _outcome(overlap: float | None, *, predicted: bool) -> Outcome:
     if overlap is None:
-        return Outcome.REJECTED if mine else Outcome.MISSED
+        return Outcome.REJECTED if predicted else Outcome.MISSED
     return Outcome.ACCEPTED if overlap >= ACCEPT_IOU else Outcome.CHANGED

@@ -1,4 +1,4 @@
-"""Regions that people drew in Label Studio, as masks: also our own, so that both are compared in the same shape."""
+"""Masks of the regions of an annotation or prediction, decoded alike so that both can be compared."""
 
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,34 +14,34 @@ from car.polygons import polygons_to_mask
 from car.rle import PAINTED, Mask, decode_brush
 
 MAX_PIXELS: Final = 100_000_000
-"""Of a drawing: its size is told by whoever sent it, and taken in memory."""
+"""Bound of a region's image, whose size the sender claims and which is allocated in memory."""
 _PNG: Final = "data:image/png;base64,"
 _ELLIPSE_CORNERS: Final = 128
 _UNREADABLE: Final = (CarError, KeyError, TypeError, ValueError, OSError, Image.DecompressionBombError)
 
 
 class AnnotationInvalidError(CarError):
-    """A region that is not as Label Studio writes them."""
+    """A region does not have Label Studio's format."""
 
     code = "annotation_invalid"
 
 
 @dataclass(frozen=True)
 class AnnotationMasks:
-    """What a result's regions say, label by label."""
+    """The masks and choices of a result's regions, by label."""
 
     masks: dict[str, Mask] = field(default_factory=dict)
-    """The union of a label's regions."""
+    """The union of each label's regions."""
     choices: set[str] = field(default_factory=set)
-    """Chosen for the whole picture."""
+    """Choices for the whole image."""
 
 
 def decode_annotation(result: Iterable[Any], width: int, height: int) -> AnnotationMasks:
-    """The masks, in a picture of this size, of brushes, bitmasks, polygons, rectangles and ellipses; other regions say
-    nothing about pixels.
+    """Decode brushes, bitmasks, polygons, rectangles and ellipses into masks of the image's size. Other regions have no
+    pixels and are ignored.
 
     Raises:
-        AnnotationInvalid: a region that cannot be read.
+        AnnotationInvalidError: a region cannot be decoded.
 
     """
     found = AnnotationMasks()
@@ -68,11 +68,11 @@ def _mask(region: Mapping[str, Any], value: Mapping[str, Any], width: int, heigh
             return _scaled(_brush(region, value["rle"]), width, height)
         if "imageDataURL" in value:
             return _scaled(_bitmask(value["imageDataURL"]), width, height)
-        ring = _ring(value, width, height)
+        ring = _polygon_points(value, width, height)
     except _UNREADABLE as error:
         raise AnnotationInvalidError(
-            f"region {str(region.get('id'))[:40]!r} of type {str(region.get('type'))[:40]!r} is not as Label Studio "
-            f"writes it ({str(error)[:100]}); draw it again"
+            f"region {str(region.get('id'))[:40]!r} of type {str(region.get('type'))[:40]!r} is not in Label "
+            f"Studio's format ({str(error)[:100]}); draw it again"
         ) from None
     return None if ring is None else polygons_to_mask([ring], height, width)
 
@@ -85,14 +85,14 @@ def _brush(region: Mapping[str, Any], rle: Sequence[int]) -> Mask:
 
 def _bitmask(url: str) -> Mask:
     if not url.startswith(_PNG):
-        raise ValueError("its picture is no PNG")
-    with Image.open(BytesIO(b64decode(url[len(_PNG) :], validate=True)), formats=["PNG"]) as picture:
-        _check(*picture.size)
-        return np.asarray(picture.convert("RGBA"))[..., 3] >= PAINTED
+        raise ValueError("its image is not a PNG")
+    with Image.open(BytesIO(b64decode(url[len(_PNG) :], validate=True)), formats=["PNG"]) as image:
+        _check(*image.size)
+        return np.asarray(image.convert("RGBA"))[..., 3] >= PAINTED
 
 
-def _ring(value: Mapping[str, Any], width: int, height: int) -> Any:  # noqa: ANN401 - an array or None
-    """Corners in pixels; None for what has no inside."""
+def _polygon_points(value: Mapping[str, Any], width: int, height: int) -> Any:  # noqa: ANN401 - an array or None
+    """Return the corners in pixels, or None for a shape without area."""
     scale = np.array([width, height]) / 100
     if "points" in value:
         return np.asarray(value["points"], np.float64).reshape(-1, 2) * scale
@@ -116,11 +116,11 @@ def _ring(value: Mapping[str, Any], width: int, height: int) -> Any:  # noqa: AN
 
 def _check(width: object, height: object) -> None:
     if not (isinstance(width, int) and isinstance(height, int) and 0 < width * height <= MAX_PIXELS):
-        raise ValueError(f"its size {width!r} x {height!r} is none")
+        raise ValueError(f"its size {width!r} x {height!r} is not valid")
 
 
 def _scaled(mask: Mask, width: int, height: int) -> Mask:
-    """At another size: a drawing has the size of the picture that the editor showed."""
+    """Resize a mask: a region has the size of the image that the editor showed."""
     if mask.shape == (height, width):
         return mask
     rows = (np.arange(height) + 0.5) * mask.shape[0] / height

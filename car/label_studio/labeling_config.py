@@ -1,4 +1,4 @@
-"""What of a Label Studio labeling configuration concerns masks. Read by `car.label_studio.labeling_xml`."""
+"""The parts of a labeling configuration that concern masks; parsed by `car.label_studio.labeling_xml`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,14 +7,14 @@ from car.errors import CarError
 
 
 class LabelingConfigError(CarError):
-    """A labeling configuration with which no mask could become a region."""
+    """A labeling configuration in which no mask can be shown."""
 
     code = "labeling_config_invalid"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What of a configuration is not used, and what to do about it."""
+    """A part of a configuration that is not used, and what to do about it."""
 
     code: str
     detail: str
@@ -24,7 +24,7 @@ class Problem:
 
 
 class Kind(StrEnum):
-    """What a mask becomes. The order is that of preference: what says most about pixels comes first."""
+    """The kind of region that a mask becomes, in order of preference: the most exact first."""
 
     BRUSH = "brush"
     BITMASK = "bitmask"
@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class ImageTag:
-    """The picture's tag; `value` is as written, `$image` or `$photo.url`."""
+    """The Image tag; `value` is unresolved: `$image` or `$photo.url`."""
 
     name: str
     value: str
@@ -43,33 +43,33 @@ class ImageTag:
 
 @dataclass(frozen=True)
 class ConfigLabel:
-    """A Label or Choice, merged over the controls that hold it."""
+    """A Label or Choice, merged over its controls."""
 
     value: str
-    """What regions carry: `alias` where there is one."""
+    """The label of regions: the `alias`, if there is one."""
     shown: str
-    """What annotators read: `value`, or the alias where there is no value."""
+    """The label that annotators see: `value`, or the alias without one."""
     predicted: tuple[str, ...] = ()
-    """Of `predicted_values="car, sedan"`."""
+    """The words of `predicted_values="car, sedan"`."""
     alias: str = ""
 
 
 @dataclass(frozen=True)
 class Control:
-    """A control that can show what was found."""
+    """A control that can show masks or choices."""
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     labels_name: str | None = None
-    """Of the Labels control that names the regions of a plain Brush, Polygon or Rectangle."""
+    """Name of the Labels control that labels the regions of a plain Brush, Polygon or Rectangle."""
     single: bool = False
-    """Choices of which one alone may be chosen."""
+    """Choices of which only one can be selected."""
 
 
 @dataclass(frozen=True)
 class LabelingConfig:
-    """What of a labeling configuration concerns masks."""
+    """The parts of a labeling configuration that concern masks."""
 
     image: ImageTag
     controls: tuple[Control, ...]

@@ -1,6 +1,4 @@
-"""What a Label Studio project asks for: its labeling configuration and parameters become a vocabulary, a recipe and a
-way of showing masks.
-"""
+"""The project config: a labeling configuration and parameters, resolved to vocabulary, recipe and label mapping."""
 
 import hashlib
 import json
@@ -24,6 +22,7 @@ from car.label_studio.prompts import (
     without,
     words_of_task,
 )
+from car.presets import apply_settings
 from car.presets import preset as named_preset
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary, background_words
@@ -31,35 +30,35 @@ from car.vocabulary import Label, Vocabulary, background_words
 __all__ = ["ProjectConfig", "Prompt", "PromptInvalidError", "SpatialPrompt", "build_project_config"]
 
 REGION_FORMAT: Final = "1"
-"""Of how masks become regions: raised when equal masks may become other regions."""
+"""Version of how masks become regions, raised when equal masks can become other regions."""
 _CACHED: Final = 256
 _VARIABLE: Final = re.compile(r"\$([\w.\[\]]+)")
 
 
 @dataclass(frozen=True)
 class ProjectConfig:
-    """What is asked of every picture of a project, and how the answer is shown."""
+    """What is queried for every image of a project, and how masks are shown."""
 
     config: LabelingConfig
     recipe: Recipe
     vocabulary: Vocabulary | None
-    """None: each task gives its own words."""
+    """None: each task has its own words."""
     vocabulary_digest: str
-    """Sha256 (hex) of the vocabulary, or of how tasks give theirs."""
+    """Sha256 (hex) of the vocabulary, or of the rule for words of tasks."""
     region_digest: str
     """Sha256 (hex) of how masks become regions."""
     problems: tuple[Problem, ...]
     mapping: LabelMapping
-    """Where masks of a label are shown."""
+    """How masks of a label are shown."""
     params: ProjectParams
     base: Vocabulary
-    """The labels of the project, also where each task gives its own words."""
+    """The labels of the project, even if each task has its own words."""
 
     def image_of(self, data: Mapping[str, Any]) -> str:
-        """The picture's address as the task gives it.
+        """Return the image's unresolved address in a task's data.
 
         Raises:
-            SourceError: the data hold none.
+            SourceError: the data have none.
 
         """
         template = self.config.image.value
@@ -71,16 +70,16 @@ class ProjectConfig:
                 held = ", ".join(sorted(map(str, data))[:10]) or "nothing"
                 wrong = "no" if value in (None, "") else "no single"
                 raise SourceError(
-                    f"the task's data hold {wrong} picture under {name!r}, which the configuration shows; "
-                    f"they hold {held}"
+                    f"the task's data have {wrong} image under {name!r}, which the configuration shows; "
+                    f"they have {held}"
                 )
-        return _VARIABLE.sub(lambda found: values[found.group(1)].strip(), template)
+        return _VARIABLE.sub(lambda match: values[match.group(1)].strip(), template)
 
     def vocabulary_of(self, data: Mapping[str, Any]) -> Vocabulary:
-        """The vocabulary of one task: the project's, or of its own words.
+        """Return the vocabulary of one task: the project's, or its own words.
 
         Raises:
-            VocabularyError: the task brings no words, or some that no label owns.
+            VocabularyError: the task has no words, or words that belong to no label.
 
         """
         if self.vocabulary is not None or self.referring is None:
@@ -88,19 +87,19 @@ class ProjectConfig:
         given = _lookup(data, self.referring)
         if given is None:
             held = ", ".join(sorted(map(str, data))[:10]) or "nothing"
-            raise VocabularyError(f"the task's data hold no words under {self.referring!r}; they hold {held}")
+            raise VocabularyError(f"the task's data have no words under {self.referring!r}; they have {held}")
         return words_of_task(given, self.referring, self.mapping, self.base)
 
     def prompt_of(self, context: Mapping[str, Any], data: Mapping[str, Any]) -> Prompt:
-        """What /predict's `params.context` asks.
+        """Return the prompt of /predict's `params.context`.
 
         Raises:
-            PromptInvalid: no question can be made of it.
+            PromptInvalidError: it names nothing to segment.
 
         """
         prompt = read_prompt(context, self.mapping, self.base)
         if prompt.vocabulary is None and self.vocabulary is None and prompt.labels:
-            # A click names labels, where tasks bring words of their own: these labels are asked for as they are.
+            # A click names labels even if tasks have their own words: these labels are queried unchanged.
             known = {label.name: label for label in self.base.labels}
             labels = [known.get(name) or Label(name, self.mapping.by_name[name].prompts) for name in prompt.labels]
             return replace(prompt, vocabulary=with_labels(self.base, labels))
@@ -110,27 +109,27 @@ class ProjectConfig:
 
     @property
     def referring(self) -> str | None:
-        """The key of the tasks' data that holds their words."""
+        """The key of a task's data that has its words."""
         return _referring(self.config, self.params)
 
 
 def build_project_config(
     label_config: str, extra_params: Mapping[str, Any] | str | None, *, preset: str
 ) -> ProjectConfig:
-    """The plan of a project; cached by content. `preset` is used where `extra_params` name none.
+    """Return the config of a project, cached by content. `preset` applies if `extra_params` have none.
 
     Raises:
-        LabelingConfigError: nothing in the configuration can show a mask.
-        RecipeError: a preset or a setting in `extra_params` that no recipe can hold.
-        VocabularyError: a word in `extra_params` that cannot be asked for.
+        LabelingConfigError: no control can show a mask.
+        RecipeError: `extra_params` have an unknown preset or an invalid setting.
+        VocabularyError: `extra_params` have an invalid word.
 
     """
     given = extra_params if isinstance(extra_params, str) else json.dumps(extra_params or {}, sort_keys=True)
-    return _planned(label_config, given, preset)
+    return _resolve_config(label_config, given, preset)
 
 
 @lru_cache(maxsize=_CACHED)
-def _planned(label_config: str, extra_params: str, preset: str) -> ProjectConfig:
+def _resolve_config(label_config: str, extra_params: str, preset: str) -> ProjectConfig:
     params = read_params(extra_params)
     config = parse_labeling_config(label_config)
     problems = [*config.problems, *params.problems]
@@ -144,7 +143,7 @@ def _planned(label_config: str, extra_params: str, preset: str) -> ProjectConfig
         recipe=recipe,
         vocabulary=None if referring else base,
         vocabulary_digest=_digest(["words of each task", referring, base.to_json()]) if referring else base.digest,
-        region_digest=_digest([REGION_FORMAT, config.image.name, _places_json(places), params.min_area]),
+        region_digest=_digest([REGION_FORMAT, config.image.name, _targets_json(places), params.min_area]),
         problems=tuple(problems),
         mapping=places,
         params=params,
@@ -158,16 +157,16 @@ def _recipe(config: LabelingConfig, params: ProjectParams, preset: str) -> Recip
         settings["mode"] = Mode.REFER
     if config.threshold is not None:
         settings["theta"] = str(config.threshold)
-    return named_preset(params.preset or preset).with_settings(settings | dict(params.settings))
+    return apply_settings(named_preset(params.preset or preset), settings | dict(params.settings))
 
 
 def _vocabulary(labels: list[Label], params: ProjectParams, mode: Mode, problems: list[Problem]) -> Vocabulary:
     given = params.background
     background = without(background_words("shipped") if given is None else given, labels)
     for word in sorted(set(given or ()) - set(background)):
-        detail = f"background word {word!r} is asked for as a label and is no background"
+        detail = f"background word {word!r} is also a label and is not used as background"
         problems.append(Problem("background_is_label", detail))
-    return Vocabulary.of(labels, background=background, mode=mode)
+    return Vocabulary.from_words(labels, background=background, mode=mode)
 
 
 def _referring(config: LabelingConfig, params: ProjectParams) -> str | None:
@@ -175,10 +174,10 @@ def _referring(config: LabelingConfig, params: ProjectParams) -> str | None:
     return key.removeprefix("$") if key else None
 
 
-def _places_json(places: LabelMapping) -> list[Any]:
+def _targets_json(targets: LabelMapping) -> list[Any]:
     return [
         [name, one.label, _controls_json(one.controls), _controls_json(one.choices)]
-        for name, one in places.by_name.items()
+        for name, one in targets.by_name.items()
     ]
 
 
@@ -187,7 +186,7 @@ def _controls_json(controls: tuple[Control, ...]) -> list[Any]:
 
 
 def _lookup(data: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever the task holds
-    """The value under a key, or under a path as `photo.url` and `photos[0]`; None where there is none."""
+    """Return the value of a key or of a path such as `photo.url` or `photos[0]`, or None."""
     if name in data:
         return data[name]
     value: Any = data

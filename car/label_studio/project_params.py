@@ -1,4 +1,4 @@
-"""The parameters of a project's ML backend in Label Studio (`extra_params`): what its configuration cannot say."""
+"""The parameters of a project's ML backend in Label Studio (`extra_params`)."""
 
 import json
 from collections.abc import Mapping
@@ -10,33 +10,33 @@ from car.text_data import BACKGROUNDS
 from car.vocabulary import background_words
 
 MIN_AREA: Final = 0.0001
-"""Share of a picture below which a piece of a mask is noise: 10 x 10 pixels of 1,000 x 1,000."""
+"""Share of the image below which a component is noise: 10 x 10 pixels of 1,000 x 1,000."""
 
 
 @dataclass(frozen=True)
 class ProjectParams:
-    """Every key that is understood; None and empty where it is absent."""
+    """The known keys; None or empty if absent."""
 
     preset: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    """`set`: keys of the recipe, as `--set` takes them."""
+    """`set`: settings of the recipe, as in `--set`."""
     background: tuple[str, ...] | None = None
     prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vocabulary: tuple[str, ...] | None = None
-    """The labels that are asked for; None: all."""
+    """The queried labels; None: all."""
     output: Kind | None = None
     min_area: float = MIN_AREA
-    """Below 1 a share of the picture, else pixels."""
+    """Below 1 a share of the image, otherwise pixels."""
     referring: str | None = None
-    """Key of the task's data that holds its words."""
+    """Key of the task's data that has its words."""
     problems: tuple[Problem, ...] = ()
 
 
 def read_params(given: Mapping[str, Any] | str | None) -> ProjectParams:
-    """Of a mapping or its JSON text. What is not understood is a problem, and as if it were absent.
+    """Parse a mapping or its JSON text. An invalid parameter becomes a problem and is ignored.
 
     Raises:
-        VocabularyError: a background list that does not exist.
+        VocabularyError: a background list is unknown.
 
     """
     problems: list[Problem] = []
@@ -45,14 +45,14 @@ def read_params(given: Mapping[str, Any] | str | None) -> ProjectParams:
         reader = _READERS.get(key)
         if reader is None:
             known = ", ".join(_READERS)
-            problems.append(Problem("parameter_unknown", f"parameter {key!r} is not known; known are {known}"))
+            problems.append(Problem("parameter_unknown", f"parameter {key!r} is unknown; known parameters: {known}"))
             continue
         name, read, takes = reader
         try:
             values[name] = read(value)
         except (TypeError, ValueError, AttributeError):
             shown = json.dumps(value, default=str)[:60]
-            problems.append(Problem("parameter_invalid", f"parameter {key}={shown} is not used: it takes {takes}"))
+            problems.append(Problem("parameter_invalid", f"parameter {key}={shown} is ignored: it must be {takes}"))
     return ProjectParams(**values, problems=tuple(problems))
 
 
@@ -64,7 +64,9 @@ def _mapping(given: Mapping[str, Any] | str | None, problems: list[Problem]) -> 
             given = []  # type: ignore[assignment] # no mapping
     if given is None or isinstance(given, Mapping):
         return given or {}
-    problems.append(Problem("parameters_invalid", 'the parameters are not used: they are a JSON object, {"preset": …}'))
+    problems.append(
+        Problem("parameters_invalid", 'the parameters are ignored: they must be a JSON object, {"preset": …}')
+    )
     return {}
 
 
@@ -83,7 +85,7 @@ def _setting(value: object) -> str:
 
 
 def _words(value: object) -> tuple[str, ...]:
-    """Of a list, or of a text with commas."""
+    """Return the items of a list or of a comma-separated text."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(one, str) for one in parts):
         raise TypeError(value)
@@ -91,7 +93,7 @@ def _words(value: object) -> tuple[str, ...]:
 
 
 def _background(value: object) -> tuple[str, ...]:
-    """Words and names of lists, mixed; `terrestrial+man-made` is two lists."""
+    """Return background words from words and names of lists; `terrestrial+man-made` is two lists."""
     words: dict[str, None] = {}
     for one in _words(value):
         named = "+" in one or one in BACKGROUNDS
@@ -122,6 +124,6 @@ _READERS: Final[dict[str, tuple[str, Any, str]]] = {
     "prompts": ("prompts", _prompts, 'prompts of labels, as {"car": ["car", "sedan"]}'),
     "vocabulary": ("vocabulary", _words, "a list of labels of the configuration"),
     "output": ("output", Kind, "one of " + ", ".join(Kind)),
-    "min_area": ("min_area", _area, "a share of the picture below 1, or pixels"),
-    "referring": ("referring", _text, "the key of the tasks' data that holds their words"),
+    "min_area": ("min_area", _area, "a share of the image below 1, or pixels"),
+    "referring": ("referring", _text, "the key of the tasks' data that has their words"),
 }

@@ -1,8 +1,8 @@
-"""What a person asks in Label Studio's editor, and what a task asks by its own words.
+"""Prompts of annotators in Label Studio's editor, and words of tasks.
 
-A prompt (a TextArea) has a question a line: `car: sedan, taxi` looks for the label by other words, `car, dog` for these
-labels alone. Other words are for the label that a project has, if it has one alone. A click, a box
-or a stroke of a smart tool asks for its label at that place.
+A TextArea has one prompt per line: `car: sedan, taxi` queries the label by other words, `car, dog` queries only these
+labels. Any other words belong to the project's label if it has only one. A click, box or stroke of a smart tool queries
+its label at that place.
 """
 
 import math
@@ -16,7 +16,7 @@ from car.vocabulary import Label, Vocabulary
 
 
 class PromptInvalidError(CarError):
-    """A prompt or a click in Label Studio's editor from which no question can be made."""
+    """A prompt or click in Label Studio's editor that names nothing to segment."""
 
     code = "prompt_invalid"
 
@@ -29,30 +29,30 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class SpatialPrompt:
-    """The part of a picture that a person pointed at, in percent of its sides."""
+    """A place in an image, in percent of its sides."""
 
     points: Points = ()
-    """x, y of what is meant: the pieces of masks under them are kept."""
+    """x, y: the components under them are kept."""
     negative_points: Points = ()
-    """x, y of what is not meant: the pieces under them are taken out."""
+    """x, y: the components under them are removed."""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    """x, y, width, height: masks are cut to them."""
+    """x, y, width, height: masks are clipped to them."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a person asks in the editor about one picture."""
+    """The prompt of an annotator for one image."""
 
     vocabulary: Vocabulary | None
     """None: the project's, or the task's own."""
     labels: tuple[str, ...] | None
-    """Labels that are wanted; None: all."""
+    """The requested labels; None: all."""
     spatial: SpatialPrompt | None
 
 
 @dataclass
-class _Asked:
-    """What the regions of a context say, taken together."""
+class _PromptFields:
+    """The texts, labels and places of a context's regions."""
 
     texts: list[str] = field(default_factory=list)
     labels: dict[str, None] = field(default_factory=dict)
@@ -67,58 +67,56 @@ class _Asked:
         return SpatialPrompt(tuple(self.points), tuple(self.others), tuple(self.boxes))
 
 
-def read_prompt(context: Mapping[str, Any], places: LabelMapping, vocabulary: Vocabulary) -> Prompt:
-    """The question of `params.context`; `vocabulary` gives background, templates and the prompts of labels.
+def read_prompt(context: Mapping[str, Any], targets: LabelMapping, vocabulary: Vocabulary) -> Prompt:
+    """Parse `params.context`; `vocabulary` has the background, the templates and the prompts of labels.
 
     Raises:
-        PromptInvalid: there is no question in it, or it names no label of the project.
+        PromptInvalidError: it is empty, or names no label of the project.
 
     """
     asked = _read(context)
     if asked.texts:
         try:
-            labels = [label for text in asked.texts for label in _questions(text, places, vocabulary)]
+            labels = [label for text in asked.texts for label in _questions(text, targets, vocabulary)]
             words = with_labels(vocabulary, labels)
         except VocabularyError as error:
-            raise PromptInvalidError(f"the prompt cannot be asked: {error}") from None
+            raise PromptInvalidError(f"the prompt is not valid: {error}") from None
         return Prompt(words, None, asked.within)
     if asked.within is None:
-        raise PromptInvalidError(
-            "nothing was asked: write into the prompt, or point with a smart tool that has a label"
-        )
-    only = [name for value in asked.labels if (name := places.find_name(value)) is not None]
+        raise PromptInvalidError("the prompt is empty: write a text, or use a smart tool that has a label")
+    only = [name for value in asked.labels if (name := targets.find_name(value)) is not None]
     if asked.labels and not only:
         raise PromptInvalidError(
-            f"label {next(iter(asked.labels))!r} of the smart tool is none that masks are shown with; "
-            f"{_choose(places)}, and give the tool the same labels"
+            f"label {next(iter(asked.labels))!r} of the smart tool has no control for masks; "
+            f"{_choose(targets)}, and give the tool the same labels"
         )
     return Prompt(None, tuple(only) or None, asked.within)
 
 
-def words_of_task(given: object, key: str, places: LabelMapping, vocabulary: Vocabulary) -> Vocabulary:
-    """The vocabulary of a task that brings its own words: a text (an expression a line), a list of expressions, or
-    {label: expressions}. Each expression is a question of its own.
+def words_of_task(data: object, key: str, targets: LabelMapping, vocabulary: Vocabulary) -> Vocabulary:
+    """Return the vocabulary of a task with its own words: a text (one expression per line), a list of expressions, or
+    {label: expressions}. Each expression is one query.
 
     Raises:
-        VocabularyError: no words, or words that no label owns.
+        VocabularyError: there are no words, or words that belong to no label.
 
     """
     labels: list[Label] = []
-    for name, words in _expressions(given, places, key):
-        owner = name or places.find_name(words) or places.single()
+    for name, words in _expressions(data, targets, key):
+        owner = name or targets.find_name(words) or targets.single()
         if owner is None:
             raise VocabularyError(
-                f"{words!r} in {key!r} of the task is no label of the project, whose regions need one: "
-                f'{_choose(places)} and write {{"{next(iter(places.by_name))}": {words!r}}}'
+                f"{words!r} in {key!r} of the task is not a label of the project, which its regions need: "
+                f'{_choose(targets)} and write {{"{next(iter(targets.by_name))}": {words!r}}}'
             )
-        labels.append(Label(_asked_as(owner, words, places), (words,)))
+        labels.append(Label(_asked_as(owner, words, targets), (words,)))
     if not labels:
-        raise VocabularyError(f"{key!r} of the task is empty: give it the words to look for")
+        raise VocabularyError(f"{key!r} of the task is empty: add the words to query")
     return with_labels(vocabulary, labels)
 
 
 def with_labels(vocabulary: Vocabulary, labels: Iterable[Label]) -> Vocabulary:
-    """Other labels, once each, against the same background less what is asked for."""
+    """Return the vocabulary with other labels, and with its background without them."""
     unique = {label.name.casefold(): label for label in reversed(list(labels))}
     chosen = tuple(reversed(unique.values()))
     return Vocabulary(
@@ -130,13 +128,13 @@ def with_labels(vocabulary: Vocabulary, labels: Iterable[Label]) -> Vocabulary:
 
 
 def without(background: Sequence[str], labels: Iterable[Label]) -> tuple[str, ...]:
-    """Background words that no label asks for: a word would compete with itself."""
+    """Return the background words that are not labels: a word would compete with itself."""
     asked = {word.casefold() for label in labels for word in (label.name, *label.prompts)}
     return tuple(word for word in background if word.casefold() not in asked)
 
 
-def _read(context: Mapping[str, Any]) -> _Asked:
-    asked = _Asked()
+def _read(context: Mapping[str, Any]) -> _PromptFields:
+    asked = _PromptFields()
     located: set[str] = set()
     regions = context.get("result")
     for region in regions if isinstance(regions, list) else ():
@@ -150,7 +148,7 @@ def _read(context: Mapping[str, Any]) -> _Asked:
             continue
         labels = value.get(kind) if kind.endswith("labels") else None
         asked.labels |= dict.fromkeys(one for one in labels if isinstance(one, str)) if isinstance(labels, list) else {}
-        # Drawn with a separate Labels control, a shape comes twice under one id: by itself, and once more as `labels`.
+        # With a separate Labels control a shape comes twice under one id: once more as `labels`.
         region_id = region.get("id")
         if isinstance(region_id, str):
             if region_id in located:
@@ -161,8 +159,8 @@ def _read(context: Mapping[str, Any]) -> _Asked:
     return asked
 
 
-def _locate(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _Asked) -> None:
-    """Add where a region is. Its fields say which shape it has, for a region of type `labels` has any."""
+def _locate(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], asked: _PromptFields) -> None:
+    """Add the place of a region. Its fields tell its shape, because a region of type `labels` can have any."""
     meant = region.get("is_positive", value.get("is_positive", True)) in (True, None, 1)
     try:
         if "rle" in value:
@@ -177,18 +175,16 @@ def _locate(region: Mapping[str, Any], kind: str, value: Mapping[str, Any], aske
         else:
             (asked.points if meant else asked.others).append((_number(value["x"]), _number(value["y"])))
     except (KeyError, TypeError, ValueError, RleError):
-        raise PromptInvalidError(
-            f"a {kind or 'region'} does not say where it is: point with a keypoint, a rectangle or a brush"
-        ) from None
+        raise PromptInvalidError(f"a {kind or 'region'} has no place: use a keypoint, a rectangle or a brush") from None
 
 
 def _rectangle(region: Mapping[str, Any], value: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """A rectangle; of a rotated one, which the tool of three points draws, the box around it."""
+    """Return a rectangle, or the bounding box of a rotated one (three-point tool)."""
     x, y, across, down = (_number(value[name]) for name in ("x", "y", "width", "height"))
     angle = math.radians(_number(value.get("rotation") or 0))
     if not angle:
         return x, y, across, down
-    # Turned about its upper left corner, clockwise, in pixels.
+    # Rotated clockwise around its upper left corner, in pixels.
     width, height = _number(region["original_width"]), _number(region["original_height"])
     if width <= 0 or height <= 0:
         raise ValueError(width, height)
@@ -214,7 +210,7 @@ def _number(value: Any) -> float:  # noqa: ANN401 - whatever the request holds
 
 
 def _stroke(region: Mapping[str, Any], rle: Sequence[int]) -> list[tuple[float, float]]:
-    """Some points of what a brush painted, the first and the last among them."""
+    """Return points of a brush stroke, including the first and the last."""
     import numpy as np  # noqa: PLC0415 - most of who imports this sees no pixels
 
     from car.rle import decode_brush  # noqa: PLC0415
@@ -228,61 +224,61 @@ def _stroke(region: Mapping[str, Any], rle: Sequence[int]) -> list[tuple[float, 
     return [((x + 0.5) * 100 / width, (y + 0.5) * 100 / height) for x, y in places]
 
 
-def _questions(text: str, places: LabelMapping, vocabulary: Vocabulary) -> list[Label]:
-    """The labels that a line of a prompt asks for."""
+def _questions(text: str, targets: LabelMapping, vocabulary: Vocabulary) -> list[Label]:
+    """Return the labels that a line of a prompt queries."""
     before, colon, after = text.partition(":")
     words = tuple(part.strip() for part in (after if colon else text).split(",") if part.strip())
-    name = places.find_name(before) if colon else None
+    name = targets.find_name(before) if colon else None
     if name is not None and words:
         return [Label(name, words)]
-    if not colon and words and all(places.find_name(word) for word in words):
+    if not colon and words and all(targets.find_name(word) for word in words):
         known = {label.name: label for label in vocabulary.labels}
-        names = dict.fromkeys(places.find_name(word) or word for word in words)
-        return [known.get(one) or Label(one, places.by_name[one].prompts) for one in names]
-    owner = places.single()
+        names = dict.fromkeys(targets.find_name(word) or word for word in words)
+        return [known.get(one) or Label(one, targets.by_name[one].prompts) for one in names]
+    owner = targets.single()
     if owner is None or not words or colon:
-        raise PromptInvalidError(
-            f"{text!r} names no label, whose masks carry one: {_choose(places)}, and write `label: words`"
-        )
-    return [Label(_asked_as(owner, word, places), (word,)) for word in words]
+        raise PromptInvalidError(f"{text!r} is not a label: {_choose(targets)}, and write `label: words`")
+    return [Label(_asked_as(owner, word, targets), (word,)) for word in words]
 
 
-def _expressions(given: object, places: LabelMapping, key: str) -> list[tuple[str | None, str]]:
-    """(label or None, words) of every expression."""
+def _expressions(given: object, targets: LabelMapping, key: str) -> list[tuple[str | None, str]]:
+    """Return (label or None, words) of every expression."""
     if isinstance(given, str):
-        return [_split(line.strip(), places) for line in given.splitlines() if line.strip()]
+        return [_split(line.strip(), targets) for line in given.splitlines() if line.strip()]
     if isinstance(given, Mapping):
         found: list[tuple[str | None, str]] = []
         for label, words in given.items():
-            name = places.find_name(str(label))
+            name = targets.find_name(str(label))
             if name is None:
-                raise VocabularyError(f"{label!r} in {key!r} of the task is no label of the project: {_choose(places)}")
+                raise VocabularyError(
+                    f"{label!r} in {key!r} of the task is no label of the project: {_choose(targets)}"
+                )
             each = [words] if isinstance(words, str) else words
             found += [(name, one.strip()) for one in _texts(each, key) if one.strip()]
         return found
-    return [_split(one.strip(), places) for one in _texts(given, key) if one.strip()]
+    return [_split(one.strip(), targets) for one in _texts(given, key) if one.strip()]
 
 
 def _texts(given: object, key: str) -> list[str]:
     if isinstance(given, list) and all(isinstance(one, str) for one in given):
         return given
-    raise VocabularyError(f"{key!r} of the task holds no words: it takes a text, a list of texts or {{label: texts}}")
+    raise VocabularyError(f"{key!r} of the task has no words: it must be a text, a list of texts or {{label: texts}}")
 
 
-def _split(words: str, places: LabelMapping) -> tuple[str | None, str]:
+def _split(words: str, targets: LabelMapping) -> tuple[str | None, str]:
     before, colon, after = words.partition(":")
-    name = places.find_name(before) if colon and after.strip() else None
+    name = targets.find_name(before) if colon and after.strip() else None
     return (name, after.strip()) if name else (None, words)
 
 
-def _asked_as(owner: str, words: str, places: LabelMapping) -> str:
-    """The name under which words are asked for, from which `Places.owner` finds the label again."""
-    if places.find_name(words) == owner:
+def _asked_as(owner: str, words: str, targets: LabelMapping) -> str:
+    """Return the name of a query, from which `LabelMapping.resolve` finds the label."""
+    if targets.find_name(words) == owner:
         return owner
-    return words if places.single() else f"{owner}: {words}"
+    return words if targets.single() else f"{owner}: {words}"
 
 
-def _choose(places: LabelMapping) -> str:
-    names = list(places.by_name)
+def _choose(targets: LabelMapping) -> str:
+    names = list(targets.by_name)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""  # noqa: PLR2004
     return f"choose from {', '.join(names[:5])}{more}"

@@ -1,7 +1,7 @@
-"""Masks as Label Studio regions: brush, bitmask, polygons or a rectangle, and choices for the whole picture.
+"""Masks as Label Studio regions: brush, bitmask, polygons or rectangle; and choices for the whole image.
 
-Geometry is in percent of the upright picture; brush and bitmask have its pixels. What a region looks like on the wire
-was measured against Label Studio 1.23; of a bitmask its editor sees nothing but which pixels are opaque.
+Geometry is in percent of the upright image; brush and bitmask have its pixels. The format was recorded from Label
+Studio 1.23, whose editor reads only the opacity of a bitmask.
 """
 
 import hashlib
@@ -12,10 +12,13 @@ from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from car.label_studio.label_mapping import LabelTarget
 from car.label_studio.labeling_config import Control, Kind
+from car.label_studio.prompts import SpatialPrompt
 from car.polygons import is_simple_polygon, mask_to_polygons
 from car.rle import Mask, encode_brush
 
@@ -27,18 +30,18 @@ _PERCENT_DIGITS: Final = 6
 
 @dataclass(frozen=True)
 class LabeledMask:
-    """A cleaned mask and where it goes."""
+    """A cleaned mask with its target."""
 
     name: str
-    """The name under which it was asked for."""
+    """The name of its query."""
     target: LabelTarget
     score: float
     mask: Mask
 
 
 def control_of(shown: LabeledMask, *, small: bool = False) -> Control | None:
-    """The control that shows a mask: the label's first; one for pixels where a single ring cannot hold it; a bitmask
-    instead of a brush with `small`. None: the label is of choices alone.
+    """Return the control that shows a mask: the label's first one, or one for pixels if a single polygon cannot hold
+    it; with `small` a bitmask instead of a brush. None: the label has only choices.
     """
     controls = shown.target.controls
     if not controls:
@@ -54,7 +57,7 @@ def control_of(shown: LabeledMask, *, small: bool = False) -> Control | None:
 
 
 def regions_of(shown: LabeledMask, control: Control, image: str, run_key: str) -> list[Region]:
-    """The regions of a mask: one, or one a ring where a polygon needs several."""
+    """Return the regions of a mask: one, or one per polygon."""
     height, width = shown.mask.shape
     regions = []
     for number, value in enumerate(_VALUES[control.kind](shown.mask)):
@@ -73,16 +76,16 @@ def regions_of(shown: LabeledMask, control: Control, image: str, run_key: str) -
         if control.labels_name is None:
             regions.append(region | {"value": value | {f"{control.kind}labels": [shown.target.label]}})
             continue
-        # The labels of a plain shape are a second entry of the same id, with the shape again.
+        # The labels of a plain shape are a second entry of the same id, which repeats the shape.
         named = {"from_name": control.labels_name, "type": "labels", "value": value | {"labels": [shown.target.label]}}
         regions += [region, region | named]
     return regions
 
 
-def choices_of(found: Iterable[tuple[LabelTarget, float]], image: str, run_key: str) -> list[Region]:
-    """The choices that were found: all of them, or the best one where a control takes one alone."""
+def choices_of(masks: Iterable[tuple[LabelTarget, float]], image: str, run_key: str) -> list[Region]:
+    """Return the choices that were found: all, or the best one if a control allows only one."""
     best: dict[Control, dict[str, float]] = {}
-    for place, score in found:
+    for place, score in masks:
         for control in place.choices:
             scores = best.setdefault(control, {})
             scores[place.label] = max(score, scores.get(place.label, 0.0))
@@ -106,7 +109,7 @@ def choices_of(found: Iterable[tuple[LabelTarget, float]], image: str, run_key: 
 
 
 def region_id(run_key: str, asked: str, control: str, number: int) -> str:
-    """The same for the same mask in the same control, so that a prediction sent twice can be recognized."""
+    """Return an id, equal for an equal mask in the same control, so that a duplicate prediction is recognized."""
     return hashlib.sha256("\n".join((run_key, asked, control, str(number))).encode()).hexdigest()[:10]
 
 
@@ -116,7 +119,7 @@ def _brush(mask: Mask) -> Sequence[dict[str, Any]]:
 
 def _bitmask(mask: Mask) -> Sequence[dict[str, Any]]:
     out = BytesIO()
-    Image.fromarray(mask).save(out, "PNG", transparency=0)  # a bit a pixel; the editor looks at what is opaque
+    Image.fromarray(mask).save(out, "PNG", transparency=0)  # one bit per pixel; the editor reads the opacity
     return [{"format": "png", "imageDataURL": f"data:image/png;base64,{b64encode(out.getvalue()).decode()}"}]
 
 
@@ -140,3 +143,37 @@ _VALUES: Final = {
     Kind.POLYGON: _polygons,
     Kind.RECTANGLE: _rectangle,
 }
+
+
+def select_by_prompt(mask: Mask, prompt: SpatialPrompt) -> Mask:
+    """Return the part of the mask that an annotator pointed at: within the boxes, the components under the points
+    and not under the negative points.
+    """
+    height, width = mask.shape
+    selected = mask
+    if prompt.boxes:
+        in_boxes = np.zeros_like(mask)
+        for x, y, across, down in prompt.boxes:
+            (left, right), (top, bottom) = sorted((x, x + across)), sorted((y, y + down))
+            in_boxes[
+                _pixel(top, height) : _pixel(bottom, height, up=1), _pixel(left, width) : _pixel(right, width, up=1)
+            ] = 1
+        selected = mask & in_boxes
+    if not (prompt.points or prompt.negative_points):
+        return selected
+    labels, _ = ndimage.label(selected)
+    chosen = _under(labels, prompt.points) if prompt.points else set(range(1, int(labels.max(initial=0)) + 1))
+    chosen -= _under(labels, prompt.negative_points)
+    return np.isin(labels, list(chosen)) & selected
+
+
+def _under(labels: NDArray[np.int32], points: tuple[tuple[float, float], ...]) -> set[int]:
+    height, width = labels.shape
+    at_points = {int(labels[min(_pixel(y, height), height - 1), min(_pixel(x, width), width - 1)]) for x, y in points}
+    return at_points - {0}
+
+
+def _pixel(percent: float, side: int, up: int = 0) -> int:
+    """Return the pixel that contains a position in percent, or with `up` the first pixel after it."""
+    position = min(max(percent / 100, 0.0), 1.0) * side
+    return int(np.ceil(position)) if up else int(position)

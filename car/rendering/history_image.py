@@ -1,4 +1,4 @@
-"""The query history as one picture: a row a word, a column a step, from what was asked to what was found."""
+"""The query history as an image: one row per label, one column per step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _NAMES: Final = 230
 
 
 class StepCams(Protocol):
-    """What one step saw: worker.segmenter's Look is one."""
+    """The CAMs of one step; worker.segmenter's StepTrace is one."""
 
     @property
     def step(self) -> Step: ...
@@ -39,13 +39,13 @@ class StepCams(Protocol):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things stand on the strip."""
+    """The layout of a history image, in pixels."""
 
     steps: tuple[int, ...]
     names: int
-    """Width of the column of words."""
+    """Width of the column of labels."""
     thumb: tuple[int, int]
-    """Width and height of a picture in a cell; height 0 where there are no CAMs."""
+    """Width and height of a cell's image; height 0 without CAMs."""
 
     @property
     def row(self) -> int:
@@ -66,10 +66,10 @@ class _Layout:
 def draw_history(
     pixels: Pixels, segmentation: Segmentation, step_cams: Sequence[StepCams] = (), *, rows: int = 12
 ) -> Image.Image:
-    """Every word's score step by step, the dropped struck out, and the masks at the end.
+    """Draw each label's score by step, dropped labels struck through, and the masks in the last column.
 
-    `pixels` are uint8 (height, width, 3), RGB. With `looks`, one a step, each cell shows the word's CAM as heat over
-    the picture. Survivors come first; of the dropped, as many as `rows` leaves room for.
+    `pixels` are uint8 (height, width, 3), RGB. With `looks`, one per step, each cell shows the label's CAM as a heat
+    map. Survivors come first, then as many dropped labels as fit into `rows`.
     """
     lives = sort_for_display(query_traces(segmentation))
     shown, left = lives[:rows], lives[rows:]
@@ -93,7 +93,7 @@ def draw_history(
 
 
 def _inside(width: int, height: int, room: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same shape that fits, at least a pixel each way; nothing where there is no room."""
+    """Return the largest size of the same aspect ratio that fits, at least one pixel; (0, 0) if there is no room."""
     if not all(room):
         return 0, 0
     share = min(room[0] / width, room[1] / height)
@@ -104,7 +104,7 @@ def _write_head(
     draw: ImageDraw.ImageDraw, sheet: _Layout, segmentation: Segmentation, lives: tuple[QueryTrace, ...]
 ) -> None:
     kept = sum(life.survived for life in lives)
-    summary = f"{len(lives)} asked, {kept} kept; stopped: {str(segmentation.stop_reason).replace('_', ' ')}"
+    summary = f"{len(lives)} queried, {kept} kept; stopped: {str(segmentation.stop_reason).replace('_', ' ')}"
     draw_text(draw, (_GAP, 1.3 * _SIZE), truncate_text(summary, _SIZE, sheet.width - 2 * _GAP), _SIZE, BLACK)
     y = sheet.head - 1.3 * _SIZE
     for column, step in enumerate(sheet.steps):
@@ -113,7 +113,7 @@ def _write_head(
         before = sheet.steps[column - 1] if column else 0
         mark = "" if step == before + 1 else "... "
         draw_text(draw, (sheet.x_of(column), y - 1.3 * _SIZE), f"{mark}step {step}", _SIZE, BLACK)
-        draw_text(draw, (sheet.x_of(column), y), f"{len(asked)} asked, {kept} kept", _SMALL, _GREY)
+        draw_text(draw, (sheet.x_of(column), y), f"{len(asked)} queried, {kept} kept", _SMALL, _GREY)
     draw_text(draw, (sheet.x_of(len(sheet.steps)), y - 1.3 * _SIZE), "mask", _SIZE, BLACK)
     found = len(segmentation.masks)
     draw_text(draw, (sheet.x_of(len(sheet.steps)), y), f"{found} found", _SMALL, _GREY)
@@ -124,7 +124,7 @@ def _draw_row(
     sheet: _Layout,
     top: int,
     life: QueryTrace,
-    picture: tuple[Pixels, Segmentation],
+    result: tuple[Pixels, Segmentation],
     cams: Mapping[tuple[str, int], NDArray[np.float32]],
 ) -> None:
     draw = ImageDraw.Draw(canvas)
@@ -140,20 +140,20 @@ def _draw_row(
     for column, step in enumerate(sheet.steps):
         if step in life.queries:
             query, place = life.queries[step], (sheet.x_of(column), top + _GAP // 2)
-            _draw_heat(canvas, place, sheet.thumb, picture[0], cams.get((life.label, step)), dropped=not query.kept)
+            _draw_heat(canvas, place, sheet.thumb, result[0], cams.get((life.label, step)), dropped=not query.kept)
             _draw_score(draw, (place[0], place[1] + sheet.thumb[1]), query, label_color(life.index))
             if not query.kept:
-                # Nothing follows in this row, so the words may run on to the right edge.
+                # Nothing follows in this row, so the text may extend to the right edge.
                 at = (place[0], place[1] + sheet.thumb[1] + 2.3 * _SIZE)
                 draw_text(
                     draw, at, truncate_text(_rival(query), _SMALL, canvas.width - place[0] - _GAP), _SMALL, _FALLEN
                 )
-    _draw_found(canvas, sheet, top, life, picture)
+    _draw_result(canvas, sheet, top, life, result)
 
 
 def _draw_heat(
     canvas: Image.Image,
-    place: tuple[int, int],
+    position: tuple[int, int],
     size: tuple[int, int],
     pixels: Pixels,
     cam: NDArray[np.float32] | None,
@@ -169,15 +169,15 @@ def _draw_heat(
     mixed = np.asarray(grey)[..., None] * (1 - share) * 0.8 + heatmap(warmth) * share
     if dropped:
         mixed = mixed * 0.45 + np.asarray(_PAPER) * 0.55
-    canvas.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), place)
+    canvas.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), position)
     if dropped:
-        corners = (place[0], place[1] + size[1] - 1, place[0] + size[0] - 1, place[1])
+        corners = (position[0], position[1] + size[1] - 1, position[0] + size[0] - 1, position[1])
         ImageDraw.Draw(canvas).line(corners, fill=_FALLEN, width=2)
 
 
-def _draw_score(draw: ImageDraw.ImageDraw, place: tuple[int, int], query: QueryScore, colour: Rgb) -> None:
-    """A bar as long as the score, and the score."""
-    x, y, number = place[0], place[1] + _SIZE, f"{query.score:.2f}"
+def _draw_score(draw: ImageDraw.ImageDraw, position: tuple[int, int], query: QueryScore, colour: Rgb) -> None:
+    """Draw the score as a bar and a number."""
+    x, y, number = position[0], position[1] + _SIZE, f"{query.score:.2f}"
     full = _CELL - text_width("0.00", _SIZE) - _GAP
     draw.rounded_rectangle((x, y - 4, x + full, y + 4), radius=4, fill=_LINE)
     if query.score * full >= 1:
@@ -189,27 +189,27 @@ def _draw_score(draw: ImageDraw.ImageDraw, place: tuple[int, int], query: QueryS
 
 
 def _rival(query: QueryScore) -> str:
-    """What the picture of a dropped word looked like instead."""
+    """Return why a label was dropped: its rival, or a low score."""
     return f"looks like {query.rival} {query.rival_score:.2f}" if query.rival_score is not None else "too weak"
 
 
-def _draw_found(
-    canvas: Image.Image, sheet: _Layout, top: int, life: QueryTrace, picture: tuple[Pixels, Segmentation]
+def _draw_result(
+    canvas: Image.Image, sheet: _Layout, top: int, life: QueryTrace, result: tuple[Pixels, Segmentation]
 ) -> None:
-    pixels, segmentation = picture
+    pixels, segmentation = result
     draw, x = ImageDraw.Draw(canvas), sheet.x_of(len(sheet.steps))
     if life.mask is None:
         if life.survived:
-            draw_text(draw, (x, top + sheet.row // 2), "kept, yet no pixels", _SMALL, _GREY)
+            draw_text(draw, (x, top + sheet.row // 2), "kept, but no pixels", _SMALL, _GREY)
         return
     if sheet.thumb[1]:
-        # Painted at its own size, so that thin masks do not vanish, then made as small as the heat maps.
+        # Drawn at full size and then reduced, so that thin masks do not vanish.
         scale = max(1, round(2 * sheet.thumb[0] / pixels.shape[1]))
         painted = draw_masks(pixels, [life], scale).resize(sheet.thumb, Image.Resampling.BOX)
         canvas.paste(painted, (x, top + _GAP // 2))
-    area = f"{format_area_share(life.mask.area, segmentation)} of the picture"
+    area = f"{format_area_share(life.mask.area, segmentation)} of the image"
     draw_text(draw, (x, top + _GAP // 2 + sheet.thumb[1] + _SIZE), area, _SMALL, BLACK)
 
 
-def _strike(draw: ImageDraw.ImageDraw, place: tuple[float, float], width: int) -> None:
-    draw.line((place[0] - 2, place[1] + 1, place[0] + width + 2, place[1] + 1), fill=_FALLEN, width=2)
+def _strike(draw: ImageDraw.ImageDraw, position: tuple[float, float], width: int) -> None:
+    draw.line((position[0] - 2, position[1] + 1, position[0] + width + 2, position[1] + 1), fill=_FALLEN, width=2)

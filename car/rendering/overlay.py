@@ -1,4 +1,4 @@
-"""Masks on their picture, with a legend beside it."""
+"""Overlays: masks drawn on their image, with a legend."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -16,26 +16,25 @@ from car.segmentation import Segmentation
 Pixels = NDArray[np.uint8]
 
 _LEAST_SIDE: Final = 720
-"""Pictures are shown at a whole multiple of their size that makes the long side at least this."""
+"""Small images are enlarged by an integer factor until the long side has at least this many pixels."""
 _FILL: Final = 0.5
 _FADED: Final = 0.85
-"""How much of a filled region's own colour gives way to grey, so that the label's colour is the one seen."""
+"""How much the object's own color is replaced by gray, so that the label's color is visible."""
 _CASING: Final = 0.65
 _PAPER: Final[Rgb] = (250, 250, 248)
 _GREY: Final[Rgb] = (120, 122, 126)
 _WIDE: Final = 1.5
-"""From this ratio of sides on, the legend stands below the picture instead of on its right."""
+"""Above this aspect ratio the legend is below the image instead of on its right."""
 
 
 def draw_overlay(pixels: Pixels, segmentation: Segmentation) -> Image.Image:
-    """The picture with its masks filled, outlined and numbered, and a legend of labels, scores and areas.
+    """Draw the masks on their image, filled, outlined and numbered, with a legend of labels, scores and areas.
 
-    `pixels` are uint8 (height, width, 3), RGB. Small pictures are enlarged, so that the text can be read and the
-    pixels of a mask can be counted.
+    `pixels` are uint8 (height, width, 3), RGB. Small images are enlarged so that the text is readable.
     """
     if pixels.shape != (segmentation.height, segmentation.width, 3) or pixels.dtype != np.uint8:
         raise ValueError(
-            f"the picture must be uint8 ({segmentation.height}, {segmentation.width}, 3) as its segmentation, "
+            f"the image must be uint8 ({segmentation.height}, {segmentation.width}, 3) like its segmentation, "
             f"got {pixels.dtype} {pixels.shape}"
         )
     lives = query_traces(segmentation)
@@ -48,7 +47,7 @@ def draw_overlay(pixels: Pixels, segmentation: Segmentation) -> Image.Image:
 
 
 def draw_masks(pixels: Pixels, shown: list[QueryTrace], scale: int) -> Image.Image:
-    """The picture enlarged `scale` times under the masks of the fates, each in its label's colour."""
+    """Draw the masks of the traces on the image enlarged `scale` times, each in its label's color."""
     height, width = pixels.shape[:2]
     enlarged = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
     canvas = np.array(enlarged)
@@ -67,7 +66,7 @@ def _tint(
     scale: int,
     thickness: int,
 ) -> None:
-    """Fill and outline one mask on the canvas; only its surroundings are touched."""
+    """Fill and outline one mask within its bounding box."""
     x, y, width, height = bbox
     margin = 1 + thickness // scale
     top, left = max(0, y - margin), max(0, x - margin)
@@ -89,7 +88,7 @@ def _blend(part: Pixels, where: NDArray[np.bool_], colour: Rgb, share: float) ->
 
 
 def _shrunk(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
-    """Without the pixels that lie within `times` steps of one outside the mask. Beyond the border all is inside."""
+    """Erode the mask by `times` pixels; outside the image counts as inside the mask."""
     for _ in range(times):
         padded = np.pad(mask, 1, mode="edge")
         mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -97,7 +96,7 @@ def _shrunk(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
 
 
 def interior_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """(x, y) of a pixel deep inside the mask, unlike a centroid, which may lie beside it."""
+    """Return (x, y) of a pixel deep inside the mask; a centroid can be outside it."""
     stride = max(1, max(mask.shape) // 256)
     thin = mask[::stride, ::stride]
     if not thin.any():
@@ -107,28 +106,28 @@ def interior_point(mask: NDArray[np.bool_]) -> tuple[int, int]:
         less = thin & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
         if not less.any():
             ys, xs = np.nonzero(thin)
-            # Of several deepest pixels, the one nearest to their middle.
+            # Of several deepest pixels, choose the one nearest to their mean.
             middle = int(np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2))
             return int(xs[middle]) * stride, int(ys[middle]) * stride
         thin = less
 
 
 def _number(canvas: Image.Image, shown: list[QueryTrace], scale: int, size: int) -> None:
-    """The legend's number on each mask: colours alone do not tell hundreds of labels apart, nor reach every eye."""
+    """Draw the legend's number on each mask, because colors alone do not distinguish hundreds of labels."""
     draw = ImageDraw.Draw(canvas)
     for number, life in enumerate(shown, start=1):
         if life.mask is None:
             continue
         x, y = ((2 * c + 1) * scale // 2 for c in interior_point(decode_coco(life.mask.rle)))
         across = _badge_width(number, size)
-        # A number on the edge is moved inwards, never cut.
+        # A number at the edge is moved inwards instead of clipped.
         x = min(max(x, across // 2 + 1), max(across // 2 + 1, canvas.width - across // 2 - 2))
         y = min(max(y, size), max(size, canvas.height - size))
         draw_badge(draw, (x - across // 2, y), number, size, label_color(life.index))
 
 
 def draw_badge(draw: ImageDraw.ImageDraw, center: tuple[int, int], number: int, size: int, colour: Rgb) -> None:
-    """A number on its label's colour; `place` is the left end at half the height."""
+    """Draw a number on its label's color; `position` is its left middle."""
     x, y = center
     across, half = _badge_width(number, size), round(size * 0.68)
     draw.rounded_rectangle(
@@ -144,7 +143,7 @@ def _badge_width(number: int, size: int) -> int:
 @dataclass(frozen=True)
 class _Entry:
     number: int | None
-    """None: kept by the recurrence, yet no pixel fell to it."""
+    """None: kept by the recurrence, but without pixels."""
     colour: Rgb
     label: str
     score: str
@@ -166,22 +165,22 @@ def _entries(lives: tuple[QueryTrace, ...], segmentation: Segmentation) -> list[
 
 
 def _legend(
-    lives: tuple[QueryTrace, ...], segmentation: Segmentation, size: int, picture: tuple[int, int]
+    lives: tuple[QueryTrace, ...], segmentation: Segmentation, size: int, image: tuple[int, int]
 ) -> Image.Image:
-    """Rows of number, label, score and area, in as many columns as the picture's side asks for."""
+    """Draw rows of number, label, score and area, in as many columns as the image's side needs."""
     entries = _entries(lives, segmentation)
     dropped = sum(not life.survived for life in lives)
-    foot = f"{pluralize(len(lives), 'word')} asked, {dropped} dropped in {pluralize(len(segmentation.steps), 'step')}"
+    foot = f"{pluralize(len(lives), 'word')} queried, {dropped} dropped in {pluralize(len(segmentation.steps), 'step')}"
     row, gap = round(size * 1.75), round(size * 0.8)
     marks = max((_badge_width(e.number or 0, size) for e in entries), default=0) + gap // 2
     names = min(max((text_width(e.label, size) for e in entries), default=0), size * 16)
     scores = max((text_width(e.score, size) for e in entries), default=0) + gap
     areas = max((text_width(e.area, size) for e in entries), default=0) + gap
     column = marks + names + scores + areas + gap
-    if picture[0] >= _WIDE * picture[1]:
-        columns = max(1, min(len(entries), (picture[0] - gap) // column))
+    if image[0] >= _WIDE * image[1]:
+        columns = max(1, min(len(entries), (image[0] - gap) // column))
     else:
-        columns = -(-len(entries) // max(1, (picture[1] - 2 * row) // row))
+        columns = -(-len(entries) // max(1, (image[1] - 2 * row) // row))
     rows = -(-len(entries) // max(columns, 1))
     width = max(columns * column + gap, text_width(foot, size) + 2 * gap)
     sheet = Image.new("RGB", (width, (rows + 2) * row), _PAPER)
@@ -198,9 +197,9 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def _write_entry(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: _Entry, size: int, widths: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw, position: tuple[int, int], entry: _Entry, size: int, widths: tuple[int, int, int, int]
 ) -> None:
-    x, y = place
+    x, y = position
     marks, names, scores, areas = widths
     ink = BLACK if entry.number else _GREY
     if entry.number:
@@ -210,12 +209,12 @@ def _write_entry(
     draw_text(draw, (x + marks + names + scores + areas, y), entry.area, size, _GREY, anchor="rm")
 
 
-def _beside(picture: Image.Image, legend: Image.Image) -> Image.Image:
-    if picture.width >= _WIDE * picture.height:
-        size, place = (max(picture.width, legend.width), picture.height + legend.height), (0, picture.height)
+def _beside(image: Image.Image, legend: Image.Image) -> Image.Image:
+    if image.width >= _WIDE * image.height:
+        size, place = (max(image.width, legend.width), image.height + legend.height), (0, image.height)
     else:
-        size, place = (picture.width + legend.width, max(picture.height, legend.height)), (picture.width, 0)
+        size, place = (image.width + legend.width, max(image.height, legend.height)), (image.width, 0)
     whole = Image.new("RGB", size, _PAPER)
-    whole.paste(picture, (0, 0))
+    whole.paste(image, (0, 0))
     whole.paste(legend, place)
     return whole

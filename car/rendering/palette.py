@@ -1,4 +1,4 @@
-"""A colour for each label, told apart from its neighbours by hue and lightness; and a heat scale."""
+"""Colors of labels, distinct in hue and lightness, and the color map of heat maps."""
 
 import math
 from functools import lru_cache
@@ -23,7 +23,7 @@ _HEAT = ((0, 0, 4), (61, 9, 101), (136, 34, 106), (203, 65, 73), (246, 125, 21),
 
 @lru_cache(maxsize=4096)
 def label_color(index: int) -> Rgb:
-    """The colour of the label at `index`, the same in every picture and every program."""
+    """Return the color of the label at `index`, the same in every image."""
     hue = math.radians((_FIRST_HUE + index * _ANGLE) % 360)
     lightness = _LIGHTNESS[index % len(_LIGHTNESS)]
     chroma = _CHROMA
@@ -35,13 +35,13 @@ def label_color(index: int) -> Rgb:
 
 
 def contrasting_color(colour: Rgb) -> Rgb:
-    """Black or white, whichever reads better on the colour."""
+    """Return black or white, whichever has more contrast."""
     red, green, blue = ((v / 255) ** 2.2 for v in colour)
     return BLACK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.28 else WHITE  # noqa: PLR2004 - by eye
 
 
 def heatmap(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values 0..1 (h, w) as RGB from black over purple and orange to pale yellow."""
+    """Map values 0..1 (h, w) to RGB: black, purple, orange, pale yellow."""
     stops = np.linspace(0, 1, len(_HEAT))
     anchors = np.asarray(_HEAT, np.float64)
     channels = [np.interp(values, stops, anchors[:, channel]) for channel in range(3)]
@@ -49,7 +49,7 @@ def heatmap(values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _srgb(lightness: float, a: float, b: float) -> tuple[float, float, float]:
-    """OKLab to sRGB 0..1; outside of it where a screen cannot show the colour."""
+    """Convert OKLab to sRGB; values outside 0..1 are out of gamut."""
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3

@@ -1,4 +1,4 @@
-"""Text on pictures, in any script: a font that has the letters where the machine has one, their nearest else."""
+"""Text on images in any script: in an installed font that has the letters, or else transliterated."""
 
 import unicodedata
 from functools import lru_cache
@@ -9,7 +9,7 @@ from car.rendering.palette import Rgb
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Pillow's own font is always there and knows little more than ASCII; these are asked in turn for the rest.
+# Pillow's own font covers little more than ASCII; these are tried in order for other letters.
 _WIDER = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -26,7 +26,7 @@ _NO_GLYPH = "\uffff"
 def draw_text(
     draw: ImageDraw.ImageDraw, position: tuple[float, float], text: str, size: int, color: Rgb, *, anchor: str = "lm"
 ) -> None:
-    """One line of text; `anchor` is Pillow's, by default the left end at half the height."""
+    """Draw one line of text; `anchor` is Pillow's, by default left and middle."""
     font, spelled = choose_font(text, size)
     draw.text(
         position, spelled, font=font, fill=color, anchor=anchor if isinstance(font, ImageFont.FreeTypeFont) else None
@@ -34,13 +34,13 @@ def draw_text(
 
 
 def text_width(text: str, size: int) -> int:
-    """Pixels that one line of text takes."""
+    """Return the width of one line of text in pixels."""
     font, spelled = choose_font(text, size)
     return round(font.getlength(spelled))
 
 
 def truncate_text(text: str, size: int, width: int) -> str:
-    """The text, or as much of its beginning as fits followed by three dots."""
+    """Return the text, truncated with an ellipsis if it does not fit."""
     if text_width(text, size) <= width:
         return text
     few, many = 0, len(text)
@@ -52,7 +52,7 @@ def truncate_text(text: str, size: int, width: int) -> str:
 
 @lru_cache(maxsize=4096)
 def choose_font(text: str, size: int) -> tuple[Font, str]:
-    """A font and the text as it can be written in it."""
+    """Return a font and the text as it can be drawn in it."""
     plain = ImageFont.load_default(size=size)
     if text.isascii():
         return plain, text
@@ -60,7 +60,7 @@ def choose_font(text: str, size: int) -> tuple[Font, str]:
         for font in (plain, *_wider_fonts(size)):
             if all(_has(font, letter) for letter in set(text)):
                 return font, text
-        # A mark that is no letter of its own can go: é is read as e.
+        # Combining marks are removed: é becomes e.
         bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
         return plain, "".join(letter if _has(plain, letter) else "?" for letter in bare)
     return plain, text.encode("ascii", "replace").decode()
@@ -73,7 +73,7 @@ def _wider_fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
 
 @lru_cache(maxsize=1)
 def _wider_names() -> tuple[str, ...]:
-    """Those of the fonts that this machine has; looking for them walks its font folders."""
+    """Return the installed ones of the fonts."""
     return tuple(name for name in _WIDER if _opens(name))
 
 

@@ -1,43 +1,38 @@
-"""`car demo`: starts the service, shows it at work, stops it."""
+"""`car demo`: start the service, label the sample images, stop."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_INTERRUPTED = 130
-
-DataDirOption = Annotated[
-    Path, typer.Option("--data-dir", metavar="DIR", help="Where it keeps its data.", envvar="CAR_DATA_DIR")
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Overlays are saved in DIR/overlays.")]
+from cli.options import DATA_DIR, INTERRUPTED, DataFolder
 
 
 def demo(
     *,
-    data_dir: DataDirOption = Path(".car"),
-    out: Out = Path("out/demo"),
-    port: Annotated[
-        int, typer.Option("--port", help="Where the API listens; another port where this one is taken.")
-    ] = 9090,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running at the end, until Ctrl-C.")] = False,
+    data_dir: DataFolder = DATA_DIR,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Output folder; overlays go to DIR/overlays.")
+    ] = Path("out/demo"),
+    port: Annotated[int, typer.Option("--port", help="Port of the API; a free one if it is taken.")] = 9090,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
 ) -> None:
-    """Show everything at work: start the service, label the demo pictures from a bucket, look at the results, stop.
+    """Label the sample images end to end: start the service, show the results, stop.
 
-    Exit code 0: every picture was labeled; 1: some were not; 2: the service could not be started.
+    Exit code 0: every image was labeled; 1: some were not; 2: the service could not start.
     """
-    from cli.service.demo_run import DemoOutput, label_demo_pictures
+    from cli.service.demo_run import DemoOutput, label_demo_images
 
-    show = DemoOutput(out)
+    output = DemoOutput(out)
     try:
-        with show.started(data_dir, port) as background:
-            done = label_demo_pictures(background, show)
+        with output.started(data_dir, port) as service:
+            all_labeled = label_demo_images(service, output)
             if keep:
-                show.keep(background)
-            show.line("stopping")
+                output.keep(service)
+            output.line("stopping")
     except KeyboardInterrupt:
-        show.line("stopped; the data stay, and the next run goes on with them")
-        raise typer.Exit(_INTERRUPTED) from None
-    show.where(data_dir)
-    if not done:
+        output.line("stopped; the data are kept, and the next run continues with them")
+        raise typer.Exit(INTERRUPTED) from None
+    output.where(data_dir)
+    if not all_labeled:
         raise typer.Exit(1)

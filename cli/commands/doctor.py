@@ -1,4 +1,4 @@
-"""`car doctor`, as the command line has it."""
+"""`car doctor`: prints the findings of cli.doctor."""
 
 import json
 from dataclasses import asdict
@@ -17,39 +17,38 @@ _STYLES = {"good": "green", "note": "yellow", "wrong": "bold red", "skipped": "d
 def doctor(
     *,
     project: Annotated[
-        int | None, typer.Option("--project", min=1, metavar="N", help="Also this project of Label Studio.")
+        int | None, typer.Option("--project", min=1, metavar="N", help="Also check this Label Studio project.")
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help="This service as Label Studio reaches it, as it was given to `connect`."),
+        typer.Option("--url", help="URL of this service as Label Studio reaches it (--url of `connect`)."),
     ] = None,
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Look at the service, at Label Studio, and at the way between them. All stays as it is.
+    """Check the service, Label Studio and the connection between them; nothing is changed.
 
-    Exit code 0: nothing is wrong; 1: something is, and is named with what to do.
+    Exit code 0: no problem was found; 1: each problem is printed with its fix.
     """
     from cli.doctor.checkup import Checkup
     from cli.doctor.diagnoses import Verdict
     from cli.service.connection_settings import api_address, variables
 
-    wrong = 0
-    found = Checkup(variables(data_dir), api_address(data_dir), project=project, url=url).findings()
-    for finding in found:
-        wrong += finding.verdict is Verdict.WRONG
+    problems = 0
+    for finding in Checkup(variables(data_dir), api_address(data_dir), project=project, url=url).findings():
+        problems += finding.verdict is Verdict.WRONG
         if as_json:
             typer.echo(json.dumps(asdict(finding)))
         else:
-            _show(finding, project)
+            _print(finding, project)
     if not as_json:
-        typer.echo("nothing is wrong" if not wrong else f"{wrong} wrong, each with what to do")
-    if wrong:
+        typer.echo(f"{problems or 'no'} problem{'s' if problems > 1 else ''} found")
+    if problems:
         raise typer.Exit(1)
 
 
-def _show(finding: "Finding", project: int | None) -> None:
-    """One check a line, as soon as it is done; beneath it what to do."""
+def _print(finding: "Finding", project: int | None) -> None:
+    """Print one check and, on the next line, what to do about it."""
     from rich.console import Console
     from rich.text import Text
 
@@ -61,5 +60,5 @@ def _show(finding: "Finding", project: int | None) -> None:
         head.append(f" ({finding.code})", "dim")
     console.print(head)
     if finding.do and finding.verdict != "good":
-        do = finding.do if project is None else finding.do.replace("--project N", f"--project {project}")
-        console.print(Text(f"        {do}", "cyan" if finding.verdict == "wrong" else "dim"))
+        fix = finding.do if project is None else finding.do.replace("--project N", f"--project {project}")
+        console.print(Text(f"        {fix}", "cyan" if finding.verdict == "wrong" else "dim"))

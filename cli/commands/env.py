@@ -1,16 +1,14 @@
-"""`car env`: how to reach the engines of a folder from a shell."""
+"""`car env`: addresses and keys of a running service, for the shell."""
 
 import shlex
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-DataDirOption = Annotated[Path, typer.Option("--data-dir", help="Where the embedded engines keep their data.")]
+from cli.options import DATA_DIR, DataFolder
 
 
-def env(data_dir: DataDirOption = Path(".car")) -> None:
-    """Print `export NAME=value` lines for the engines of a folder: eval "$(car env)"."""
+def env(data_dir: DataFolder = DATA_DIR) -> None:
+    """Print addresses and keys of the service for the shell: eval "$(car env)"."""
     from cli.embedded.data_dir import is_held, read_notes
 
     notes = read_notes(data_dir)
@@ -18,4 +16,4 @@ def env(data_dir: DataDirOption = Path(".car")) -> None:
     for name, value in values.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
     if not is_held(data_dir):
-        typer.echo(f"# nothing runs on {data_dir} now; start it with `car up`", err=True)
+        typer.echo(f"# no service runs on {data_dir} now; start it with `car up`", err=True)

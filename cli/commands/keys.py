@@ -1,4 +1,4 @@
-"""`car keys`: who may use the API. On the database itself, so that the first key can be made."""
+"""`car keys`: API keys, in the database itself, so that the first one can be created."""
 
 import re
 from contextlib import contextmanager
@@ -20,75 +20,71 @@ if TYPE_CHECKING:
 
     from db.models import ApiKey
 
-app = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-
-
-class KeyScope(StrEnum):
-    """db.api_keys.Scope, which would make `car --help` import the database."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
+KeyScope = StrEnum("KeyScope", ["READ", "WRITE", "ADMIN"])
+"""The values of db.api_keys.Scope, which is not imported for `car --help`."""
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner or purpose of the key.")],
     *,
     scope: Annotated[
-        KeyScope, typer.Option(help="read: jobs and results; write: make jobs too; admin: keys too.")
+        KeyScope,
+        typer.Option(help="read: see jobs and results; write: also create jobs; admin: also manage keys."),
     ] = KeyScope.READ,
     expires: Annotated[
-        str | None, typer.Option(metavar="90d", help="It ends after so many hours (h), days (d) or weeks (w).")
+        str | None, typer.Option(metavar="90d", help="Lifetime in hours (h), days (d) or weeks (w). Default: no end.")
     ] = None,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Make a key. It is printed once, alone on stdout; nothing can show it again."""
+    """Create a key and print it on stdout; it cannot be shown again."""
     lifetime = _lifetime(expires) if expires else None
     from db import api_keys
 
     with _database(data_dir) as session:
-        ends = datetime.now(UTC) + lifetime if lifetime else None
-        key, secret = api_keys.create(session, name, [api_keys.Scope(scope)], expires_at=ends)
+        expires_at = datetime.now(UTC) + lifetime if lifetime else None
+        key, secret = api_keys.create(session, name, [api_keys.Scope(scope)], expires_at=expires_at)
     until = f" until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else ""
-    _say(f"key {key.prefix}… for {name!r}, scope {scope}{until}; keep it now, it is not shown again:")
+    typer.echo(f"key {key.prefix}… for {name!r}, scope {scope}{until}; it is not shown again:", err=True)
     typer.echo(secret)
 
 
 @app.command("list")
 def list_(*, data_dir: DataFolder = DATA_DIR) -> None:
-    """Keys, newest first; never the secrets."""
+    """List keys, newest first, without their secrets."""
     from db import api_keys
 
     with _database(data_dir) as session:
-        keys = api_keys.every(session)
+        keys = api_keys.list_all(session)
     from rich.text import Text
 
     from cli.output.job_tables import moment, new_table, print_table
 
-    table = new_table("id", "name", "begins", "scope", "state", "made", "last used")
+    table = new_table("id", "name", "prefix", "scope", "state", "created", "last used")
     for key in keys:
         used = moment(key.last_used_at.isoformat()) if key.last_used_at else "never"
-        state = Text(_state(key), "" if _state(key) == "good" else "yellow")
-        made = moment(key.created_at.isoformat())
-        table.add_row(str(key.id), Text(key.name), f"{key.prefix}…", ", ".join(key.scopes), state, made, used)
+        state = _state(key)
+        style, created = "" if state == "valid" else "yellow", moment(key.created_at.isoformat())
+        scopes = ", ".join(key.scopes)
+        table.add_row(str(key.id), Text(key.name), f"{key.prefix}…", scopes, Text(state, style), created, used)
     print_table(table)
 
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="The id, or what the key begins with (car_…).")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="Key id, or the prefix of the key (car_…).")],
     *,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """End a key at once."""
+    """Revoke a key; it stops working immediately."""
     from db import api_keys
 
     with _database(data_dir) as session:
-        revoked = api_keys.revoke(session, _id(key, api_keys.every(session)))
-    _say(f"key {revoked.prefix}… of {revoked.name!r} is revoked")
+        revoked = api_keys.revoke(session, _id(key, api_keys.list_all(session)))
+    typer.echo(f"key {revoked.prefix}… of {revoked.name!r} revoked", err=True)
 
 
 @contextmanager
@@ -104,30 +100,25 @@ def _database(data_dir: Path) -> "Iterator[Session]":
         engine.dispose()
 
 
-def _id(key: str, keys: "list[ApiKey]") -> UUID:
+def _id(id_or_prefix: str, keys: "list[ApiKey]") -> UUID:
     try:
-        return UUID(key)
+        return UUID(id_or_prefix)
     except ValueError:
-        matches = [one.id for one in keys if one.prefix == key.rstrip("…")[: len(one.prefix)]]
+        matches = [key.id for key in keys if key.prefix == id_or_prefix.rstrip("…")[: len(key.prefix)]]
     if len(matches) != 1:
-        raise UsageError(f"{key!r} is no key's id, and no key begins so; see `car keys list`")
+        raise UsageError(f"there is no key with the id or prefix {id_or_prefix!r}; see `car keys list`")
     return matches[0]
 
 
 def _lifetime(text: str) -> timedelta:
     match = re.fullmatch(r"([1-9]\d{0,4})\s*([hdw])", text.strip().lower())
     if match is None:
-        raise UsageError(f"--expires {text!r} is no time span; it looks like 12h, 90d or 8w")
+        raise UsageError(f"--expires {text!r} is not a duration such as 12h, 90d or 8w")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _state(key: "ApiKey") -> str:
     if key.revoked_at is not None:
         return "revoked"
-    ended = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
-    return "expired" if ended else "good"
-
-
-def _say(text: str) -> None:
-    """To the person, not to the script that reads stdout."""
-    typer.echo(text, err=True)
+    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    return "expired" if expired else "valid"

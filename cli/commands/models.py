@@ -1,36 +1,34 @@
-"""`car models`: which CLIPs and SAMs are here, and fetching those that are not."""
+"""`car models`: list, fetch and convert CLIP and SAM weights."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from car.recipe import Recipe
 from cli.model_selection import DEMO, OPENAI, demo_folder
 
-app = typer.Typer(help="Weights: the built-in ones, those of the hub, and SAM's.", no_args_is_help=True)
+app = typer.Typer(help="List, download and convert model weights.", no_args_is_help=True)
 
 _MEBIBYTE = 2**20
 
 
 @app.command("list")
 def list_() -> None:
-    """What is here: the built-in demo models, and the models that presets ask for."""
-    from rich.console import Console
-    from rich.table import Table
+    """List the built-in models and those that presets and SAM need, with size and sha256."""
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("model", "for", "here", "size", "sha256"):
-        table.add_column(name, overflow="fold")
-    built_in = {str(demo_folder() / "weights" / role): role for role in ("proposal", "classifier", "sam")}
-    asked = {where: f"demo: {role}" for where, role in built_in.items()} | {i: _asked_by(i) for i in _hub_ids()}
-    asked |= dict.fromkeys(_sams(), "sam, where a recipe turns it on")
-    for where, purpose in asked.items():
-        here, size, sha = _state(where)
-        name = f"demo {built_in[where]}" if where in built_in else where
-        table.add_row(name, purpose, Text(here, style="green" if sha else "yellow"), size, sha)
-    Console(markup=False, highlight=False).print(table)
+    from cli.output.job_tables import new_table, print_table
+    from worker.models.sam_checkpoints import RELEASES
+
+    demo = {role: str(demo_folder() / "weights" / role) for role in ("proposal", "classifier", "sam")}
+    rows = [(f"demo {role}", f"demo: {role}", path) for role, path in demo.items()]
+    rows += [(hub_id, purpose, hub_id) for hub_id, purpose in _hub_models().items()]
+    rows += [(name, "recipes with sam=on", name) for name in RELEASES]
+    table = new_table("model", "used by", "available", "size", "sha256")
+    for name, purpose, path in rows:
+        available, size, sha = _state(path)
+        table.add_row(name, purpose, Text(available, style="green" if sha else "yellow"), size, sha)
+    print_table(table)
 
 
 @app.command()
@@ -39,28 +37,30 @@ def pull(
         list[str] | None,
         typer.Argument(
             metavar="[openai|HUB_ID|SAM]...",
-            help="openai is every CLIP that the presets ask for; a SAM is sam-vit-b, sam-vit-l or sam-vit-h.",
+            help="openai: every CLIP of the presets (default); a hub id; or sam-vit-b, sam-vit-l, sam-vit-h.",
         ),
     ] = None,
 ) -> None:
-    """Fetch models ahead of time: CLIPs from the hub, safetensors only; SAMs from their authors, known by their sha256
-    and converted to safetensors. Exit code 1 if one could not be fetched.
+    """Download models: CLIPs from the hub (safetensors only), SAMs from their authors.
+
+    SAM checkpoints are checked by their sha256 and converted to safetensors. Exit code 1: a download failed.
     """
     from car.weights_digest import weights_digest
     from worker.errors import WeightsError
+    from worker.models.sam_checkpoints import RELEASES
 
-    wanted: dict[str, None] = {}
+    names: dict[str, None] = {}
     for model in models or [OPENAI]:
-        wanted |= dict.fromkeys(_hub_ids() if model == OPENAI else [model])
+        names |= dict.fromkeys(_hub_models() if model == OPENAI else [model])
     failed = False
-    for name in wanted:
+    for name in names:
         try:
-            folder = _fetched_sam(name) if name in _sams() else _fetched_clip(name)
+            folder = _pull_sam(name) if name in RELEASES else _pull_clip(name)
         except WeightsError as error:
             typer.echo(f"failed: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{name} is here: {folder} (sha256 {weights_digest(folder)})")
+        typer.echo(f"{name}: {folder} (sha256 {weights_digest(folder)})")
     if failed:
         raise typer.Exit(1)
 
@@ -69,78 +69,67 @@ def pull(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A released sam_vit_*.pth.")],
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Where to; by default where `car models pull` puts it.")
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Output folder. Default: that of `car models pull`.")
     ] = None,
 ) -> None:
-    """Make a SAM folder of a checkpoint of SAM's authors. Others are refused: a pickle can run code."""
+    """Convert a checkpoint of SAM's authors to a SAM folder; others are refused, as a pickle can run code."""
     from car.weights_digest import weights_digest
-    from worker.models.sam_checkpoints import store
-    from worker.models.weights import convert_sam, release_of
+    from worker.models.sam_checkpoints import sam_cache
+    from worker.models.weights import convert_sam, identify_release
 
-    to = folder or store() / release_of(checkpoint)
-    name = convert_sam(checkpoint, to)
-    typer.echo(f"{name} is here: {to} (sha256 {weights_digest(to)})")
-
-
-def _fetched_clip(hub_id: str) -> Path:
-    from worker.models.hub import pull as fetch
-    from worker.models.weights import folder_of
-
-    fetch(hub_id)
-    return folder_of(hub_id)
+    output = folder or sam_cache() / identify_release(checkpoint)
+    name = convert_sam(checkpoint, output)
+    typer.echo(f"{name}: {output} (sha256 {weights_digest(output)})")
 
 
-def _fetched_sam(name: str) -> Path:
+def _pull_clip(hub_id: str) -> Path:
+    from worker.models.hub import pull as download
+    from worker.models.weights import find_clip_folder
+
+    download(hub_id)
+    return find_clip_folder(hub_id)
+
+
+def _pull_sam(name: str) -> Path:
     from worker.errors import WeightsMissingError
-    from worker.models.sam_checkpoints import fetched, pulled_sam, store
+    from worker.models.sam_checkpoints import cached_sam_folder, downloaded_release, sam_cache
     from worker.models.weights import convert_sam
 
     try:
-        return pulled_sam(name)
+        return cached_sam_folder(name)
     except WeightsMissingError:
-        with fetched(name) as checkpoint:
-            convert_sam(checkpoint, store() / name)
-        return pulled_sam(name)
+        with downloaded_release(name) as checkpoint:
+            convert_sam(checkpoint, sam_cache() / name)
+        return cached_sam_folder(name)
 
 
-def _sams() -> list[str]:
-    from worker.models.sam_checkpoints import RELEASES
-
-    return list(RELEASES)
-
-
-def _hub_recipes() -> dict[str, Recipe]:
-    """The presets that are made for models of the hub."""
+def _hub_models() -> dict[str, str]:
+    """Return the hub ids of the presets' CLIPs, each with the presets that use it."""
     from car.presets import PRESETS
 
-    return {name: recipe for name, recipe in PRESETS.items() if name != DEMO}
+    presets = {name: recipe for name, recipe in PRESETS.items() if name != DEMO}
+    uses: dict[str, dict[str, list[str]]] = {}
+    for name, recipe in presets.items():
+        for role, hub_id in (("proposal", recipe.proposal_model), ("classifier", recipe.classifier_model)):
+            uses.setdefault(hub_id, {}).setdefault(role, []).append(name)
 
+    def text(names: list[str]) -> str:
+        return "all presets" if len(names) == len(presets) else ", ".join(names)
 
-def _hub_ids() -> list[str]:
-    """Every hub id that a preset asks for, in the order of the presets."""
-    asked = [model for recipe in _hub_recipes().values() for model in (recipe.proposal_model, recipe.classifier_model)]
-    return list(dict.fromkeys(asked))
-
-
-def _asked_by(hub_id: str) -> str:
-    recipes = _hub_recipes()
-    roles = {
-        "proposal": [name for name, recipe in recipes.items() if recipe.proposal_model == hub_id],
-        "classifier": [name for name, recipe in recipes.items() if recipe.classifier_model == hub_id],
+    return {
+        hub_id: "; ".join(f"{role}: {text(names)}" for role, names in roles.items()) for hub_id, roles in uses.items()
     }
-    said = {role: "all presets" if len(names) == len(recipes) else ", ".join(names) for role, names in roles.items()}
-    return "; ".join(f"{role}: {names}" for role, names in said.items() if names)
 
 
-def _state(where: str) -> tuple[str, str, str]:
-    """Whether the model is here, its size, and the beginning of its digest."""
+def _state(path: str) -> tuple[str, str, str]:
+    """Return whether the model is available, its size, and the first digits of its sha256."""
     from car.weights_digest import weights_digest
     from worker.errors import WeightsError
-    from worker.models.weights import folder_of, sam_folder_of
+    from worker.models.weights import find_clip_folder, find_sam_folder
 
     try:
-        folder = sam_folder_of(where) if Path(where).name.startswith("sam") else folder_of(where)
+        folder = find_sam_folder(path) if Path(path).name.startswith("sam") else find_clip_folder(path)
     except WeightsError:
-        return ("no" if Path(where).is_absolute() else f"no; car models pull {where}"), "", ""
+        return ("no" if Path(path).is_absolute() else f"no; car models pull {path}"), "", ""
     size = (folder / "model.safetensors").stat().st_size / _MEBIBYTE
     return "yes", f"{size:.1f} MiB", weights_digest(folder)[:12]

@@ -1,134 +1,103 @@
-"""`car segment`: pictures and words in, masks and their history out, in one process."""
+"""`car segment`: segment image files in this process, without the service."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from car.options import CrfBackend, Precision
-from car.vocabulary import Label
+from car.vocabulary import Vocabulary
+from cli import options
 from cli.errors import UsageError
 from cli.model_selection import DEMO, ModelSelection, demo_folder, load, load_sam
-from cli.options import (
-    Background,
-    ByWhom,
-    ClassifierModel,
-    Device,
-    InPrecision,
-    Labels,
-    LabelsFile,
-    Models,
-    OnDevice,
-    Preset,
-    ProposalModel,
-    Sam,
-    Settings,
-    labels_of,
-    recipe_of,
-    vocabulary_of,
-    with_sam,
-)
 
-_RESULTS, _TERMINAL = "Results", "Terminal"
-
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures, and folders of pictures.")]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="F",
-        help="Masks, scores and the whole history: one JSON document, or with several pictures JSON Lines, one "
-        "document a picture; - is stdout; a folder (or F/) gets one STEM.json a picture.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-Masks = Annotated[
-    str | None,
-    typer.Option(
-        "--masks",
-        metavar="DIR",
-        help="One PNG a label (0 and 255) and an index.json; with several pictures in DIR/STEM/.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-Overlay = Annotated[
-    str | None,
-    typer.Option(
-        "--overlay",
-        metavar="F",
-        help="Picture with masks and legend (PNG); with several pictures F is a folder.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-History = Annotated[
-    str | None,
-    typer.Option(
-        "--history",
-        metavar="F",
-        help="Picture of the query history, step by step (PNG); with several pictures F is a folder.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show failures only.", rich_help_panel=_TERMINAL)]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show every word and number.", rich_help_panel=_TERMINAL)
-]
+_result_option = partial(typer.Option, rich_help_panel="Results")
+_terminal_option = partial(typer.Option, rich_help_panel="Terminal")
 
 
 def segment(
-    images: Images,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, and folders of images.")],
     *,
-    labels: Labels = None,
-    labels_file: LabelsFile = None,
-    background: Background = "shipped",
-    preset: Preset = None,
-    settings: Settings = None,
-    models: Models = DEMO,
-    proposal_model: ProposalModel = None,
-    classifier_model: ClassifierModel = None,
-    sam: Sam = None,
-    device: OnDevice = Device.AUTO,
-    precision: InPrecision = Precision.AUTO,
-    crf: ByWhom = CrfBackend.LATTICE,
-    json: Json = None,
-    masks: Masks = None,
-    overlay: Overlay = None,
-    history: History = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    labels: options.Labels = None,
+    labels_file: options.LabelsFile = None,
+    background: options.Background = "shipped",
+    preset: options.Preset = None,
+    settings: options.Settings = None,
+    models: options.Models = DEMO,
+    proposal_model: options.ProposalModel = None,
+    classifier_model: options.ClassifierModel = None,
+    sam: options.Sam = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    precision: options.PrecisionOption = Precision.AUTO,
+    crf: options.CrfOption = CrfBackend.LATTICE,
+    json: Annotated[
+        str | None,
+        _result_option(
+            "--json",
+            metavar="F",
+            help="Masks, scores and query history as JSON, or JSON Lines for several images; - is stdout; a folder "
+            "(or F/) gets one STEM.json per image.",
+        ),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        _result_option(
+            "--masks",
+            metavar="DIR",
+            help="One PNG per label (0 and 255) and an index.json; with several images in DIR/STEM/.",
+        ),
+    ] = None,
+    overlay: Annotated[
+        str | None,
+        _result_option(
+            "--overlay", metavar="F", help="Image with masks and legend (PNG); with several images F is a folder."
+        ),
+    ] = None,
+    history: Annotated[
+        str | None,
+        _result_option(
+            "--history",
+            metavar="F",
+            help="Query history as an image, step by step (PNG); with several images F is a folder.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, _terminal_option("--quiet", "-q", help="Print failures only.")] = False,
+    verbose: Annotated[bool, _terminal_option("--verbose", "-v", help="Show all labels and numbers.")] = False,
 ) -> None:
-    """Find the pixels of words in pictures.
+    """Segment images: find the pixels of each label.
 
-    Every word proposes a mask, a second look compares the masked picture with all words, the weak ones drop out, until
-    no more do. The tables show how each word fared.
+    Each label proposes a mask, a classifier compares the masked image with all labels, and labels with low scores are
+    dropped, until a step drops none. The tables show each label's score in every step.
 
-    Exit code 0: all done; 1: some files failed, each is named; 2: wrong use, nothing was done.
+    Exit code 0: all images are done; 1: some failed, each is named; 2: wrong usage, nothing was done.
     """
     choice = ModelSelection(models, proposal_model, classifier_model, sam)
-    recipe = with_sam(recipe_of(preset or choice.default_preset, settings), sam, settings)
-    known = demo_folder() / "labels.txt" if choice.is_demo else None
-    words = labels_of(labels, labels_file, default=known)
-    vocabulary = vocabulary_of(words, background, recipe.mode)
+    recipe = choice.recipe(preset, settings)
+    demo_labels = demo_folder() / "labels.txt" if choice.is_demo else None
+    requested = options.labels_of(labels, labels_file, default=demo_labels)
+    vocabulary = Vocabulary.from_words(requested, background=options.background_of(background), mode=recipe.mode)
 
     from cli.output.report import Report
-    from cli.output.result_files import STDOUT, OutputPaths, ResultFiles
+    from cli.output.result_files import STDOUT, ResultFiles
 
     report = Report(quiet, verbose, stdout_is_json=json == STDOUT)
     paths, missing = _find(images)
     if not paths:
-        raise UsageError("no pictures: " + "; ".join(missing))
-    outputs = ResultFiles.of(OutputPaths(json, masks, overlay, history), paths, vocabulary.names)
+        raise UsageError("no images: " + "; ".join(missing))
+    targets = {"--json": json, "--masks": masks, "--overlay": overlay, "--history": history}
+    outputs = ResultFiles(targets, paths, vocabulary.names)
     for reason in missing:
         report.fail(reason)
-    if known and not _all_known(words, known):
-        report.note("the demo models know coloured shapes only; for real pictures: car models pull, --models openai")
-    with report.waiting("opening the models"):
+    if demo_labels and not set(vocabulary.names) <= {label.name for label in options.labels_of(None, demo_labels)}:
+        report.note("the demo models know colored shapes only; for real images: car models pull, --models openai")
+    with report.waiting("loading the models"):
         pair = load(choice, recipe, device, precision)
         find_regions, digests = load_sam(choice, recipe, device)
         from cli.segment_runner import SegmentRun
 
     run = SegmentRun(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests, crf)
-    run.over(paths)
+    run.run(paths)
     failed = missing + run.failed
     report.total(run.done, failed)
     if failed:
@@ -136,20 +105,15 @@ def segment(
 
 
 def _find(images: list[Path]) -> tuple[list[Path], list[str]]:
-    """Picture files, each once, and why some of the arguments name none."""
+    """Return the image files without duplicates, and an error for each argument that names none."""
     from worker.errors import ImageError
     from worker.images import find_images
 
     paths: dict[Path, None] = {}
-    missing = []
+    errors = []
     for image in images:
         try:
             paths |= dict.fromkeys(find_images([image]))
         except ImageError as error:
-            missing.append(str(error))
-    return list(paths), missing
-
-
-def _all_known(words: list[Label], known: Path) -> bool:
-    names = {label.name for label in labels_of(None, known)}
-    return all(word.name in names for word in words)
+            errors.append(str(error))
+    return list(paths), errors

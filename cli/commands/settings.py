@@ -1,36 +1,29 @@
 """`car settings`: every environment variable that the service reads."""
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from db.settings import EngineSettings
-
 _PREFACE = """# Settings
 
-Every setting is an environment variable. A wrong value ends a process at its start, with the variable's name and what
-it should be. This page is the output of `car settings --markdown`."""
-_COMMAND_LINE = (
-    ("CAR_API_URL", "http://127.0.0.1:9090", "the API that `car jobs` and `car results` speak with"),
-    ("CAR_API_KEY", "", "their key; without both: those of the `car up` of the data folder"),
-    ("CAR_DATA_DIR", ".car", "data folder of `car up`, where --data-dir is not given"),
-)
+Every setting is an environment variable. A process with an invalid setting exits at start and names the variable and
+the expected value. This page is the output of `car settings --markdown`."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    name: str
-    default: str
-    says: str
+_Setting = tuple[str, str, str]
+"""Variable, default, description."""
+_COMMAND_LINE: list[_Setting] = [
+    ("CAR_API_URL", "http://127.0.0.1:9090", "URL of the API that the commands use"),
+    ("CAR_API_KEY", "", "API key of the commands; default: the key that `car up` stores in its data folder"),
+    ("CAR_DATA_DIR", ".car", "data folder of `car up`, unless --data-dir is given"),
+]
 
 
 def settings(
-    *, markdown: Annotated[bool, typer.Option("--markdown", help="As a page; docs/settings.md is this output.")] = False
+    *, markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md, a Markdown page.")] = False
 ) -> None:
-    """Every environment variable that the service reads, with its default."""
+    """List all settings (environment variables) with their defaults."""
     if markdown:
         typer.echo(_page())
         return
@@ -38,47 +31,46 @@ def settings(
 
     from cli.output.job_tables import new_table, print_table
 
-    table = new_table("variable", "default", "what it is for")
+    table = new_table("variable", "default", "description")
     for title, rows in _groups().items():
         table.add_row(Text(title, "bold"))
         for row in rows:
-            table.add_row(row.name, Text(row.default), Text(row.says))
+            table.add_row(*map(Text, row))
     print_table(table)
 
 
 def _page() -> str:
     lines = [_PREFACE]
     for title, rows in _groups().items():
-        lines += ["", f"## {title}", "", "| variable | default | what it is for |", "|---|---|---|"]
-        lines += [f"| {row.name} | {row.default} | {row.says} |" for row in rows]
+        lines += ["", f"## {title}", "", "| variable | default | description |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _groups() -> dict[str, list[Setting]]:
-    """By who reads them. A worker and the API read those of the engines too."""
+def _groups() -> dict[str, list[_Setting]]:
+    """Return the settings by the processes that read them; the API and workers read those of all processes too."""
     from api.settings import ApiSettings
     from db.settings import EngineSettings
     from worker.settings import WorkerSettings
 
+    def own(kind: type[EngineSettings]) -> list[_Setting]:
+        inherited = {} if kind is EngineSettings else EngineSettings.model_fields
+        return [
+            (field.alias or name, _default(field), field.description or "")
+            for name, field in kind.model_fields.items()
+            if name not in inherited
+        ]
+
     return {
-        "All processes": _of(EngineSettings),
-        "API": _of(ApiSettings, beside=EngineSettings),
-        "Workers": _of(WorkerSettings, beside=EngineSettings),
-        "Command line": [Setting(*row) for row in _COMMAND_LINE],
+        "All processes": own(EngineSettings),
+        "API": own(ApiSettings),
+        "Workers": own(WorkerSettings),
+        "Command line": _COMMAND_LINE,
     }
 
 
-def _of(kind: "type[EngineSettings]", beside: "type[EngineSettings] | None" = None) -> list[Setting]:
-    known = beside.model_fields if beside else {}
-    return [
-        Setting(field.alias or name, _default(field), field.description or "")
-        for name, field in kind.model_fields.items()
-        if name not in known
-    ]
-
-
 def _default(field: Any) -> str:  # noqa: ANN401 - pydantic's FieldInfo
-    """As it would be written in the environment; a default that depends on the machine is told by the description."""
+    """Format a default as in the environment; the description explains one that depends on the machine."""
     if field.is_required():
         return "required"
     value = field.default

@@ -1,4 +1,4 @@
-"""Label Studio: whether it is there, and whether it knows the token."""
+"""Checks of Label Studio: reachable, tested version, valid token."""
 
 import re
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ def reached(studio: "LabelStudio") -> Finding:
     except LabelStudioUnreachableError as error:
         return diagnosed(check, "label_studio_unreachable", str(error))
     except CarError as error:
-        return diagnosed(check, "label_studio_other", str(error))
-    numbers = tuple(int(one) for one in re.findall(r"\d+", version)[:2])
+        return diagnosed(check, "not_label_studio", str(error))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if not numbers:
-        return diagnosed(check, "label_studio_other", f"{studio.url} tells no version of Label Studio")
+        return diagnosed(check, "not_label_studio", f"{studio.url} reports no Label Studio version")
     if numbers < _TESTED:
         return diagnosed(check, "label_studio_old", f"{studio.url} runs {version}")
     return good(check, f"{version} at {studio.url}")
@@ -44,12 +44,12 @@ def token(studio: "LabelStudio") -> Finding:
             return diagnosed(check, error.code, str(error))
         return diagnosed(check, "token_unknown", str(error))
     if studio.tokens.kind == "access":
-        return diagnosed(check, "token_short_lived", "it still works, for some minutes")
+        return diagnosed(check, "token_short_lived", "it expires within minutes")
     return good(check, f"{studio.tokens.kind} token of {user.get('email') or user.get('id')}")
 
 
 def instances(engine: Engine, url: str) -> Iterator[Finding]:
-    """Projects that are known here under another address: what was made for them goes to nobody."""
+    """Report projects that are stored under another Label Studio address."""
     check = "addresses"
     try:
         with transaction(engine) as session:
@@ -62,7 +62,7 @@ def instances(engine: Engine, url: str) -> Iterator[Finding]:
         yield skipped(check, str(error))
         return
     if not rows:
-        yield good(check, f"all projects are known under {url}")
+        yield good(check, f"all projects are stored under {url}")
         return
-    found = ", ".join(f"project {row.ls_project_id} under {row.instance}" for row in rows[:5])
-    yield diagnosed(check, "instance_differs", f"LABEL_STUDIO_URL is {url}, but {found}")
+    stored = ", ".join(f"project {row.ls_project_id} under {row.instance}" for row in rows[:5])
+    yield diagnosed(check, "instance_differs", f"LABEL_STUDIO_URL is {url}, but {stored}")

@@ -1,4 +1,4 @@
-"""The service itself: its settings, its engines, its workers, its API."""
+"""Checks of the service: settings, engines, workers and API."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from car.errors import CarError
+from car.object_store import ObjectStore
 from car.presets import preset
 from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
 from cli.errors import ApiRefusedError
@@ -16,22 +17,23 @@ from cli.service.api_client import ApiAddress, ApiClient
 from cli.service.prepare_services import check_broker
 from db.errors import DatabaseError
 from db.models import Worker
-from db.objects import ObjectStore
 from db.queue import model_registry, workers
 from db.schema import require_current
 from db.session import transaction
 from db.settings import EngineSettings
 
-_REAPED_LATELY = timedelta(minutes=5)
-"""The longest that CAR_REAP_SECONDS may be."""
+_MAINTENANCE_TIMEOUT = timedelta(minutes=5)
+"""The longest that CAR_MAINTENANCE_SECONDS may be."""
 _PROBE = "doctor/"
 
 
-def engine_settings(known: Mapping[str, str]) -> tuple[EngineSettings | None, Finding]:
+def engine_settings(environment: Mapping[str, str]) -> tuple[EngineSettings | None, Finding]:
     check = "settings"
     names = {field.alias for field in EngineSettings.model_fields.values() if field.alias}
     try:
-        settings = EngineSettings.from_environment(**{name: known[name] for name in sorted(names & set(known))})
+        settings = EngineSettings.from_environment(
+            **{name: environment[name] for name in sorted(names & set(environment))}
+        )
     except CarError as error:
         return None, diagnosed(check, "settings_invalid", str(error))
     return settings, good(check, "complete")
@@ -43,7 +45,7 @@ def database(engine: Engine) -> Finding:
     except DatabaseError as error:
         code = "schema_outdated" if error.code == "schema_outdated" else "database_unreachable"
         return diagnosed("PostgreSQL", code, str(error))
-    return good("PostgreSQL", "answers, and its tables are this version's")
+    return good("PostgreSQL", "answers, and its tables are current")
 
 
 def broker(settings: EngineSettings) -> Finding:
@@ -55,20 +57,20 @@ def broker(settings: EngineSettings) -> Finding:
 
 
 def objects(store: ObjectStore) -> Finding:
-    """Writes an object and reads it back."""
-    said = f"doctor {token_hex(8)}".encode()
+    """Write an object and read it back."""
+    written = f"doctor {token_hex(8)}".encode()
     try:
-        key = store.put(f"{_PROBE}probe", said, "text/plain")
+        key = store.put(f"{_PROBE}probe", written, "text/plain")
         read = store.get(key)
     except CarError as error:
         return diagnosed("S3", "objects_unusable", str(error))
-    if read != said:
-        return diagnosed("S3", "objects_unusable", f"what was written to {store.bucket} is not what is read back")
+    if read != written:
+        return diagnosed("S3", "objects_unusable", f"the object read from {store.bucket} differs from the one written")
     return good("S3", f"an object was written to {store.bucket} and read back")
 
 
 def processes(engine: Engine, preset_name: str) -> Iterator[Finding]:
-    """Workers and beat, by the rows that they keep fresh; and what they offer."""
+    """Check the heartbeats of workers and scheduler, and the registered weights."""
     try:
         with transaction(engine) as session:
             yield from _workers(session)
@@ -78,32 +80,34 @@ def processes(engine: Engine, preset_name: str) -> Iterator[Finding]:
 
 
 def _workers(session: Session) -> Iterator[Finding]:
-    living = {queue: [one for one in workers.list_alive(session) if one.queue == queue] for queue in ("gpu", "io")}
-    reaped = workers.last_seen(session, workers.REAPER)
-    rung = reaped is not None and datetime.now(UTC) - reaped < _REAPED_LATELY
+    living = {
+        queue: [worker for worker in workers.list_alive(session) if worker.queue == queue] for queue in ("gpu", "io")
+    }
+    last_maintenance = workers.last_seen(session, workers.MAINTENANCE)
+    scheduled = last_maintenance is not None and datetime.now(UTC) - last_maintenance < _MAINTENANCE_TIMEOUT
     for queue, code in (("gpu", "gpu_worker_missing"), ("io", "io_worker_missing")):
         check = f"{queue} workers"
         if living[queue]:
-            yield good(check, _told(living[queue]))
-        elif queue == "io" and rung:  # a worker of all queues calls itself by the first of them
-            yield good(check, "a worker of all queues does their work")
+            yield good(check, _describe(living[queue]))
+        elif queue == "io" and scheduled:  # a worker of several queues registers under the first
+            yield good(check, "a worker of all queues serves this one")
         else:
-            yield diagnosed(check, code, "none was heard of in the last minute")
-    if rung:
-        yield good("beat", "rings")
+            yield diagnosed(check, code, "no heartbeat in the last minute")
+    if scheduled:
+        yield good("scheduler", "runs")
     else:
-        yield diagnosed("beat", "beat_missing", f"`reap` ran {_when(reaped)}")
+        yield diagnosed("scheduler", "scheduler_missing", f"maintenance ran {_when(last_maintenance)}")
 
 
 def _weights(session: Session, preset_name: str) -> Finding:
     weights = model_registry.weights_for(session, preset(preset_name))
     if weights is None:
-        return diagnosed("weights", "weights_unknown", f"no worker offers weights for the preset {preset_name}")
+        return diagnosed("weights", "weights_unknown", f"no worker has registered weights for the preset {preset_name}")
     return good("weights", ", ".join(f"{role} {digest[:8]}" for role, digest in sorted(weights.items())))
 
 
-def _told(living: list[Worker]) -> str:
-    versions = ", ".join(sorted({f"{one.device}, code {one.code_version}" for one in living}))
+def _describe(living: list[Worker]) -> str:
+    versions = ", ".join(sorted({f"{worker.device}, code {worker.code_version}" for worker in living}))
     return f"{len(living)} ({versions})"
 
 
@@ -113,7 +117,7 @@ def _when(moment: datetime | None) -> str:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What Label Studio says to the API."""
+    """Basic auth that Label Studio sends to the API."""
 
     user: str | None
     password: str | None
@@ -128,26 +132,26 @@ def api(address: ApiAddress) -> Finding:
             return diagnosed("API", code, str(error))
         except CarError as error:
             return diagnosed("API", "api_unreachable", str(error))
-    return good("API", f"{address.url} answers, and knows the key")
+    return good("API", f"{address.url} answers and accepts the key")
 
 
-def face(address: ApiAddress, given: Credentials) -> Finding:
-    """Whether the ML backend lets in whoever Label Studio would be, and nobody else."""
+def backend_access(address: ApiAddress, credentials: Credentials) -> Finding:
+    """Check that the ML backend accepts these credentials and rejects others."""
     import httpx
 
     check = "Basic auth"
     try:
         with httpx.Client(base_url=address.url.rstrip("/"), timeout=10, trust_env=False) as client:
-            auth = (given.user, given.password) if given.user and given.password else None
-            mine, stranger = client.get("/health", auth=auth), client.get("/health", auth=("doctor", token_hex(8)))
+            auth = (credentials.user, credentials.password) if credentials.user and credentials.password else None
+            own, stranger = client.get("/health", auth=auth), client.get("/health", auth=("doctor", token_hex(8)))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return skipped(check, f"{address.url}: {type(error).__name__}")
-    if mine.status_code == 401:  # noqa: PLR2004 - HTTP's
+    if own.status_code == 401:  # noqa: PLR2004 - HTTP's
         return diagnosed(
-            check, "basic_auth_refused", f"{address.url} answers 401 to BASIC_AUTH_USER {given.user or '(unset)'}"
+            check, "basic_auth_refused", f"{address.url} answers 401 to BASIC_AUTH_USER {credentials.user or '(unset)'}"
         )
-    if mine.status_code != 200:  # noqa: PLR2004
-        return skipped(check, f"{address.url}/health answers {mine.status_code}")
+    if own.status_code != 200:  # noqa: PLR2004
+        return skipped(check, f"{address.url}/health answers {own.status_code}")
     if stranger.status_code == 200:  # noqa: PLR2004
-        return diagnosed(check, "face_open", f"{address.url} answers whoever asks")
-    return good(check, "asked for, and this one is right")
+        return diagnosed(check, "backend_open", f"{address.url} accepts any credentials")
+    return good(check, "required, and these credentials are accepted")

@@ -47,9 +47,9 @@ def is_free(port: int) -> bool:
     return obstacle(port) is None
 
 
-def free_ports(wanted: Iterable[str], before: dict[str, int]) -> dict[str, int]:
+def free_ports(names: Iterable[str], before: dict[str, int]) -> dict[str, int]:
     """A port for each name: that of `before` where it is free, else a random one; no two alike."""
-    names = list(wanted)
+    names = list(names)
     ports = {name: before[name] for name in names if name in before and is_free(before[name])}
     for name in names:
         while name not in ports:

@@ -28,11 +28,11 @@ _QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"
 class Postgres:
     """The data are in `folder`; a new one gets a database and a superuser, both called car."""
 
-    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+    def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "postgres"
         self._durable = durable
-        self._port = int(noted.get("port", 0))
-        self._password = noted.get("password") or secrets.token_urlsafe(24)
+        self._port = int(ports.get("port", 0))
+        self._password = ports.get("password") or secrets.token_urlsafe(24)
         self._user = _other_than_root(self._folder)
         self.server = Server("postgres", data_dir, signal.SIGINT)  # its word for a fast shutdown
 

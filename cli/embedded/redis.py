@@ -33,11 +33,11 @@ save ""
 class Redis:
     """A doorbell that survives a restart: what it holds is appended to a file."""
 
-    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+    def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "redis"
         self._durable = durable
-        self._port = int(noted.get("port", 0))
-        self._password = noted.get("password") or secrets.token_urlsafe(24)
+        self._port = int(ports.get("port", 0))
+        self._password = ports.get("password") or secrets.token_urlsafe(24)
         self.server = Server("redis", data_dir, signal.SIGTERM)  # as SHUTDOWN: its file is complete on disk
 
     @property

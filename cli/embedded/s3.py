@@ -39,12 +39,12 @@ _ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
 class S3:
     """Objects are in `folder`; a new one gets a bucket and a key that may do everything."""
 
-    def __init__(self, data_dir: Path, noted: dict[str, str], *, durable: bool) -> None:
+    def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "s3"
         self._durable = durable
-        self._ports = {name: int(noted[name]) for name in _PORTS if name in noted}
-        self._access_key = noted.get("access_key") or "CAR" + secrets.token_hex(8).upper()
-        self._secret_key = noted.get("secret_key") or secrets.token_urlsafe(30)
+        self._ports = {name: int(ports[name]) for name in _PORTS if name in ports}
+        self._access_key = ports.get("access_key") or "CAR" + secrets.token_hex(8).upper()
+        self._secret_key = ports.get("secret_key") or secrets.token_urlsafe(30)
         self.server = Server("s3", data_dir, signal.SIGTERM)
 
     @property

@@ -86,7 +86,7 @@ class Server:
 
     def stop_leftover(self, *, seconds: float) -> bool:
         """End what an earlier process started here and left behind when it was killed; whether there was one."""
-        pid, birth = self._noted()
+        pid, birth = self._recorded()
         found = pid > 0 and birth == _birth(pid)
         if found:
             deadline = time.monotonic() + seconds
@@ -102,7 +102,7 @@ class Server:
         self._pid_file.unlink(missing_ok=True)
         return found
 
-    def _noted(self) -> tuple[int, str]:
+    def _recorded(self) -> tuple[int, str]:
         try:
             pid, birth = self._pid_file.read_text(encoding="ascii").split(" ", 1)
             return int(pid), birth

@@ -55,37 +55,37 @@ class Difference:
     fields: tuple[str, ...]
 
 
-def own_backend(backends: Sequence[Document], wish: DesiredBackend) -> Document | None:
+def own_backend(backends: Sequence[Document], desired: DesiredBackend) -> Document | None:
     """The backend that is this service: by its address, else by its title."""
     for one in backends:
-        if same_address(str(one.get("url") or ""), wish.url):
+        if same_address(str(one.get("url") or ""), desired.url):
             return one
-    title = wish.title or _TITLE
+    title = desired.title or _TITLE
     return next((one for one in backends if one.get("title") == title), None)
 
 
-def backend_difference(found: Document | None, wish: DesiredBackend) -> Difference:
+def backend_difference(backend: Document | None, desired: DesiredBackend) -> Difference:
     """Label Studio checks a change like a new one, so `body` is always whole."""
-    found = found or {}
-    params = extra_params_of(found)
+    backend = backend or {}
+    params = extra_params_of(backend)
     body: dict[str, Any] = {
-        "project": wish.project,
-        "url": wish.url,
-        "title": wish.title or found.get("title") or _TITLE,
+        "project": desired.project,
+        "url": desired.url,
+        "title": desired.title or backend.get("title") or _TITLE,
         "is_interactive": True,
-        "extra_params": {**params, **wish.extra_params},
-        "auth_method": "BASIC_AUTH" if wish.user else "NONE",
+        "extra_params": {**params, **desired.extra_params},
+        "auth_method": "BASIC_AUTH" if desired.user else "NONE",
     }
-    present = {**found, "extra_params": params}
+    present = {**backend, "extra_params": params}
     fields = [name for name, value in body.items() if name not in ("project", "url") and present.get(name) != value]
-    if not same_address(str(found.get("url") or ""), wish.url):
+    if not same_address(str(backend.get("url") or ""), desired.url):
         fields.append("url")
-    if wish.user:
-        body |= {"basic_auth_user": wish.user, "basic_auth_pass": wish.password}
-        if found.get("basic_auth_user") != wish.user:
+    if desired.user:
+        body |= {"basic_auth_user": desired.user, "basic_auth_pass": desired.password}
+        if backend.get("basic_auth_user") != desired.user:
             fields.append("basic_auth_user")
         # The password cannot be read; a backend that answers was given the right one.
-        if not found.get("basic_auth_pass_is_set") or found.get("state") != CONNECTED:
+        if not backend.get("basic_auth_pass_is_set") or backend.get("state") != CONNECTED:
             fields.append("basic_auth_pass")
     return Difference(body, tuple(fields))
 
@@ -101,32 +101,32 @@ def extra_params_of(backend: Document) -> dict[str, Any]:
     return dict(given) if isinstance(given, Mapping) else {}
 
 
-def own_webhook(webhooks: Sequence[Document], wish: DesiredBackend) -> Document | None:
-    return next((one for one in webhooks if same_address(str(one.get("url") or ""), wish.webhook_url)), None)
+def own_webhook(webhooks: Sequence[Document], desired: DesiredBackend) -> Document | None:
+    return next((one for one in webhooks if same_address(str(one.get("url") or ""), desired.webhook_url)), None)
 
 
-def webhook_difference(found: Document | None, wish: DesiredBackend) -> Difference:
+def webhook_difference(webhook: Document | None, desired: DesiredBackend) -> Difference:
     """`body` always says the actions: a change without them would take them all away."""
-    found = found or {}
-    headers = dict(found.get("headers") or {})
-    if wish.secret:
+    webhook = webhook or {}
+    headers = dict(webhook.get("headers") or {})
+    if desired.secret:
         headers = {name: value for name, value in headers.items() if name.lower() != SECRET_HEADER.lower()}
-        headers[SECRET_HEADER] = wish.secret
+        headers[SECRET_HEADER] = desired.secret
     body: dict[str, Any] = {
-        "project": wish.project,
-        "url": found.get("url") or wish.webhook_url,
+        "project": desired.project,
+        "url": webhook.get("url") or desired.webhook_url,
         "is_active": True,
         "send_payload": True,
         "send_for_all_actions": False,
         "actions": list(ACTIONS),
         "headers": headers,
     }
-    present = {**found, "actions": sorted(found.get("actions") or ()), "headers": found.get("headers") or {}}
+    present = {**webhook, "actions": sorted(webhook.get("actions") or ()), "headers": webhook.get("headers") or {}}
     return Difference(body, tuple(name for name, value in body.items() if present.get(name) != value))
 
 
-def same_address(one: str, other: str) -> bool:
-    return one.rstrip("/").lower() == other.rstrip("/").lower()
+def same_address(first: str, other: str) -> bool:
+    return first.rstrip("/").lower() == other.rstrip("/").lower()
 
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ class ReconcileResult:
         return {"id": number, "how": str(self.how), "fields": list(self.fields)}
 
 
-def connect_backend(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileResult:
+def connect_backend(studio: "LabelStudio", desired: DesiredBackend) -> ReconcileResult:
     """Raises: BackendBlocked, BackendRefused, LabelStudioError."""
     from worker.label_studio.errors import AddressBlockedError, RejectedError
 
-    found = own_backend(studio.backends(wish.project), wish)
-    wanted = backend_difference(found, wish)
+    found = own_backend(studio.backends(desired.project), desired)
+    wanted = backend_difference(found, desired)
     if found is not None and not wanted.fields and found.get("state") == CONNECTED:
         return ReconcileResult(ReconcileAction.UNCHANGED, document=found)
     try:
@@ -178,22 +178,22 @@ def connect_backend(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileRes
             changed = studio.change_backend(int(found["id"]), wanted.body)
             outcome = ReconcileResult(ReconcileAction.CHANGED, wanted.fields, changed)
     except AddressBlockedError as error:
-        raise _blocked(studio, wish, str(error)) from error
+        raise _blocked(studio, desired, str(error)) from error
     except RejectedError as error:
-        raise BackendRefusedError(_refusal(wish, str(error))) from error
-    _require_connected(outcome, wish)
+        raise BackendRefusedError(_refusal(desired, str(error))) from error
+    _require_connected(outcome, desired)
     return outcome
 
 
-def connect_webhook(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileResult:
+def connect_webhook(studio: "LabelStudio", desired: DesiredBackend) -> ReconcileResult:
     """That of the backend's address; Label Studio makes one, for all actions and without a secret, beside a backend.
 
     Raises: BackendBlocked, LabelStudioError.
     """
     from worker.label_studio.errors import AddressBlockedError, RejectedError
 
-    found = own_webhook(studio.webhooks(wish.project), wish)
-    wanted: Difference = webhook_difference(found, wish)
+    found = own_webhook(studio.webhooks(desired.project), desired)
+    wanted: Difference = webhook_difference(found, desired)
     if found is not None and not wanted.fields:
         return ReconcileResult(ReconcileAction.UNCHANGED, document=found)
     try:
@@ -204,42 +204,42 @@ def connect_webhook(studio: "LabelStudio", wish: DesiredBackend) -> ReconcileRes
         )
     except AddressBlockedError as error:
         said = str(error).partition("; set ML_")[0]
-        raise BackendBlockedError(f"the webhook {wish.webhook_url}: {said}. {_SSRF}") from error
+        raise BackendBlockedError(f"the webhook {desired.webhook_url}: {said}. {_SSRF}") from error
     except RejectedError as error:
-        raise BackendRefusedError(f"Label Studio refuses the webhook {wish.webhook_url}: {error}") from error
+        raise BackendRefusedError(f"Label Studio refuses the webhook {desired.webhook_url}: {error}") from error
 
 
-def others(studio: "LabelStudio", wish: DesiredBackend, own: ReconcileResult) -> list[Document]:
+def others(studio: "LabelStudio", desired: DesiredBackend, own: ReconcileResult) -> list[Document]:
     """Backends of the project that Label Studio asks before ours: it asks the first alone."""
     before: list[Document] = []
-    for one in studio.backends(wish.project):
+    for one in studio.backends(desired.project):
         if own.document is not None and one.get("id") == own.document.get("id"):
             return before
         before.append(one)
     return before
 
 
-def _blocked(studio: "LabelStudio", wish: DesiredBackend, said: str) -> BackendBlockedError:
+def _blocked(studio: "LabelStudio", desired: DesiredBackend, said: str) -> BackendBlockedError:
     """With the first variable alone the backend is made, and the answer is a refusal all the same."""
-    made = any(same_address(str(one.get("url") or ""), wish.url) for one in studio.backends(wish.project))
+    made = any(same_address(str(one.get("url") or ""), desired.url) for one in studio.backends(desired.project))
     half = "; the backend is there, its webhook is not: SSRF_PROTECTION_ENABLED is what is missing" if made else ""
-    return BackendBlockedError(f"{wish.url}: {said.partition('; set ML_')[0]}{half}. {_SSRF}")
+    return BackendBlockedError(f"{desired.url}: {said.partition('; set ML_')[0]}{half}. {_SSRF}")
 
 
-def _refusal(wish: DesiredBackend, said: str) -> str:
+def _refusal(desired: DesiredBackend, said: str) -> str:
     if "authentication" in said.lower():
         return (
-            f"{wish.url} does not take BASIC_AUTH_USER and BASIC_AUTH_PASS as they are here; give this command and the "
-            f"API the same two ({said})"
+            f"{desired.url} refuses BASIC_AUTH_USER and BASIC_AUTH_PASS; set equal values for this command and the API "
+            f"({said})"
         )
     return (
-        f"Label Studio cannot use {wish.url}: {said}. Is the service up, and is this its address from where Label "
+        f"Label Studio cannot use {desired.url}: {said}. Is the service up, and is this its address from where Label "
         "Studio runs? In a container 127.0.0.1 is the container: give --url"
     )
 
 
-def _require_connected(outcome: ReconcileResult, wish: DesiredBackend) -> None:
+def _require_connected(outcome: ReconcileResult, desired: DesiredBackend) -> None:
     document = outcome.document or {}
     if document.get("state") not in (CONNECTED, None):
         said = document.get("error_message") or document.get("readable_state") or document.get("state")
-        raise BackendRefusedError(_refusal(wish, str(said)))
+        raise BackendRefusedError(_refusal(desired, str(said)))

@@ -12,7 +12,7 @@ from cli.label_studio.options import (
     Project,
     environment,
     label_studio,
-    say,
+    print_status,
 )
 from cli.options import DATA_DIR, AsJson, DataFolder, Preset, Settings, background_of, parse_settings
 
@@ -61,9 +61,9 @@ def connect(
     from cli.label_studio.backend_reconcile import connect_backend, connect_webhook, others
     from cli.label_studio.tables import labels_json
 
-    wish = _wish(project, url, title, _extra_params(preset, settings, background), data_dir)
+    wish = _desired_backend(project, url, title, _extra_params(preset, settings, background), data_dir)
     with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
-        plan = _tell_project(studio, wish, data_dir, quiet=as_json)
+        plan = _send_project(studio, wish, data_dir, quiet=as_json)
         backend = connect_backend(studio, wish)
         webhook = None if no_webhook else connect_webhook(studio, wish)
         before = others(studio, wish, backend)
@@ -72,15 +72,19 @@ def connect(
         told = {"project": project, "url": wish.url, "labels": labels_json(plan), "problems": problems}
         made = {"backend": backend.to_json(), "webhook": webhook.to_json() if webhook else None}
         typer.echo(json.dumps(told | made))
-    _tell(wish, backend, webhook)
+    _report(wish, backend, webhook)
     if before:
         names = ", ".join(repr(one.get("title") or one.get("url")) for one in before)
-        say(f"note: Label Studio asks only a project's first ML backend, and {names} comes before; remove it there")
+        print_status(
+            f"note: Label Studio asks only a project's first ML backend, and {names} comes before; remove it there"
+        )
     if not as_json:
-        say(f"next, masks for the tasks that are there: car label-studio backfill --project {project}")
+        print_status(f"next, masks for the tasks that are there: car label-studio backfill --project {project}")
 
 
-def _wish(project: int, url: str | None, title: str | None, extra: dict[str, Any], data_dir: Path) -> "DesiredBackend":
+def _desired_backend(
+    project: int, url: str | None, title: str | None, extra: dict[str, Any], data_dir: Path
+) -> "DesiredBackend":
     from cli.errors import UsageError
     from cli.label_studio.backend_reconcile import DesiredBackend
     from cli.service.connection_settings import api_address
@@ -111,7 +115,7 @@ def _extra_params(preset: str | None, settings: list[str] | None, background: st
     return given
 
 
-def _tell_project(studio: "LabelStudio", wish: "DesiredBackend", data_dir: Path, *, quiet: bool) -> "ProjectConfig":
+def _send_project(studio: "LabelStudio", desired: "DesiredBackend", data_dir: Path, *, quiet: bool) -> "ProjectConfig":
     """Who asks, which project it is, and what becomes of its labels.
 
     Raises:
@@ -123,33 +127,33 @@ def _tell_project(studio: "LabelStudio", wish: "DesiredBackend", data_dir: Path,
     from cli.label_studio.backend_reconcile import extra_params_of, own_backend
     from cli.label_studio.tables import labels_table
 
-    version, user, project = studio.version(), studio.whoami(), studio.project(wish.project)
+    version, user, project = studio.version(), studio.whoami(), studio.project(desired.project)
     kind = studio.tokens.kind
-    say(f"Label Studio {version} at {studio.url}, as {user.get('email') or user.get('id')} ({kind} token)")
-    found = own_backend(studio.backends(wish.project), wish)
-    extra = {**(extra_params_of(found) if found else {}), **wish.extra_params}
+    print_status(f"Label Studio {version} at {studio.url}, as {user.get('email') or user.get('id')} ({kind} token)")
+    found = own_backend(studio.backends(desired.project), desired)
+    extra = {**(extra_params_of(found) if found else {}), **desired.extra_params}
     usual = environment("CAR_PRESET", data_dir) or _USUAL_PRESET
     plan = build_project_config(project.label_config, extra, preset=usual)
-    say(f"project {project.number}, {project.title}")
+    print_status(f"project {project.number}, {project.title}")
     if not quiet:
         from cli.output.job_tables import print_table
 
         print_table(labels_table(plan))
     for problem in plan.problems:
-        say(f"note: {problem.detail} ({problem.code})")
+        print_status(f"note: {problem.detail} ({problem.code})")
     return plan
 
 
-def _tell(wish: "DesiredBackend", backend: "ReconcileResult", webhook: "ReconcileResult | None") -> None:
+def _report(desired: "DesiredBackend", backend: "ReconcileResult", webhook: "ReconcileResult | None") -> None:
     from cli.label_studio.backend_reconcile import ReconcileAction
 
-    auth = f"Basic auth as {wish.user}" if wish.user else "without Basic auth"
-    say(f"ML backend {wish.url}, {auth}: {_how(backend)}")
+    auth = f"Basic auth as {desired.user}" if desired.user else "without Basic auth"
+    print_status(f"ML backend {desired.url}, {auth}: {_how(backend)}")
     if webhook is not None:
-        secret = "with its secret" if wish.secret else "without a secret: CAR_WEBHOOK_SECRET is not set"
-        say(f"webhook {wish.webhook_url}, {secret}: {_how(webhook)}")
+        secret = "with its secret" if desired.secret else "without a secret: CAR_WEBHOOK_SECRET is not set"
+        print_status(f"webhook {desired.webhook_url}, {secret}: {_how(webhook)}")
     if all(one is None or one.how is ReconcileAction.UNCHANGED for one in (backend, webhook)):
-        say("all was as it should be; nothing was changed")
+        print_status("all was as it should be; nothing was changed")
 
 
 def _how(outcome: "ReconcileResult") -> str:

@@ -2,7 +2,7 @@
 
 import json
 
-from cli.label_studio.options import Project, say, service
+from cli.label_studio.options import Project, print_status, service
 from cli.options import DATA_DIR, AsJson, DataFolder
 
 
@@ -21,4 +21,4 @@ def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder 
     elif opinions:
         print_table(feedback_table(opinions))
     else:
-        say("nobody has submitted an annotation of it yet, or the webhook does not tell: `car doctor --project N`")
+        print_status("no annotation has been submitted yet, or the webhook fails: run `car doctor --project N`")

@@ -80,7 +80,7 @@ def service(data_dir: Path) -> "Iterator[ApiClient]":
         yield opened
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """To the person, not to the script that reads stdout."""
     typer.echo(text, err=True)
 

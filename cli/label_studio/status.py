@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.label_studio.options import AnyProject, say, service
+from cli.label_studio.options import AnyProject, print_status, service
 from cli.options import DATA_DIR, AsJson, DataFolder
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def status(
     with service(data_dir) as opened:
         if project is not None:
             if retry:
-                pictures, predictions, _ = opened.retry_project(project)
-                say(f"{pictures:,} pictures and {predictions:,} predictions are tried again")
-            _one(opened, project, tasks, limit, as_json=as_json)
+                images, predictions, _ = opened.retry_project(project)
+                print_status(f"{images:,} images and {predictions:,} predictions are tried again")
+            _show_project(opened, project, tasks, limit, as_json=as_json)
             return
         if tasks is not None or retry:
             raise UsageError("--tasks and --retry need --project N")
@@ -47,10 +47,10 @@ def status(
     elif found:
         print_table(projects_table(found))
     else:
-        say("no project is known yet: car label-studio connect --project N")
+        print_status("no project is known yet: car label-studio connect --project N")
 
 
-def _one(opened: "ApiClient", project: int, tasks: str | None, limit: int, *, as_json: bool) -> None:
+def _show_project(opened: "ApiClient", project: int, tasks: str | None, limit: int, *, as_json: bool) -> None:
     from cli.label_studio.tables import project_page, reasons_table, tasks_table
     from cli.output.job_tables import print_table
 
@@ -61,7 +61,7 @@ def _one(opened: "ApiClient", project: int, tasks: str | None, limit: int, *, as
             typer.echo(json.dumps(one))
     else:
         print_table(project_page(document))
-        reasons = [("picture", one) for one in document["failed"]] + [("prediction", one) for one in document["unsent"]]
+        reasons = [("image", one) for one in document["failed"]] + [("prediction", one) for one in document["unsent"]]
         if reasons:
             print_table(reasons_table(reasons))
         if tasks:

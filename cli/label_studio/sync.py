@@ -12,7 +12,7 @@ from cli.label_studio.options import (
     Project,
     has_label_studio,
     label_studio,
-    say,
+    print_status,
     service,
 )
 from cli.options import DATA_DIR, AsJson, DataFolder
@@ -49,10 +49,10 @@ def sync(
     if as_json:
         typer.echo(json.dumps(ended))
     if error := ended["sync"]["error"]:
-        say(f"not all tasks were looked at: {error}")
+        print_status(f"not all tasks were looked at: {error}")
         raise typer.Exit(1)
     waiting = ended["items"].get("queued", 0) + ended["items"].get("running", 0)
-    say(f"{ended['tasks']:,} tasks are known, {waiting:,} of them wait for their masks")
+    print_status(f"{ended['tasks']:,} tasks are known, {waiting:,} of them wait for their masks")
 
 
 def backfill(
@@ -81,7 +81,7 @@ def backfill(
     ):
         known = _note(opened, studio, project)
         version, lacking = known["model_version"], _lacking(studio, known)
-        say(f"{lacking:,} of {studio.tasks(project, limit=1).total:,} tasks have no prediction of {version}")
+        print_status(f"{lacking:,} of {studio.tasks(project, limit=1).total:,} tasks have no prediction of {version}")
         if dry_run:
             if as_json:
                 typer.echo(json.dumps({"project": project, "model_version": version, "lacking": lacking}))
@@ -105,7 +105,7 @@ def _note(opened: "ApiClient", studio: "LabelStudio", number: int) -> "api_types
     document: dict[str, Any] = {
         "label_config": found.label_config,
         "title": found.title,
-        "ls_project_key": found.stamp,
+        "ls_project_key": found.ls_project_key,
         "instance": studio.url,
     }
     backends = studio.backends(number)
@@ -122,17 +122,19 @@ def _follow(following: "ProjectWatch", project: int, what: str) -> "api_types.Pr
     try:
         return following.until_end(project)
     except KeyboardInterrupt:
-        say(f"\nit goes on; look again: car label-studio {what} --project {project}, or status --project {project}")
+        print_status(
+            f"\nit goes on; look again: car label-studio {what} --project {project}, or status --project {project}"
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _use(studio: "LabelStudio", project: "api_types.Project") -> None:
     version = project["model_version"]
     if not studio.versions(project["ls_project_id"]).get(version):
-        say(f"there is no prediction of {version} yet, so annotators see what they saw before")
+        print_status(f"there is no prediction of {version} yet, so annotators see what they saw before")
         return
     studio.set_model_version(project["ls_project_id"], version)
-    say(f"annotators now see the predictions of {version}")
+    print_status(f"annotators now see the predictions of {version}")
 
 
 def _tell_lacking(project: "api_types.Project", lacking: int) -> None:
@@ -141,11 +143,11 @@ def _tell_lacking(project: "api_types.Project", lacking: int) -> None:
     from cli.output.job_tables import print_table
 
     if not lacking:
-        say(f"every task has a prediction of {project['model_version']}")
+        print_status(f"every task has a prediction of {project['model_version']}")
         return
-    say(f"{lacking:,} tasks have no prediction of {project['model_version']}")
-    reasons = [("picture", one) for one in project["failed"]] + [("prediction", one) for one in project["unsent"]]
+    print_status(f"{lacking:,} tasks have no prediction of {project['model_version']}")
+    reasons = [("image", one) for one in project["failed"]] + [("prediction", one) for one in project["unsent"]]
     if reasons:
         print_table(reasons_table(reasons))
-        say(f"task by task: car label-studio status --project {project['ls_project_id']} --tasks failed")
+        print_status(f"task by task: car label-studio status --project {project['ls_project_id']} --tasks failed")
     raise typer.Exit(1)

@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 _PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
 
 
-def labels_table(plan: "ProjectConfig") -> Table:
+def labels_table(config: "ProjectConfig") -> Table:
     """What CLIP is asked for each label, and what its masks become."""
-    if plan.vocabulary is None:
+    if config.vocabulary is None:
         table = new_table("label", "asked as", "shown by")
-        shown = dict.fromkeys(_control(one) for one in plan.config.controls)
+        shown = dict.fromkeys(_control(one) for one in config.config.controls)
         table.add_row("each task's own", "words of its data", Text(", ".join(shown)))
         return table
-    asked = [(plan.mapping.by_name[label.name], label.prompts) for label in plan.vocabulary.labels]
+    asked = [(config.mapping.by_name[label.name], label.prompts) for label in config.vocabulary.labels]
     aliased = any(place.label.strip() != place.visible for place, _ in asked)
     table = new_table("label", *(["regions carry"] if aliased else []), "asked as", "shown by")
     for place, prompts in asked:
         # Of several controls for masks the first is used; choices say beside it that the label was found.
         controls = ", ".join(_control(one) for one in [*place.controls[:1], *place.choices])
         carried = [Text(place.label.strip())] if aliased else []
-        table.add_row(Text(place.visible), *carried, _asked(place, prompts), Text(controls or "nothing", "cyan"))
+        table.add_row(Text(place.visible), *carried, _words(place, prompts), Text(controls or "nothing", "cyan"))
     return table
 
 
-def labels_json(plan: "ProjectConfig") -> list[dict[str, Any]] | None:
+def labels_json(config: "ProjectConfig") -> list[dict[str, Any]] | None:
     """The same for a script; None where each task has words of its own."""
-    if plan.vocabulary is None:
+    if config.vocabulary is None:
         return None
     return [
         {
-            "label": (place := plan.mapping.by_name[label.name]).visible,
+            "label": (place := config.mapping.by_name[label.name]).visible,
             "region_label": place.label,
             "prompts": list(label.prompts),
             "prompt_source": str(place.prompt_source),
         }
-        for label in plan.vocabulary.labels
+        for label in config.vocabulary.labels
     ]
 
 
-def _asked(place: "LabelTarget", prompts: tuple[str, ...]) -> Text:
+def _words(target: "LabelTarget", prompts: tuple[str, ...]) -> Text:
     """The words that CLIP reads; marked, and with where they are written, where they are not what annotators read."""
     words = Text(", ".join(prompts))
-    if prompts == (place.visible,):
+    if prompts == (target.visible,):
         return words
-    return words.append(f" ({place.prompt_source})", "yellow")
+    return words.append(f" ({target.prompt_source})", "yellow")
 
 
 def _control(control: "Control") -> str:
@@ -70,11 +70,11 @@ def project_page(project: Project) -> Table:
     table.add_column(overflow="fold")
     table.add_row("project", Text(" ".join(filter(None, [str(project["ls_project_id"]), project["title"]])), "bold"))
     table.add_row("Label Studio", Text(project["instance"]))
-    table.add_row("words", Text(_words(project)))
+    table.add_row("words", Text(_project_words(project)))
     table.add_row("recipe", Text(project["preset"]))
     table.add_row("version", Text(project["model_version"]))
     table.add_row("tasks", f"{project['tasks']:,}")
-    table.add_row("pictures", _counts(project["items"], STATE_STYLES))
+    table.add_row("images", _counts(project["items"], STATE_STYLES))
     table.add_row("predictions", _counts(project["predictions"], _PREDICTION_STYLES))
     table.add_row("last sync", Text(_sync(project)))
     for name, key in (("/setup", "setup_at"), ("/predict", "predict_at"), ("webhook", "webhook_at")):
@@ -112,7 +112,7 @@ def reasons_table(reasons: Iterable[tuple[str, FailureReason]]) -> Table:
 
 
 def tasks_table(tasks: Iterable[ProjectTask]) -> Table:
-    table = new_table("task", "picture", "state", "prediction", "result, or why not")
+    table = new_table("task", "image", "state", "prediction", "result, or why not")
     for one in tasks:
         fault = one["error"] or one["prediction_error"]
         why = Text(f"{fault['detail']} ({fault['code']})", "red") if fault else Text(one["result"] or "")
@@ -126,9 +126,9 @@ def tasks_table(tasks: Iterable[ProjectTask]) -> Table:
     return table
 
 
-def feedback_table(opinions: Iterable[LabelFeedback]) -> Table:
+def feedback_table(agreements: Iterable[LabelFeedback]) -> Table:
     table = new_table("label", "asked as", "kept", "changed", "taken away", "missed", "acceptance", "mean IoU")
-    for one in opinions:
+    for one in agreements:
         outcomes = one["outcomes"]
         table.add_row(
             Text(one["label"]),
@@ -145,7 +145,7 @@ def _counts(counts: Mapping[str, int], styles: Mapping[str, str]) -> Text:
     return Text(" · ").join(parts) if parts else Text("none")
 
 
-def _words(project: Project) -> str:
+def _project_words(project: Project) -> str:
     labels = project["labels"]
     return "each task's own" if labels is None else ", ".join(one["name"] for one in labels)
 

@@ -1,4 +1,4 @@
-"""The query history of one picture as a table: a row a word, a column a step."""
+"""The query history of one image as a table: one row per label, one column per step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,103 +13,95 @@ from car.segmentation import QueryScore, Segmentation, StopReason
 _DROPPED_SHOWN = 8
 _STEPS_SHOWN = 6
 
-STOPS = {
-    StopReason.UNCHANGED: "stable: a step kept every word",
-    StopReason.ONE_LEFT: "one word was left",
-    StopReason.NONE_LEFT: "no word was left",
-    StopReason.STEP_LIMIT: "stopped by max_steps while words were still falling",
+_STOP_REASONS = {
+    StopReason.UNCHANGED: "stable: the last step dropped none",
+    StopReason.ONE_LEFT: "stopped with one label left",
+    StopReason.NONE_LEFT: "stopped with no label left",
+    StopReason.STEP_LIMIT: "stopped by max_steps while labels were still being dropped",
 }
 
 
 @dataclass(frozen=True)
 class HistoryTable:
-    """How histories are shown: `every` word and number, or the ones that matter, with so many `dropped` words."""
+    """Formats query histories: all labels, steps and numbers, or the kept labels and the first `dropped` others."""
 
-    every: bool = False
+    show_all: bool = False
     dropped: int = _DROPPED_SHOWN
     hint: str = "--verbose shows all"
 
     def build(self, title: str, segmentation: Segmentation, notes: Sequence[str], console: Console) -> Group:
-        """The table with what was found on its first line and why it ended on its last."""
-        lives = sort_for_display(query_traces(segmentation))
-        kept = [life for life in lives if life.survived]
-        dropped = [life for life in lives if not life.survived]
-        shown = dropped if self.every else dropped[: self.dropped]
-        steps = self._steps(segmentation)
+        """Return the title line, the table, and a line with the stop reason."""
+        traces = sort_for_display(query_traces(segmentation))
+        survivors = [trace for trace in traces if trace.survived]
+        dropped = [trace for trace in traces if not trace.survived]
+        shown = dropped if self.show_all else dropped[: self.dropped]
+        step_count = max((step.step for step in segmentation.steps), default=0)
+        steps = select_steps(step_count, step_count if self.show_all else _STEPS_SHOWN)
         marks = _marks(console)
-        table = self._head(steps, marks, shown=bool(shown))
-        for life in (*kept, *shown):
-            table.add_row(*self._row(life, steps, marks, segmentation, rivals=bool(shown)))
-        head = Text.assemble((title, "bold"), f"  {segmentation.width} x {segmentation.height}")
-        for note in notes:
-            head.append(f"  {note}", style="yellow")
-        return Group(head, table, self._foot(segmentation, lives, len(dropped) - len(shown)), Text())
 
-    def _steps(self, segmentation: Segmentation) -> tuple[int, ...]:
-        longest = max((step.step for step in segmentation.steps), default=0)
-        return select_steps(longest, longest if self.every else _STEPS_SHOWN)
-
-    def _head(self, steps: tuple[int, ...], marks: tuple[str, str, str], *, shown: bool) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("word", overflow="fold")
-        for before, step in zip((0, *steps), steps, strict=False):
-            gap = "" if step == before + 1 else f"{marks[2]} "
+        table.add_column("label", overflow="fold")
+        for previous, step in zip((0, *steps), steps, strict=False):
+            gap = "" if step == previous + 1 else f"{marks[2]} "
             table.add_column(f"{gap}step {step}", justify="right", no_wrap=True)
         table.add_column("mask", justify="right", no_wrap=True)
-        if self.every:
+        if self.show_all:
             table.add_column("box x,y,w,h", no_wrap=True)
         if shown:
             table.add_column("looks like", overflow="fold")
-        return table
+        for trace in (*survivors, *shown):
+            row = self._row(trace, steps, marks, segmentation)
+            table.add_row(*row, *([_rival(trace)] if shown else []))
+
+        size = f"  {segmentation.width} x {segmentation.height}"
+        head = Text.assemble((title, "bold"), size, *((f"  {note}", "yellow") for note in notes))
+        foot = self._foot(segmentation, f"{len(survivors)} of {len(traces)} kept", len(dropped) - len(shown))
+        return Group(head, table, foot, Text())
 
     def _row(
-        self,
-        life: QueryTrace,
-        steps: tuple[int, ...],
-        marks: tuple[str, str, str],
-        segmentation: Segmentation,
-        *,
-        rivals: bool,
+        self, trace: QueryTrace, steps: tuple[int, ...], marks: tuple[str, str, str], segmentation: Segmentation
     ) -> list[Text]:
-        cells = [Text(life.label, style="bold" if life.mask else "" if life.survived else "dim")]
-        cells += [self._score(life.queries.get(step), marks) for step in steps]
-        if life.mask is not None:
-            cells.append(Text(format_area_share(life.mask.area, segmentation), "bold"))
+        mask = trace.mask
+        cells = [Text(trace.label, style="bold" if mask else "" if trace.survived else "dim")]
+        cells += [self._score(trace.queries.get(step), marks) for step in steps]
+        if mask is not None:
+            cells.append(Text(format_area_share(mask.area, segmentation), "bold"))
         else:
-            cells.append(Text("no pixels" if life.survived else "", style="dim"))
-        if self.every:
-            cells.append(Text(",".join(map(str, life.mask.bbox)) if life.mask else ""))
-        if rivals:
-            lost = not life.survived and life.last.rival is not None
-            cells.append(Text(f"{life.last.rival!r} {life.last.rival_score:.2f}" if lost else "", style="red"))
+            cells.append(Text("no pixels" if trace.survived else "", style="dim"))
+        if self.show_all:
+            cells.append(Text(",".join(map(str, mask.bbox)) if mask else ""))
         return cells
 
     def _score(self, query: QueryScore | None, marks: tuple[str, str, str]) -> Text:
         if query is None:
             return Text()
-        kept, dropped, _ = marks
-        area = f" {query.area} px" if self.every else ""
-        return Text(
-            f"{query.score:.2f}{area} {kept if query.kept else dropped}", style="green" if query.kept else "red"
-        )
+        mark, style = (marks[0], "green") if query.kept else (marks[1], "red")
+        area = f" {query.area} px" if self.show_all else ""
+        return Text(f"{query.score:.2f}{area} {mark}", style=style)
 
-    def _foot(self, segmentation: Segmentation, lives: Sequence[QueryTrace], hidden: int) -> Text:
-        kept = sum(life.survived for life in lives)
+    def _foot(self, segmentation: Segmentation, kept: str, hidden: int) -> Text:
         foot = Text(style="dim")
         if hidden:
             foot.append(f"and {hidden} more dropped ({self.hint})\n")
-        turns = f"{len(segmentation.steps)} step{'' if len(segmentation.steps) == 1 else 's'}"
-        foot.append(f"{kept} of {len(lives)} kept after {turns}; {STOPS[segmentation.stop_reason]}")
+        step_count = len(segmentation.steps)
+        foot.append(f"{kept} after {step_count} step{'' if step_count == 1 else 's'}")
+        foot.append(f"; {_STOP_REASONS[segmentation.stop_reason]}")
         if segmentation.timings:
             foot.append(f"; {sum(segmentation.timings.values()) / 1000:.1f} s")
-        if self.every:
+        if self.show_all:
             stages = ", ".join(f"{stage.removesuffix('_ms')} {ms:.0f}" for stage, ms in segmentation.timings.items())
             foot.append(f"\nmilliseconds: {stages}")
         return foot
 
 
+def _rival(trace: QueryTrace) -> Text:
+    if trace.survived or trace.last.rival is None:
+        return Text()
+    return Text(f"{trace.last.rival!r} {trace.last.rival_score:.2f}", style="red")
+
+
 def _marks(console: Console) -> tuple[str, str, str]:
-    """Kept, dropped (to be told apart without colour) and left out; in ASCII where the terminal knows no others."""
+    """Return the marks for kept, dropped and skipped steps, distinct without color; ASCII if the terminal needs it."""
     try:
         "✓✗…".encode(console.encoding)
     except (UnicodeEncodeError, LookupError):

@@ -1,44 +1,49 @@
-"""Jobs and their pictures on the terminal."""
+"""Tables of jobs and their items."""
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+from typer import echo
 
 from cli.output.job_progress import STATE_STYLES, summary
 from cli.service.api_types import Item, Job
 
-_STATUS_STYLES = {"done": "green", "failed": "red", "cancelled": "yellow"}
+if TYPE_CHECKING:
+    from cli.service.api_client import ApiClient
+
+DEAD_MEANING = "the worker was lost three times while it computed the image; `car jobs retry` queues it again"
+
 _LABELS_SHOWN = 8
+_FAILURES_SHOWN = 5
 _UNBOUNDED = 10_000
 
 
 def print_table(table: RenderableType) -> None:
-    """On stdout; where that is no terminal, as wide as it needs, so that scripts cut nothing off."""
+    """Print on stdout; without a terminal as wide as needed, so that scripts get whole values."""
     console = Console(highlight=False, markup=False)
-    if console.is_terminal:
-        console.print(table)
-        return
-    console.width = _UNBOUNDED
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
     with console.capture() as captured:
         console.print(table)
-    for line in captured.get().splitlines():
-        console.print(line.rstrip(), soft_wrap=True)
+    echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = new_table("id", "name", "status", "done", "total", "not done", "made", "source")
+    table = new_table("id", "name", "status", "done", "total", "failed or dead", "created", "source")
     for job in jobs:
         counts = job["counts"]
-        faults = counts.get("failed", 0) + counts.get("dead", 0)
+        failures = counts.get("failed", 0) + counts.get("dead", 0)
         table.add_row(
             job["id"],
             Text(job["name"] or ""),
-            Text(job["status"], _STATUS_STYLES.get(job["status"], "bold")),
+            Text(job["status"], STATE_STYLES.get(job["status"], "bold")),
             f"{counts.get('done', 0):,}",
             f"{job['total']:,}",
-            Text(f"{faults:,}" if faults else "", "red"),
+            Text(f"{failures:,}" if failures else "", "red"),
             moment(job["created_at"]),
             Text(job["source_text"]),
         )
@@ -46,50 +51,73 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 
 
 def job_page(job: Job) -> Table:
-    """What was asked and how far it is, a line each."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    """Return what was requested and the progress, one line each."""
+    table = new_page()
     table.add_row("job", Text(" ".join(filter(None, [job["id"], job["name"]])), "bold"))
     table.add_row("source", Text(job["source_text"]))
-    table.add_row("words", Text(_words(job)))
+    table.add_row("labels", Text(_labels(job)))
     table.add_row("recipe", Text(job["recipe"]["preset"]))
     table.add_row("state", summary(job))
-    table.add_row("made", moment(job["created_at"]))
+    if job["counts"].get("dead"):
+        table.add_row("dead", Text(DEAD_MEANING, "dim"))
+    table.add_row("created", moment(job["created_at"]))
     if job["finished_at"]:
-        table.add_row("ended", moment(job["finished_at"]))
+        table.add_row("finished", moment(job["finished_at"]))
     if job["error"]:
         table.add_row("error", Text(f"{job['error']['detail']} ({job['error']['code']})", "red"))
     return table
 
 
+def report_failures(service: "ApiClient", job: Job) -> None:
+    """Print the first failed and dead images and their errors on stderr."""
+    printed = total = 0
+    for state in ("failed", "dead"):
+        total += job["counts"].get(state, 0)
+        for item in service.items(job["id"], state, _FAILURES_SHOWN) if job["counts"].get(state) else ():
+            error = item["error"]
+            reason = f"{error['detail']} ({error['code']})" if error else "no reason is known"
+            echo(f"{state}: {item['uri']}: {reason}", err=True)
+            printed += 1
+    if job["counts"].get("dead"):
+        echo(f"dead: {DEAD_MEANING}", err=True)
+    if total > printed:
+        echo(f"and {total - printed:,} more: car jobs show {job['id']} --items failed (or dead)", err=True)
+
+
 def items_table(items: Iterable[Item]) -> Table:
-    table = new_table("picture", "state", "tries", "result, or why not")
+    table = new_table("image", "state", "attempts", "result or error")
     for item in items:
-        fault = item["error"]
-        why = Text(f"{fault['detail']} ({fault['code']})", "red") if fault else Text(item["result"] or "")
+        error = item["error"]
+        outcome = Text(f"{error['detail']} ({error['code']})", "red") if error else Text(item["result"] or "")
         state = Text(item["state"], STATE_STYLES.get(item["state"], ""))
-        table.add_row(Text(item["uri"]), state, str(item["attempt"]), why)
+        table.add_row(Text(item["uri"]), state, str(item["attempt"]), outcome)
     return table
 
 
 def new_table(*columns: str) -> Table:
+    """Return an empty table with these columns and without borders."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name == "id")
     return table
 
 
-def moment(iso: str) -> str:
-    """To the second, in this machine's time zone."""
-    from datetime import datetime
+def new_page() -> Table:
+    """Return an empty table of names and values, one line each."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
 
+
+def moment(iso: str) -> str:
+    """Format a time to the second, in the local time zone."""
     return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _words(job: Job) -> str:
-    words = job["vocabulary"]
-    labels = words["labels"]
-    named = f"{words['name']}@{words['version']}: " if words["name"] else ""
-    more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
-    return f"{named}{', '.join(labels[:_LABELS_SHOWN])}{more}"
+def _labels(job: Job) -> str:
+    vocabulary = job["vocabulary"]
+    labels = vocabulary["labels"]
+    name = f"{vocabulary['name']}@{vocabulary['version']}: " if vocabulary["name"] else ""
+    hidden = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
+    return f"{name}{', '.join(labels[:_LABELS_SHOWN])}{hidden}"

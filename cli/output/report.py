@@ -1,10 +1,10 @@
-"""What the terminal shows while files are segmented."""
+"""Terminal output while files are processed: tables, failures and progress bars."""
 
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from threading import Timer
 
 from rich.console import Console
@@ -15,84 +15,59 @@ from rich.text import Text
 from cli.output.history_table import HistoryTable
 from cli.output.result_files import Result
 
-_PATIENCE_S = 2.0
-"""A single picture gets a progress bar only if it takes longer."""
+_PATIENCE_SECONDS = 2.0
+"""A single image gets a progress bar only if it takes longer."""
 
 
 @dataclass
 class Report:
-    """Tables on stdout (on stderr where stdout carries JSON), progress and faults on stderr."""
+    """Prints tables on stdout (stderr if stdout carries JSON), and failures and progress on stderr."""
 
     quiet: bool
     verbose: bool
     stdout_is_json: bool
-    out: Console = field(init=False)
-    faults: Console = field(init=False)
 
     def __post_init__(self) -> None:
-        # Words and file names may hold what a terminal's encoding does not; that must not stop a batch.
+        # A character that the terminal's encoding lacks must not stop a batch.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
-        self.faults = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        self.out = Console(stderr=self.stdout_is_json, highlight=False, markup=False)
+        self._errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self._out = Console(stderr=self.stdout_is_json, highlight=False, markup=False)
+        # The tables' console if it is a terminal, so that they scroll above a progress bar.
+        self._progress_console = self._out if self._out.is_terminal else Console(stderr=True)
 
     def show(self, result: Result, notes: tuple[str, ...]) -> None:
         if not self.quiet:
-            table = HistoryTable(every=self.verbose)
-            self.out.print(table.build(str(result.path), result.segmentation, notes, self.out))
+            table = HistoryTable(show_all=self.verbose)
+            self._out.print(table.build(str(result.path), result.segmentation, notes, self._out))
 
     def fail(self, reason: str) -> None:
-        self.faults.print(Text.assemble(("failed: ", "bold red"), reason))
+        self._errors.print(Text.assemble(("failed: ", "bold red"), reason))
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.faults.print(Text.assemble(("note: ", "bold yellow"), text))
+            self._errors.print(Text.assemble(("note: ", "bold yellow"), text))
 
     def total(self, done: int, failed: list[str]) -> None:
-        """The last line of a batch."""
+        """Print the last line of a batch."""
         if self.quiet or done + len(failed) <= 1:
             return
         line = Text(f"{done} of {done + len(failed)} files done", style="bold")
         if failed:
-            line.append(f"; {len(failed)} failed, named above", style="red")
-        self.out.print(line)
+            line.append(f"; {len(failed)} failed (see above)", style="red")
+        self._out.print(line)
+
+    def waiting(self, reason: str) -> AbstractContextManager[object]:
+        """Show a spinner on a terminal while there is nothing to count yet."""
+        return nullcontext() if self.quiet else self._progress_console.status(Text(reason))
 
     @contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
-        """A sign of life on a terminal while nothing can be counted yet."""
-        console = self._lively
-        if self.quiet or not console.is_terminal:
-            yield
-            return
-        with console.status(Text(reason)):
-            yield
-
-    @property
-    def _lively(self) -> Console:
-        """Where things may move: the console of the tables, so that they scroll above, if it is a terminal."""
-        return self.out if self.out.is_terminal else Console(stderr=True)
-
-    @contextmanager
-    def progress(self, files: int) -> Iterator["FileProgress"]:
-        """A bar with rate and remaining time, on a terminal; tables scroll above it."""
-        bar = self._bar()
-        advance = FileProgress(bar, files)
-        timer = Timer(0 if files > 1 else _PATIENCE_S, bar.start)
-        timer.daemon = True
-        if not bar.disable:
-            timer.start()
-        try:
-            yield advance
-        finally:
-            timer.cancel()
-            timer.join() if timer.is_alive() else None
-            bar.stop()
-
-    def _bar(self) -> Progress:
-        console = self._lively
-        # A bar and JSON on one terminal would write over each other.
-        clash = self.stdout_is_json and sys.stdout.isatty()
-        return Progress(
+    def progress(self, files: int) -> Iterator[Progress]:
+        """Show a progress bar with one task on a terminal."""
+        # A bar and JSON on one terminal would overwrite each other.
+        json_on_terminal = self.stdout_is_json and sys.stdout.isatty()
+        console = self._progress_console
+        bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -103,62 +78,51 @@ class Report:
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
-            disable=self.quiet or clash or not console.is_terminal,
+            disable=self.quiet or json_on_terminal or not console.is_terminal,
         )
-
-
-@dataclass
-class FileProgress:
-    """Moves the bar of one run."""
-
-    bar: Progress
-    files: int
-
-    def __post_init__(self) -> None:
-        self._task = self.bar.add_task("", total=self.files)
-
-    def begin(self, name: str) -> None:
-        self.bar.update(self._task, description=name)
-
-    def done(self) -> None:
-        self.bar.advance(self._task)
+        bar.add_task("", total=files)
+        timer = Timer(0 if files > 1 else _PATIENCE_SECONDS, bar.start)
+        timer.daemon = True
+        if not bar.disable:
+            timer.start()
+        try:
+            yield bar
+        finally:
+            timer.cancel()
+            if timer.is_alive():
+                timer.join()
+            bar.stop()
 
 
 @contextmanager
-def counting(thing: str) -> Iterator[Callable[[int], Callable[[], None]]]:
-    """A bar on stderr, on a terminal, for things that are counted: give it their number, and call what it gives after
-    each.
+def count_progress(unit: str) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """Show a progress bar on stderr if it is a terminal.
+
+    Yields a function that takes the total and returns a function that advances the bar by one.
     """
-    bar = Progress(
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(thing),
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
-    def begin(number: int) -> Callable[[], None]:
-        task = bar.add_task("", total=number)
-        return lambda: bar.advance(task)
+        def begin(total: int) -> Callable[[], None]:
+            task = bar.add_task("", total=total)
+            return lambda: bar.advance(task)
 
-    bar.disable = not bar.console.is_terminal
-    with bar:
         yield begin
 
 
 class Rate(TextColumn):
-    """Things a second, or seconds a thing where that reads better."""
+    """Units per second, or seconds per unit if it is slower."""
 
-    def __init__(self, thing: str) -> None:
+    def __init__(self, unit: str) -> None:
         super().__init__("")
-        self._thing = thing
+        self._unit = unit
 
     def render(self, task: ProgressTask) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(rate_text(speed, self._thing) if speed else "", style="cyan")
+        return Text(rate_text(speed, self._unit) if speed else "", style="cyan")
 
 
-def rate_text(speed: float, thing: str) -> str:
-    return f"{speed:.1f} {thing}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{thing}"
+def rate_text(speed: float, unit: str) -> str:
+    """Return `3.2 images/s`, or `2.5 s/image` below one per second."""
+    return f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"

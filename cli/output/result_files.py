@@ -1,11 +1,13 @@
-"""Where the results of `car segment` go: JSON, masks, overlays, history strips. Places are tried before computing."""
+"""The result files of `car segment`: JSON, masks, overlays, history images. Paths are checked before computing."""
 
+import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,212 +18,179 @@ from car.rendering.overlay import Pixels, draw_overlay
 from car.rle import decode_coco
 from car.segmentation import Mask, Segmentation
 from cli.errors import OutputError, UsageError
-from cli.output.file_names import distinct_names
 
 STDOUT = "-"
 _INDEX = "index.json"
+_MAX_NAME_BYTES = 120
+_DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""File names that Windows reserves."""
+_SUFFIXES = {"--overlay": ".png", "--history": ".png", "--masks": "", "--json": ".json"}
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One file, segmented."""
+    """The result of one file."""
 
     path: Path
     pixels: Pixels
     segmentation: Segmentation
     step_traces: tuple[StepCams, ...]
     document: Mapping[str, Any]
-    """What --json writes of it."""
+    """The JSON document of --json."""
 
 
-@dataclass(frozen=True)
-class OutputPaths:
-    """The paths as the user gave them; a trailing slash makes a folder."""
-
-    json: str | None = None
-    masks: str | None = None
-    overlay: str | None = None
-    history: str | None = None
-
-
-@dataclass
 class ResultFiles:
-    """The places of all results of one run."""
+    """Writes the results of one run."""
 
-    paths: OutputPaths
-    names: dict[Path, str]
-    """A distinct name for each picture, of which files and folders are made."""
-    files: dict[str, str]
-    """A distinct file name for each label."""
-    _stream: IO[str] | None = field(default=None, init=False)
+    def __init__(self, targets: Mapping[str, str | None], images: list[Path], labels: Iterable[str]) -> None:
+        """Name the files for these images and labels, create their folders, and check that they can be written.
 
-    @classmethod
-    def of(cls, wishes: OutputPaths, pictures: list[Path], labels: Iterable[str]) -> "ResultFiles":
-        """The places for these pictures and labels, tried and found good.
+        `targets` has the paths as the user gave them, by option; a trailing slash makes a folder.
 
         Raises:
-            WrongUse: a place cannot be written, would overwrite a picture or is asked for twice.
+            UsageError: a path cannot be written, would overwrite an image, or is given twice.
 
         """
-        names = dict(zip(pictures, distinct_names(path.stem for path in pictures), strict=True))
-        outputs = cls(wishes, names, mask_files(labels))
-        outputs._check()
-        return outputs
-
-    @property
-    def single(self) -> bool:
-        return len(self.names) == 1
+        self.targets = {option: target for option, target in targets.items() if target is not None}
+        self._names = dict(zip(images, distinct_names(path.stem for path in images), strict=True))
+        self._mask_names = mask_file_names(labels)
+        self._stream: IO[str] | None = None
+        self._check()
 
     def write(self, result: Result) -> None:
-        """All that was asked for of one picture.
+        """Write everything that was requested for one image.
 
         Raises:
-            OutputError: the disk is full, or the place was taken away.
+            OutputError: the disk is full, or a folder was removed meanwhile.
 
         """
-        with _writing(result.path):
-            for wish, draw in self._pictures(result):
-                place = self._place(wish, result.path, ".png", folder=not self.single)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                draw().save(place, format="PNG")
-            if self.paths.masks is not None:
-                self._write_masks(result)
-            if self.paths.json is not None:
+        try:
+            if "--overlay" in self.targets:
+                self._save("--overlay", result.path, draw_overlay(result.pixels, result.segmentation))
+            if "--history" in self.targets:
+                drawing = draw_history(result.pixels, result.segmentation, result.step_traces)
+                self._save("--history", result.path, drawing)
+            if "--masks" in self.targets:
+                head = {name: result.document[name] for name in ("image", "model_version")}
+                write_masks(self._file("--masks", result.path), result.segmentation.masks, self._mask_names, head)
+            if "--json" in self.targets:
                 self._write_json(result)
+        except BrokenPipeError:
+            raise  # the reader of stdout is gone: no fault of this file
+        except OSError as error:
+            raise OutputError(f"the results of {result.path} cannot be written: {error}") from error
 
     def close(self) -> None:
         if self._stream is not None and self._stream is not sys.stdout:
             self._stream.close()
 
-    def _pictures(self, result: Result) -> list[tuple[str, Callable[[], Image.Image]]]:
-        """What is to be drawn, by the wish that names its place."""
-        wanted: list[tuple[str, Callable[[], Image.Image]]] = []
-        if self.paths.overlay is not None:
-            wanted.append((self.paths.overlay, lambda: draw_overlay(result.pixels, result.segmentation)))
-        if self.paths.history is not None:
-            wanted.append(
-                (self.paths.history, lambda: draw_history(result.pixels, result.segmentation, result.step_traces))
-            )
-        return wanted
-
-    def _write_masks(self, result: Result) -> None:
-        head = {name: result.document[name] for name in ("image", "model_version")}
-        write_masks(self._mask_folder(result.path), result.segmentation.masks, self.files, head)
+    def _save(self, option: str, image: Path, drawing: Image.Image) -> None:
+        file = self._file(option, image)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawing.save(file, format="PNG")
 
     def _write_json(self, result: Result) -> None:
         line = json.dumps(result.document) + "\n"
-        wish = self.paths.json or ""
-        if wish != STDOUT and _is_folder(wish):
-            self._place(wish, result.path, ".json", folder=True).write_text(line, encoding="utf-8")
+        file = self._file("--json", result.path)
+        if self.targets["--json"] == STDOUT:
+            self._stream = sys.stdout
+        elif file != Path(self.targets["--json"]):  # a folder: one document per file
+            file.write_text(line, encoding="utf-8")
             return
-        if self._stream is None:
-            self._stream = sys.stdout if wish == STDOUT else Path(wish).open("w", encoding="utf-8")  # noqa: SIM115 - until close
+        elif self._stream is None:
+            self._stream = file.open("w", encoding="utf-8")
         self._stream.write(line)
-        # A run that is stopped has what it did.
-        self._stream.flush()
+        self._stream.flush()  # an interrupted run keeps what it has done
 
-    def _place(self, wish: str, picture: Path, ending: str, *, folder: bool) -> Path:
-        return Path(wish) / f"{self.names[picture]}{ending}" if folder or _is_folder(wish) else Path(wish)
-
-    def _mask_folder(self, picture: Path) -> Path:
-        base = Path(self.paths.masks or "")
-        return base if self.single else base / self.names[picture]
-
-    # Trying places
+    def _file(self, option: str, image: Path) -> Path:
+        """Return the file of one image; for --masks its folder."""
+        target = self.targets[option]
+        is_folder = len(self._names) > 1 and option != "--json"
+        is_folder |= option != "--masks" and _is_folder(target)
+        return Path(target) / f"{self._names[image]}{_SUFFIXES[option]}" if is_folder else Path(target)
 
     def _check(self) -> None:
-        for option, wish in (("--overlay", self.paths.overlay), ("--history", self.paths.history)):
-            if wish is not None:
-                many = not self.single or _is_folder(wish)
-                if not many and Path(wish).suffix.lower() not in ("", ".png"):
-                    raise UsageError(f"{option} {wish}: pictures are written as PNG; let the name end in .png")
-                _try_folder(option, Path(wish)) if many else _try_file(option, Path(wish))
-        if self.paths.masks is not None:
-            _try_folder("--masks", Path(self.paths.masks))
-        if self.paths.json is not None and self.paths.json != STDOUT:
-            place = Path(self.paths.json)
-            _try_folder("--json", place) if _is_folder(self.paths.json) else _try_file("--json", place)
-        self._check_overwriting()
-
-    def _check_overwriting(self) -> None:
-        pictures = {path.resolve() for path in self.names}
-        seen: dict[Path, str] = {}
-        for option, place in self._planned():
-            real = place.resolve()
-            if real in pictures:
-                raise UsageError(f"{option}: {place} is one of the pictures to be segmented, and would be overwritten")
-            if real in seen and place.suffix:
-                raise UsageError(f"{option} and {seen[real]} would both write {place}")
-            seen[real] = option
-
-    def _planned(self) -> Iterable[tuple[str, Path]]:
-        """Every file that may be written, with the option that asks for it."""
-        wishes = self.paths
-        for option, wish in (("--overlay", wishes.overlay), ("--history", wishes.history)):
-            for picture in self.names if wish is not None else ():
-                yield option, self._place(wish or "", picture, ".png", folder=not self.single)
-        if wishes.json is not None and wishes.json != STDOUT:
-            if _is_folder(wishes.json):
-                yield from (
-                    ("--json", self._place(wishes.json, picture, ".json", folder=True)) for picture in self.names
-                )
-            else:
-                yield "--json", Path(wishes.json)
-        for picture in self.names if wishes.masks is not None else ():
-            yield from (("--masks", self._mask_folder(picture) / file) for file in (*self.files.values(), _INDEX))
+        """Create the folders, and check that every file can be written and written once."""
+        targets = {option: target for option, target in self.targets.items() if target != STDOUT}
+        for option, target in targets.items():
+            is_folder = option == "--masks" or self._file(option, next(iter(self._names))) != Path(target)
+            if _SUFFIXES[option] == ".png" and not is_folder and Path(target).suffix.lower() not in ("", ".png"):
+                raise UsageError(f"{option} {target}: images are written as PNG; use a name that ends in .png")
+            _check_writable(option, Path(target), is_folder=is_folder)
+        images = {path.resolve() for path in self._names}
+        option_of: dict[Path, str] = {}
+        for option, image in itertools.product(targets, self._names):
+            file = self._file(option, image)
+            masks = (file / name for name in (*self._mask_names.values(), _INDEX))
+            for written in masks if option == "--masks" else [file]:
+                path = written.resolve()
+                if path in images:
+                    raise UsageError(f"{option}: {written} is one of the input images and would be overwritten")
+                if option_of.setdefault(path, option) != option and written.suffix:
+                    raise UsageError(f"{option} and {option_of[path]} would both write {written}")
 
 
-def mask_files(labels: Iterable[str]) -> dict[str, str]:
-    """A distinct file name for each label."""
-    words = list(labels)
-    return dict(zip(words, (f"{name}.png" for name in distinct_names(words)), strict=True))
+def safe_name(word: str) -> str:
+    """Replace what a file name cannot hold by `-`; letters and digits of any script, `.`, `_` and `-` stay."""
+    plain = unicodedata.normalize("NFC", word)
+    name = re.sub(r"[^\w.-]+", "-", plain.encode("utf-8", "replace").decode()).strip(".-")
+    name = name.encode()[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return f"_{name}" if _DEVICE_NAMES.fullmatch(name) else name or "_"
 
 
-def write_masks(folder: Path, masks: Iterable[Mask], files: Mapping[str, str], head: Mapping[str, Any]) -> None:
-    """One PNG a mask and an index.json, which begins with `head`."""
+def distinct_names(words: Iterable[str]) -> list[str]:
+    """Return a safe name for each word, in order; names equal without case get -2, -3, ..."""
+    used: set[str] = set()
+    names = []
+    for word in words:
+        stem = name = safe_name(word)
+        number = 2
+        while name.casefold() in used:
+            name = f"{stem}-{number}"
+            number += 1
+        used.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def mask_file_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return a distinct file name for each label."""
+    labels = list(labels)
+    return dict(zip(labels, (f"{name}.png" for name in distinct_names(labels)), strict=True))
+
+
+def write_masks(folder: Path, masks: Iterable[Mask], names: Mapping[str, str], head: Mapping[str, Any]) -> None:
+    """Write one PNG per mask and an index.json that begins with `head`."""
     folder.mkdir(parents=True, exist_ok=True)
-    listed = []
+    entries = []
     for mask in masks:
-        Image.fromarray(decode_coco(mask.rle)).convert("L").save(folder / files[mask.label])
-        entry = {"label": mask.label, "file": files[mask.label], "score": mask.score, "area": mask.area}
-        listed.append(entry | {"bbox": list(mask.bbox), "source": str(mask.source)})
-    index = {**head, "masks": listed}
+        Image.fromarray(decode_coco(mask.rle)).convert("L").save(folder / names[mask.label])
+        entry = {"label": mask.label, "file": names[mask.label], "score": mask.score, "area": mask.area}
+        entries.append(entry | {"bbox": list(mask.bbox), "source": str(mask.source)})
+    index = {**head, "masks": entries}
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_folder(wish: str) -> bool:
-    return wish.endswith(("/", os.sep)) or Path(wish).is_dir()
+def _is_folder(target: str) -> bool:
+    return target.endswith(("/", os.sep)) or Path(target).is_dir()
 
 
-def _try_folder(option: str, folder: Path) -> None:
+def _check_writable(option: str, path: Path, *, is_folder: bool) -> None:
+    """Create the folder of `path` and check that it can be written; leave no file behind.
+
+    Raises:
+        UsageError: it cannot be written.
+
+    """
+    folder = path if is_folder else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".car-{os.getpid()}"
-        trial.touch()
-        trial.unlink()
+        if not is_folder and path.exists():
+            if path.is_file():
+                path.open("ab").close()
+            return
+        probe = folder / f".car-{os.getpid()}" if is_folder else path
+        probe.touch()
+        probe.unlink()
     except OSError as error:
-        raise UsageError(f"{option} {folder}: this folder cannot be written ({error.strerror})") from None
-
-
-def _try_file(option: str, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise UsageError(f"{option} {file}: this is a folder")
-        if file.is_file():
-            file.open("ab").close()
-        elif not file.exists():
-            file.touch()
-            file.unlink()
-    except OSError as error:
-        raise UsageError(f"{option} {file}: this file cannot be written ({error.strerror})") from None
-
-
-@contextmanager
-def _writing(path: Path) -> Any:  # noqa: ANN401 - a context manager
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # who reads our output has had enough: no fault of this file
-    except OSError as error:
-        raise OutputError(f"the results of {path} could not be written: {error}") from error
+        raise UsageError(f"{option} {path} cannot be written ({error.strerror})") from None

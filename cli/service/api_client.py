@@ -67,10 +67,10 @@ class ApiClient:
 
     # Jobs
 
-    def create_job(self, wish: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[Job, bool]:
         """The job, and whether an earlier request with this key had made it already."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        answer = self._send("POST", "/jobs", json=wish, headers=headers)
+        answer = self._send("POST", "/jobs", json=request, headers=headers)
         return cast("Job", answer.json()), answer.headers.get("Idempotent-Replay") == "true"
 
     def job(self, job_id: str) -> Job:
@@ -96,7 +96,7 @@ class ApiClient:
     # Results
 
     def results(self, filters: Filters, most: int) -> Iterator[ResultSummary]:
-        """Newest first; with the filter `job` one for each of its done pictures."""
+        """Newest first; with the filter `job` one for each of its done images."""
         return cast("Iterator[ResultSummary]", self._pages("/results", filters, most))
 
     def result(self, result_id: str) -> ResultDetail:
@@ -130,9 +130,9 @@ class ApiClient:
         return cast("Project", self._json("POST", f"{_PROJECTS}/{number}/sync"))
 
     def retry_project(self, number: int) -> tuple[int, int, Project]:
-        """How many pictures and predictions are tried again, and the project."""
+        """How many images and predictions are tried again, and the project."""
         answer = self._json("POST", f"{_PROJECTS}/{number}/retry")
-        return int(answer["pictures"]), int(answer["predictions"]), cast("Project", answer["project"])
+        return int(answer["images"]), int(answer["predictions"]), cast("Project", answer["project"])
 
     # Requests
 

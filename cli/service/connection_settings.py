@@ -9,7 +9,7 @@ from cli.errors import EnginesNeverRanError, UsageError
 from cli.service.api_client import ApiAddress
 
 if TYPE_CHECKING:
-    from db.objects import ObjectStore
+    from car.object_store import ObjectStore
 
 _USUAL_API = "http://127.0.0.1:9090"
 _S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "S3_BUCKET")
@@ -20,13 +20,13 @@ def api_address(data_dir: Path) -> ApiAddress:
     key = os.environ.get("CAR_API_KEY") or None
     if url := os.environ.get("CAR_API_URL"):
         return ApiAddress(url, key)
-    noted = _noted(data_dir)
+    noted = _recorded(data_dir)
     return ApiAddress(noted.get("CAR_API_URL", _USUAL_API), key or noted.get("CAR_API_KEY"))
 
 
 def database_url(data_dir: Path) -> str:
     """Raises: WrongUse, where neither names a database."""
-    url = os.environ.get("DATABASE_URL") or _noted(data_dir).get("DATABASE_URL")
+    url = os.environ.get("DATABASE_URL") or _recorded(data_dir).get("DATABASE_URL")
     if not url:
         raise UsageError(f"no database is known: start `car up` (data folder {data_dir}), or set DATABASE_URL")
     return url
@@ -34,24 +34,24 @@ def database_url(data_dir: Path) -> str:
 
 def object_store(data_dir: Path) -> "ObjectStore":
     """The service's bucket, with keys as they are. Raises: WrongUse, where neither names a bucket."""
-    from db.objects import ObjectStore, make_client
+    from db.objects import S3ObjectStore, make_client
     from db.settings import EngineSettings
 
-    noted = {} if os.environ.get("S3_BUCKET") else {n: v for n, v in _noted(data_dir).items() if n in _S3}
+    noted = {} if os.environ.get("S3_BUCKET") else {n: v for n, v in _recorded(data_dir).items() if n in _S3}
     if not noted and not os.environ.get("S3_BUCKET"):
         raise UsageError(f"no bucket is known: start `car up` (data folder {data_dir}), or set S3_BUCKET and AWS_*")
     # Objects alone are wanted; whoever labels over the API need not know the database.
     unused = {"DATABASE_URL": "postgresql://", "CELERY_BROKER_URL": "redis://"}
     settings = EngineSettings.from_environment(**unused, **noted)
-    return ObjectStore(make_client(settings), settings.s3_bucket)
+    return S3ObjectStore(make_client(settings), settings.s3_bucket)
 
 
 def variables(data_dir: Path) -> dict[str, str]:
     """What the environment says, and what it does not say as `car env` of the folder does."""
-    return {**_noted(data_dir), **{name: value for name, value in os.environ.items() if value}}
+    return {**_recorded(data_dir), **{name: value for name, value in os.environ.items() if value}}
 
 
-def _noted(data_dir: Path) -> Mapping[str, str]:
+def _recorded(data_dir: Path) -> Mapping[str, str]:
     """What `car env` says of the folder; nothing where no engines ever ran."""
     from cli.embedded.data_dir import read_notes
 

@@ -1,4 +1,4 @@
-"""The whole service on the demo pictures: from a bucket to stored results, and again without computing."""
+"""The whole service on the demo images: from a bucket to stored results, and again without computing."""
 
 import sys
 import time
@@ -31,10 +31,10 @@ _DROPPED_SHOWN = 5
 _ARROW = "→"
 
 
-def label_demo_pictures(background: ServiceProcess, show: "DemoOutput") -> bool:
-    """The demo's steps, while the service runs; whether all pictures were labeled."""
+def label_demo_images(background: ServiceProcess, show: "DemoOutput") -> bool:
+    """The demo's steps, while the service runs; whether all images were labeled."""
     with ApiClient(background.address()) as service:
-        first = _label(service, background, show, "demo/pictures/")
+        first = _label(service, background, show, "demo/images/")
         if not all_done(first):
             show.faults(service, first)
             return False
@@ -47,10 +47,10 @@ def label_demo_pictures(background: ServiceProcess, show: "DemoOutput") -> bool:
 
 
 def _label(service: ApiClient, background: ServiceProcess, show: "DemoOutput", prefix: str) -> Job:
-    """The demo pictures sent to the bucket and labeled by a job of their own."""
+    """The demo images sent to the bucket and labeled by a job of their own."""
     store = object_store(background.data_dir)
     sent = upload(store, demo_folder() / "images", prefix, lambda _: lambda: None)
-    show.line(f"{sent.sent + sent.present} pictures lie in {sent.source}")
+    show.line(f"{sent.sent + sent.present} images are in {sent.source}")
     wish = {
         "source": f"{sent.source}**",
         "labels": [label.name for label in labels_of(None, demo_folder() / "labels.txt")],
@@ -89,16 +89,14 @@ class DemoOutput:
         self.console.print(Text.assemble((elapsed, "dim"), text), soft_wrap=True)
 
     def results(self, details: Sequence[ResultDetail]) -> None:
-        """A line a picture: what was found, and how many words each step left; then some in full."""
-        pictures = new_table("picture", "found", "words left, step by step")
+        """A line an image: what was found, and how many words each step left; then some in full."""
+        images = new_table("image", "found", "words left, step by step")
         for detail in sorted(details, key=_name):
             left = [str(sum(query["kept"] for query in step["queries"])) for step in detail["steps"]]
             asked = str(len(detail["steps"][0]["queries"]))
-            pictures.add_row(
-                _name(detail), format_found_labels(detail["masks"]), f" {self._arrow} ".join([asked, *left])
-            )
+            images.add_row(_name(detail), format_found_labels(detail["masks"]), f" {self._arrow} ".join([asked, *left]))
         self.console.print(Text("\nWhat was found, as the API tells it", "bold"))
-        self.console.print(pictures)
+        self.console.print(images)
         borders = Counter(mask["source"] for detail in details for mask in detail["masks"])
         self.console.print(f"{borders['sam']} of {borders.total()} masks have SAM's borders, the others the CRF's")
         self.console.print(Text("\nWhy: how each word fared", "bold"))
@@ -117,16 +115,16 @@ class DemoOutput:
 
     def again(self, job: Job) -> None:
         self.line(
-            f"the same pictures in another place: {job['reused']} of {job['total']} were known, none computed twice"
+            f"the same images in another place: {job['reused']} of {job['total']} were known, none computed twice"
         )
 
     def faults(self, service: ApiClient, job: Job) -> None:
-        from cli.commands.jobs import tell_faults
+        from cli.output.job_tables import report_failures
 
         missing = job["total"] - job["counts"].get("done", 0)
-        reason = f": {job['error']['detail']}" if job["error"] else f": {missing} pictures are not labeled"
+        reason = f": {job['error']['detail']}" if job["error"] else f": {missing} images are not labeled"
         self.line(f"the job ended as {job['status']}{reason}")
-        tell_faults(service, job)
+        report_failures(service, job)
 
     def keep(self, background: ServiceProcess) -> None:
         self.line(f"it runs on at {background.url}, docs at {background.url}/docs; Ctrl-C ends it")
@@ -149,8 +147,8 @@ class DemoOutput:
             ),
             (f'eval "$({_car()} env{option})"', "in another shell: addresses and keys"),
             (f"{_car()} results list", "what is stored; results history ID says why"),
-            (f"{self.out / 'overlays'}/", "the pictures with their masks"),
-            (f"{data_dir}/", "the database, the bucket (pictures: demo/, masks: car/) and logs/"),
+            (f"{self.out / 'overlays'}/", "the images with their masks"),
+            (f"{data_dir}/", "the database, the bucket (images: demo/, masks: car/) and logs/"),
         ):
             self.console.print(Text.assemble((f"  {command}", "bold"), (f"  {says}", "dim")), soft_wrap=True)
 

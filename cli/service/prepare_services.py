@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import BrokerUnreachableError, UsageError
 from db import api_keys
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.schema import migrate
 from db.session import make_engine, transaction
 from db.settings import EngineSettings
@@ -62,7 +62,7 @@ def prepare(settings: EngineSettings, known: Mapping[str, str]) -> dict[str, str
 
     """
     check_broker(settings.celery_broker_url.get_secret_value())
-    ObjectStore.of(settings).ensure_bucket()
+    S3ObjectStore.from_settings(settings).ensure_bucket()
     engine = make_engine(settings.database_url.get_secret_value(), pool=2)
     try:
         migrate(engine)

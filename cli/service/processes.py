@@ -46,12 +46,12 @@ class Processes:
     """
 
     def __init__(
-        self, logs: Path, environment: Mapping[str, str], say: Callable[[str], None], *, first_delay: float = 0.5
+        self, logs: Path, environment: Mapping[str, str], report: Callable[[str], None], *, first_delay: float = 0.5
     ) -> None:
         self._logs = logs
         self._first_delay = first_delay
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
-        self._say = say
+        self._say = report
         self._children: dict[str, Child] = {}
 
     def start(self, name: str, program: Sequence[str]) -> None:

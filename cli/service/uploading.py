@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from car.object_store import ObjectStore
 from cli.errors import UsageError
-from db.objects import ObjectStore
 
 _THREADS = 8
 _MOST_BYTES = 2**30

@@ -1,6 +1,6 @@
-"""What annotators say: each annotation is kept until an io worker has compared it with the prediction that they saw.
+"""Feedback of annotators: annotations wait until an io worker has compared them with the prediction they started from.
 
-record ──> pending ──claim──> pending, leased ──save_comparison──> done      one row of feedback a label
+record ──> pending ──claim──> pending, leased ──save_comparison──> done      one feedback row for each label
   ^                             │  └──fail─────> failed, or pending again after a wait
   └──(changed: recorded again)──┴─────────────────────────────────── done
 """
@@ -10,10 +10,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
 from car.label_studio.agreement import LabelAgreement
@@ -22,15 +24,15 @@ from db.leases import storable
 from db.models import Outcome
 
 MAX_ATTEMPTS = 6
-"""Claims after which an annotation is given up: it cannot be compared, or ends its workers."""
+"""Claims after which an annotation has failed: it cannot be compared, or it kills its workers."""
 
 ANNOTATIONS = leases.LeasedTable(
     name="annotation",
     due="state = 'pending'",
     held="state = 'pending'",
     may_retry=f"attempt < {MAX_ATTEMPTS}",
-    on_failure="state = CASE WHEN {again} THEN 'pending' ELSE 'failed' END, error_code = mine.code, "
-    "error_detail = mine.detail",
+    on_failure="state = CASE WHEN {again} THEN 'pending' ELSE 'failed' END, error_code = owned.code, "
+    "error_detail = owned.detail",
 )
 
 
@@ -47,7 +49,7 @@ class SentPrediction:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedAnnotation:
-    """An annotation that is this worker's to compare until its lease expires."""
+    """An annotation that this worker compares before its lease expires."""
 
     id: int
     attempt: int
@@ -55,23 +57,23 @@ class ClaimedAnnotation:
     label_config: str
     extra_params: dict[str, Any]
     predicted: SentPrediction | None
-    """None: nobody predicted anything for its task."""
+    """None: its task had no prediction."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFeedback:
-    """What annotators made of one label, asked for in one way."""
+    """How annotators corrected one label with one set of prompts."""
 
     label: str
     prompts: str
     outcomes: dict[Outcome, int]
     acceptance: float | None
-    """Share of our masks that were kept; none where we had none."""
+    """Share of our masks that were accepted; None without masks of ours."""
     mean_iou: float | None
-    """Of our masks with those that were kept or changed."""
+    """Of our masks with the annotators'."""
 
 
-# A NUL in JSON text, after an even number of backslashes: Postgres holds none.
+# A NUL in JSON text, after an even number of backslashes; Postgres cannot store it.
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 _RECORD = text(f"""
@@ -84,12 +86,12 @@ _RECORD = text(f"""
 
 _GIVE_UP = """
     state = 'failed', error_code = coalesce(error_code, 'lost_worker'),
-    error_detail = coalesce(error_detail, 'workers died while they compared it')
+    error_detail = coalesce(error_detail, 'its workers died during the comparison')
 """
 
 _CLAIM = leases.claim_statement(ANNOTATIONS, leases.choose(ANNOTATIONS, "available_at, id"), "annotation.id")
 
-# What went out after the person had drawn was not seen by them.
+# The annotator did not see what was sent after the annotation.
 _CLAIMED = text("""
     SELECT annotation.id, annotation.attempt, annotation.result, project.label_config, project.extra_params,
         prediction.model_version, prediction.result_id, result.run_key, result.masks_key,
@@ -110,9 +112,9 @@ _CLAIMED = text("""
 
 _INSERT = text("""
     INSERT INTO feedback (annotation_id, label, prompts, model_version, result_id, outcome, iou, score)
-    SELECT :annotation, said.label, said.prompts, :model_version, :result, said.outcome, said.iou, said.score
-    FROM jsonb_to_recordset(CAST(:said AS jsonb))
-        AS said(label text, prompts text, outcome text, iou double precision, score double precision)
+    SELECT :annotation, compared.label, prompts, :model_version, :result, outcome, iou, score
+    FROM jsonb_to_recordset(CAST(:agreements AS jsonb))
+        AS compared(label text, prompts text, outcome text, iou double precision, score double precision)
 """)
 
 _REPORT = text("""
@@ -125,28 +127,29 @@ _REPORT = text("""
 """)
 
 
+release = partial(leases.release, table=ANNOTATIONS)
+waiting = partial(leases.has_available, table=ANNOTATIONS)
+
+
 def record(
     session: Session, project: models.Project, task: int, annotation: int, result: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Keep an annotation, new or changed, to be compared. Recorded twice, it is compared twice, with one outcome."""
+    """Store a new or changed annotation for comparison. Recorded twice, it is compared twice, with one outcome."""
     document = _NUL.sub(r"\1", json.dumps(list(result)))
     session.execute(_RECORD, {"project": project.id, "task": task, "annotation": annotation, "result": document})
 
 
 def forget(session: Session, project: models.Project, annotations: Collection[int]) -> int:
-    """Annotations that were deleted in Label Studio, and what they said. How many were known."""
-    gone = session.scalars(
-        text(
-            "DELETE FROM annotation WHERE project_id = :project "
-            "AND ls_annotation_id = ANY(CAST(:annotations AS bigint[])) RETURNING id"
-        ),
-        {"project": project.id, "annotations": sorted(annotations)},
+    """Delete annotations that were deleted in Label Studio, and their feedback; return how many were known."""
+    annotation = models.Annotation
+    known = delete(annotation).where(
+        annotation.project_id == project.id, annotation.ls_annotation_id.in_(sorted(annotations))
     )
-    return len(gone.all())
+    return len(session.execute(known.returning(annotation.id)).all())
 
 
 def claim(session: Session, worker: str, *, limit: int, lease: timedelta) -> list[ClaimedAnnotation]:
-    """Claim annotations that wait, the oldest first. Those that ended their workers too often are given up before."""
+    """Claim pending annotations, the oldest first; those that killed their workers too often fail instead."""
     leases.reclaim(session, ANNOTATIONS, _GIVE_UP, "id", where="attempt >= :most", most=MAX_ATTEMPTS)
     ids = [row.id for row in leases.claim(session, _CLAIM, worker, lease, limit=limit)]
     return [_claimed(row) for row in session.execute(_CLAIMED, {"ids": ids})] if ids else []
@@ -155,69 +158,52 @@ def claim(session: Session, worker: str, *, limit: int, lease: timedelta) -> lis
 def save_comparison(
     session: Session,
     worker: str,
-    one: ClaimedAnnotation,
-    opinions: Sequence[LabelAgreement],
+    annotation: ClaimedAnnotation,
+    agreements: Sequence[LabelAgreement],
     prompts: Mapping[str, str],
 ) -> bool:
-    """What it says; its regions are not needed any more. False where it is not this worker's any more: changed, or
-    deleted, or taken over after its lease.
+    """Store the comparison and drop the annotation's regions. False: this worker lost it, because it was changed,
+    deleted, or claimed again after its lease.
     """
     change = f"state = 'done', result = '[]', error_code = NULL, error_detail = NULL, {leases.LET_GO}"
-    if not leases.change_owned(session, ANNOTATIONS, worker, [one], change):
+    if not leases.change_owned(session, ANNOTATIONS, worker, [annotation], change):
         return False
-    session.execute(text("DELETE FROM feedback WHERE annotation_id = :id"), {"id": one.id})
-    if one.predicted is not None and opinions:
-        said = [
+    session.execute(delete(models.Feedback).where(models.Feedback.annotation_id == annotation.id))
+    if annotation.predicted is not None and agreements:
+        rows = [
             {
-                "label": storable(opinion.label),
-                "prompts": storable(prompts.get(opinion.label, opinion.label)),
-                "outcome": opinion.outcome,
-                "iou": opinion.iou,
-                "score": opinion.score,
+                "label": storable(each.label),
+                "prompts": storable(prompts.get(each.label, each.label)),
+                "outcome": each.outcome,
+                "iou": each.iou,
+                "score": each.score,
             }
-            for opinion in opinions
+            for each in agreements
         ]
-        given = {"model_version": one.predicted.model_version, "result": one.predicted.result_id}
-        session.execute(_INSERT, {"annotation": one.id, "said": json.dumps(said)} | given)
+        values = {"model_version": annotation.predicted.model_version, "result": annotation.predicted.result_id}
+        session.execute(_INSERT, {"annotation": annotation.id, "agreements": json.dumps(rows)} | values)
     return True
 
 
-def fail(session: Session, worker: str, one: ClaimedAnnotation, *, code: str, detail: str, retryable: bool) -> bool:
-    """It cannot be compared: now, where that may pass by itself, and a few times; else for good."""
-    ours = leases.fail(session, ANNOTATIONS, worker, [one], codes=[code], details=[detail], retryable=[retryable])
-    return bool(ours)
-
-
-def release(session: Session, worker: str, claimed: Collection[ClaimedAnnotation]) -> None:
-    """Leave them to another worker, as if never claimed."""
-    leases.release(session, ANNOTATIONS, worker, claimed)
-
-
-def waiting(session: Session) -> bool:
-    """Whether a worker would find an annotation to compare."""
-    return leases.has_available(session, ANNOTATIONS)
+def fail(
+    session: Session, worker: str, annotation: ClaimedAnnotation, *, code: str, detail: str, retryable: bool
+) -> bool:
+    """Record why it cannot be compared; a retryable error is retried a few times. False: this worker lost it."""
+    return bool(leases.fail(session, ANNOTATIONS, worker, [(annotation, code, detail, retryable)]))
 
 
 def report(session: Session, project: models.Project) -> list[LabelFeedback]:
-    """By label and the prompts that it was asked with."""
-    found: dict[tuple[str, str], dict[Outcome, int]] = {}
-    overlaps: dict[tuple[str, str], list[float]] = {}
-    for row in session.execute(_REPORT, {"project": project.id}):
-        key = (row.label, row.prompts)
-        found.setdefault(key, {})[Outcome(row.outcome)] = row.number
-        sums = overlaps.setdefault(key, [0.0, 0.0])
-        sums[0] += row.iou or 0.0
-        sums[1] += row.compared
-    return [
-        LabelFeedback(label, prompts, outcomes, _acceptance(outcomes), total / number if number else None)
-        for (label, prompts), outcomes in found.items()
-        for total, number in [overlaps[label, prompts]]
-    ]
-
-
-def _acceptance(outcomes: Mapping[Outcome, int]) -> float | None:
-    ours = sum(outcomes.get(one, 0) for one in (Outcome.ACCEPTED, Outcome.CHANGED, Outcome.REJECTED))
-    return outcomes.get(Outcome.ACCEPTED, 0) / ours if ours else None
+    """Return the feedback of a project by label and prompts."""
+    reports = []
+    for (label, prompts), group in groupby(session.execute(_REPORT, {"project": project.id}), lambda row: row[:2]):
+        rows = list(group)
+        outcomes = {Outcome(row.outcome): row.number for row in rows}
+        masks = sum(outcomes.get(outcome, 0) for outcome in (Outcome.ACCEPTED, Outcome.CHANGED, Outcome.REJECTED))
+        acceptance = outcomes.get(Outcome.ACCEPTED, 0) / masks if masks else None
+        compared = sum(row.compared for row in rows)
+        mean_iou = sum(row.iou or 0.0 for row in rows) / compared if compared else None
+        reports.append(LabelFeedback(label, prompts, outcomes, acceptance, mean_iou))
+    return reports
 
 
 def _claimed(row: Any) -> ClaimedAnnotation:  # noqa: ANN401 - a row

@@ -1,58 +1,57 @@
-"""The job of a project's present words and recipe. Each has one; a project that goes back to former words finds its
-former job, with what was done.
+"""The job of a project's present vocabulary and recipe. A project that returns to an earlier vocabulary or recipe finds
+its earlier job with all results.
 """
 
-import json
+from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from car.label_studio.project_config import ProjectConfig
 from car.vocabulary import Vocabulary
 from db import models, vocabularies
-from db.models import JobKind, Priority
+from db.label_studio.outbox import OUTBOX
+from db.models import Job, JobKind, Priority
 from db.queue import jobs
 from db.queue.jobs import NewJob
 
-EACH_ITS_OWN = Vocabulary.of(["(each task has its own words)"], background="none")
-"""Stands for the job's vocabulary where every item has one of its own. Nothing is ever segmented with it."""
-
-_FIND = text("""
-    SELECT id FROM job
-    WHERE vocabulary_id = :vocabulary AND recipe_id = :recipe AND kind = 'label_studio'
-        AND source = CAST(:source AS jsonb)
-    ORDER BY id DESC LIMIT 1
-""")
+PLACEHOLDER_VOCABULARY = Vocabulary.from_words(["(each task has its own words)"], background="none")
+"""The job's vocabulary where every item has its own. Nothing is segmented with it."""
 
 _CANCEL_QUEUED = text("""
     WITH queued AS (SELECT id FROM item WHERE job_id = :job AND state = 'queued' ORDER BY id FOR UPDATE)
     UPDATE item SET state = 'cancelled', finished_at = now() FROM queued WHERE item.id = queued.id
 """)
 
-_LOCK_ALL = text("""
-    SELECT id FROM job WHERE kind = 'label_studio' AND source @> CAST(:of AS jsonb) ORDER BY id FOR UPDATE
-""")
-
-_FORGET_PREDICTIONS = text("""
-    WITH theirs AS (
-        SELECT id FROM prediction WHERE instance = :instance AND ls_project_id = :project
-        ORDER BY instance, ls_project_id, ls_task_id, model_version FOR UPDATE
+_DELETE_PREDICTIONS = text(f"""
+    WITH forgotten AS (
+        SELECT id FROM prediction WHERE instance = :instance AND ls_project_id = :ls_project_id
+        {OUTBOX.order_by} FOR UPDATE
     )
-    DELETE FROM prediction USING theirs WHERE prediction.id = theirs.id
-""")
+    DELETE FROM prediction USING forgotten WHERE prediction.id = forgotten.id
+""")  # noqa: S608 - made of its own constants
 
 
-def job_of(session: Session, project: models.Project, plan: ProjectConfig) -> UUID:
-    """The job for this plan; what the one before has queued is cancelled. The project's row is locked by the caller."""
-    vocabulary = vocabularies.get_or_create(session, plan.vocabulary or EACH_ITS_OWN)
-    recipe = vocabularies.get_or_create_recipe(session, plan.recipe)
-    source = _of(project) | {"kind": "label_studio", "stamp": project.ls_project_key, "words": plan.vocabulary_digest}
-    wanted = {"vocabulary": vocabulary, "recipe": recipe, "source": json.dumps(source)}
-    found: UUID | None = session.scalar(_FIND, wanted)
-    if found is None and project.job_id is not None:
-        found = _named_late(session, project, wanted)
-    if found is None:
+def job_for(session: Session, project: models.Project, config: ProjectConfig) -> UUID:
+    """Return the job of this configuration, created if there is none, and cancel what the job before has queued. The
+    caller has locked the project's row.
+    """
+    vocabulary = vocabularies.get_or_create(session, config.vocabulary or PLACEHOLDER_VOCABULARY)
+    recipe = vocabularies.get_or_create_recipe(session, config.recipe)
+    source = project_source(project) | {
+        "kind": "label_studio",
+        "ls_project_key": project.ls_project_key,
+        "vocabulary_digest": config.vocabulary_digest,
+    }
+    same = (Job.vocabulary_id == vocabulary, Job.recipe_id == recipe, Job.kind == "label_studio")
+    job_id = session.scalar(select(Job.id).where(*same, Job.source == source).order_by(Job.id.desc()).limit(1))
+    if job_id is None and project.job_id is not None:
+        # The present job, where the project's key was not known when it was created.
+        without_key = Job.source == source | {"ls_project_key": ""}
+        named = update(Job).where(Job.id == project.job_id, *same, without_key).values(source=source)
+        job_id = session.scalar(named.returning(Job.id))
+    if job_id is None:
         new = NewJob(
             kind=JobKind.LABEL_STUDIO,
             priority=Priority.BULK,
@@ -61,20 +60,27 @@ def job_of(session: Session, project: models.Project, plan: ProjectConfig) -> UU
             recipe_id=recipe,
             name=project.title,
         )
-        found = jobs.create(session, new)[0].id
-    if project.job_id is not None and found != project.job_id:
-        _cancel_queued(session, project.job_id)
-    return found
+        job_id = jobs.create(session, new)[0].id
+    if project.job_id is not None and job_id != project.job_id:
+        session.execute(select(Job.id).where(Job.id == project.job_id).with_for_update())
+        session.execute(_CANCEL_QUEUED, {"job": project.job_id})
+    return job_id
+
+
+def lock_all(session: Session, project: models.Project) -> Sequence[UUID]:
+    """Lock the jobs of all configurations that the project has had, and return their ids."""
+    query = select(Job.id).where(Job.kind == "label_studio", Job.source.contains(project_source(project)))
+    return session.scalars(query.order_by(Job.id).with_for_update(key_share=True)).all()
 
 
 def forget(session: Session, project: models.Project) -> None:
-    """It is another project under an old number, of a Label Studio that was set up anew: what is known of tasks by
-    their numbers is wrong. Results stay, for they belong to pictures.
+    """Forget tasks, predictions and annotations: a Label Studio that was set up anew reuses the ids for another
+    project. Results stay, because they belong to images.
     """
-    for job in session.scalars(_LOCK_ALL, {"of": json.dumps(_of(project))}).all():
+    for job in lock_all(session, project):
         session.execute(_CANCEL_QUEUED, {"job": job})
         session.execute(text("DELETE FROM task WHERE job_id = :job"), {"job": job})
-    session.execute(_FORGET_PREDICTIONS, {"instance": project.instance, "project": project.ls_project_id})
+    session.execute(_DELETE_PREDICTIONS, project_source(project))
     session.execute(text("DELETE FROM annotation WHERE project_id = :id"), {"id": project.id})
     project.sync_wanted_at = project.worker = project.lease_expires_at = project.sync_cursor = None
     project.sync_total = project.sync_error = project.synced_at = None
@@ -82,23 +88,6 @@ def forget(session: Session, project: models.Project) -> None:
     project.available_at = func.now()
 
 
-def _named_late(session: Session, project: models.Project, wanted: dict[str, object]) -> UUID | None:
-    """The present job, where the project's key was not known when it was made: now it is."""
-    renamed: UUID | None = session.scalar(
-        text(
-            "UPDATE job SET source = CAST(:source AS jsonb) WHERE id = :job AND vocabulary_id = :vocabulary "
-            'AND recipe_id = :recipe AND source || \'{"stamp": ""}\' = source '
-            "AND source - 'stamp' = CAST(:source AS jsonb) - 'stamp' RETURNING id"
-        ),
-        wanted | {"job": project.job_id},
-    )
-    return renamed
-
-
-def _cancel_queued(session: Session, job: UUID) -> None:
-    session.execute(text("SELECT 1 FROM job WHERE id = :job FOR UPDATE"), {"job": job})
-    session.execute(_CANCEL_QUEUED, {"job": job})
-
-
-def _of(project: models.Project) -> dict[str, object]:
-    return {"instance": project.instance, "project": project.ls_project_id}
+def project_source(project: models.Project) -> dict[str, object]:
+    """Return the part of `job.source` that all jobs of a project share."""
+    return {"instance": project.instance, "ls_project_id": project.ls_project_id}

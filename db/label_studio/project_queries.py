@@ -1,7 +1,7 @@
-"""How far a project is, and its tasks page by page."""
+"""Progress of a project, and its tasks page by page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -25,32 +25,30 @@ class Reason:
     code: str
     count: int
     example: str
-    """The detail of one of them."""
+    """Error detail of the task `ls_task_id`."""
     ls_task_id: int
-    """One of those tasks."""
 
 
 @dataclass(frozen=True)
 class ProjectProgress:
-    """A project's tasks and what became of them, as its present vocabulary and recipe go."""
+    """Counts of a project's tasks and predictions, for its present vocabulary and recipe."""
 
     row: models.Project
     model_version: str
-    """As /setup answers it."""
+    """The version that /setup returns."""
     tasks: int
     items: dict[ItemState, int]
-    """Tasks by the state of their picture."""
     predictions: dict[PredictionState, int]
-    """Of the present words and regions."""
+    """Predictions of the present vocabulary and regions, by state."""
     failed: list[Reason]
-    """Of pictures, the most frequent first."""
+    """Errors of images, the most frequent first."""
     unsent: list[Reason]
-    """Of predictions that Label Studio refused, or that wait after an error."""
+    """Errors of predictions that failed, or that back off."""
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task as its project's owner sees it."""
+    """A task as the API shows it."""
 
     ls_task_id: int
     item_id: int
@@ -61,7 +59,7 @@ class TaskView:
     result_id: UUID | None
     finished_at: datetime | None
     model_version: str | None
-    """Of its newest prediction of the present words and regions, as the fields below are."""
+    """Of the newest prediction of the present vocabulary and regions, as the fields below."""
     prediction_state: PredictionState | None
     ls_prediction_id: int | None
     prediction_error_code: str | None
@@ -74,7 +72,8 @@ _STATES = text("""
 """)
 
 _FAILED = text("""
-    SELECT item.error_code, count(*), (array_agg(item.error_detail ORDER BY task.ls_task_id))[1], min(task.ls_task_id)
+    SELECT coalesce(item.error_code, 'unknown'), count(*),
+        coalesce((array_agg(item.error_detail ORDER BY task.ls_task_id))[1], ''), min(task.ls_task_id)
     FROM task JOIN item ON item.id = task.item_id
     WHERE task.job_id = :job AND item.state IN ('failed', 'dead')
     GROUP BY item.error_code ORDER BY count(*) DESC, item.error_code
@@ -86,15 +85,17 @@ _PRESENT = f"""
 """
 _PREDICTIONS = text(f"SELECT state, count(*) FROM prediction WHERE {_PRESENT} GROUP BY 1")  # noqa: S608 - constants
 _UNSENT = text(f"""
-    SELECT error_code, count(*), (array_agg(error_detail ORDER BY ls_task_id))[1], min(ls_task_id) FROM prediction
+    SELECT error_code, count(*), coalesce((array_agg(error_detail ORDER BY ls_task_id))[1], ''), min(ls_task_id)
+    FROM prediction
     WHERE {_PRESENT} AND state IN ('pending', 'failed') AND error_code IS NOT NULL
     GROUP BY error_code ORDER BY count(*) DESC, error_code
 """)  # noqa: S608
 
 _PAGE = text(f"""
-    SELECT task.ls_task_id, item.id, item.uri, item.state, item.error_code, item.error_detail, item.result_id,
-        item.finished_at, newest.model_version, newest.state AS prediction_state, newest.ls_prediction_id,
-        newest.error_code AS prediction_error_code, newest.error_detail AS prediction_error_detail, newest.sent_at
+    SELECT task.ls_task_id, item.id AS item_id, item.uri, item.state, item.error_code, item.error_detail,
+        item.result_id, item.finished_at, newest.model_version, newest.state AS prediction_state,
+        newest.ls_prediction_id, newest.error_code AS prediction_error_code,
+        newest.error_detail AS prediction_error_detail, newest.sent_at
     FROM task JOIN item ON item.id = task.item_id
     LEFT JOIN LATERAL (
         SELECT * FROM prediction WHERE {_PRESENT} AND prediction.ls_task_id = task.ls_task_id ORDER BY id DESC LIMIT 1
@@ -105,49 +106,51 @@ _PAGE = text(f"""
 
 
 def progress(session: Session, project: models.Project, *, weights: Mapping[str, Any] | None = None) -> ProjectProgress:
-    """Counted now. `weights`: those that /setup makes its version of; without, the newest that a worker registered."""
-    here = _here(project)
-    items = dict.fromkeys(ItemState, 0) | {ItemState(row[0]): row[1] for row in session.execute(_STATES, here)}
+    """Count now. The model version is made of `weights`, or of the newest that a worker registered."""
+    values = _values(project)
+    items = dict.fromkeys(ItemState, 0)
+    items |= {ItemState(state): count for state, count in session.execute(_STATES, values)}
     predictions = dict.fromkeys(PredictionState, 0)
-    predictions |= {PredictionState(row[0]): row[1] for row in session.execute(_PREDICTIONS, here)}
+    predictions |= {PredictionState(state): count for state, count in session.execute(_PREDICTIONS, values)}
     return ProjectProgress(
         row=project,
         model_version=_model_version(session, project, weights),
         tasks=sum(items.values()),
         items=items,
         predictions=predictions,
-        failed=[_reason(*row) for row in session.execute(_FAILED, here)],
-        unsent=[_reason(*row) for row in session.execute(_UNSENT, here)],
+        failed=[Reason(*row) for row in session.execute(_FAILED, values)],
+        unsent=[Reason(*row) for row in session.execute(_UNSENT, values)],
     )
 
 
 def tasks_page(
     session: Session, project: models.Project, *, state: ItemState | None, cursor: str | None, limit: int
 ) -> tuple[list[TaskView], str | None]:
-    """Tasks in the order of their numbers, with the cursor of the next page."""
+    """Return tasks in the order of their ids, and the cursor of the next page."""
     at = Cursor(f"tasks {project.id} {state}")
-    after = at.read_number(cursor) if cursor else -1
-    given = {"after": after, "state": str(state) if state is not None else None, "limit": limit + 1}
-    rows = session.execute(_PAGE, _here(project) | given).all()
-    shown = [_view(*row) for row in rows[:limit]]
-    return shown, at.write(shown[-1].ls_task_id) if len(rows) > limit else None
+    values = {
+        "after": at.read_number(cursor) if cursor else -1,
+        "state": str(state) if state is not None else None,
+        "limit": limit + 1,
+    }
+    rows = session.execute(_PAGE, _values(project) | values).all()
+    tasks = [_task(row) for row in rows[:limit]]
+    return tasks, at.write(tasks[-1].ls_task_id) if len(rows) > limit else None
 
 
 def _model_version(session: Session, project: models.Project, weights: Mapping[str, Any] | None) -> str:
-    """Of the recipe that the project's job has; none yet where it has no job."""
+    """Return the version for the recipe of the project's job; empty without a job."""
     job, recipe = models.Job, models.Recipe
-    row = session.scalars(
-        select(recipe).join(job, job.recipe_id == recipe.id).where(job.id == project.job_id)
-    ).one_or_none()
-    if row is None:
+    query = select(recipe.document).join(job, job.recipe_id == recipe.id).where(job.id == project.job_id)
+    document = session.scalar(query)
+    if document is None:
         return ""
-    asked = Recipe.from_json(row.document)
-    return label_studio_version(
-        weights or model_registry.weights_for(session, asked), asked, project.vocabulary_digest, project.region_digest
-    )
+    present = Recipe.from_json(document)
+    weights = weights or model_registry.weights_for(session, present)
+    return label_studio_version(weights, present, project.vocabulary_digest, project.region_digest)
 
 
-def _here(project: models.Project) -> dict[str, Any]:
+def _values(project: models.Project) -> dict[str, Any]:
     return {
         "instance": project.instance,
         "project": project.ls_project_id,
@@ -156,13 +159,6 @@ def _here(project: models.Project) -> dict[str, Any]:
     }
 
 
-def _reason(code: str | None, count: int, example: str | None, task: int) -> Reason:
-    return Reason(code or "unknown", count, example or "", task)
-
-
-def _view(*columns: Any) -> TaskView:  # noqa: ANN401 - a row of `_PAGE`
-    view = TaskView(*columns)
-    state = view.prediction_state
-    return replace(
-        view, state=ItemState(view.state), prediction_state=PredictionState(state) if state is not None else None
-    )
+def _task(row: Any) -> TaskView:  # noqa: ANN401 - a row of `_PAGE`
+    prediction = PredictionState(row.prediction_state) if row.prediction_state is not None else None
+    return TaskView(**row._asdict() | {"state": ItemState(row.state), "prediction_state": prediction})

@@ -1,7 +1,8 @@
-"""Syncs: going through all tasks of a project. A sync is requested, leased, and resumed where it stopped."""
+"""Syncs read all tasks of a project. A sync is requested, leased, and resumed where it stopped."""
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 from db import leases, models
 
 MAX_SYNC_FAILURES = 8
-"""Errors that may pass by themselves, with no page in between."""
+"""Retryable errors in a row, without a page in between."""
 
 SYNCS = leases.LeasedTable(
     name="project",
@@ -17,23 +18,23 @@ SYNCS = leases.LeasedTable(
     held="sync_wanted_at IS NOT NULL",
     lock="FOR NO KEY UPDATE",
     may_retry=f"failure_count + 1 < {MAX_SYNC_FAILURES}",
-    on_failure="sync_error = left(mine.code || ': ' || mine.detail, 2000), "
+    on_failure="sync_error = left(owned.code || ': ' || owned.detail, 2000), "
     "sync_wanted_at = CASE WHEN {again} THEN sync_wanted_at END",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SyncClaim:
-    """A project whose sync is this worker's until its lease expires."""
+    """A project whose sync belongs to this worker until its lease expires."""
 
     id: int
-    """Of the project's row."""
     attempt: int
     instance: str
     ls_project_id: int
     cursor: int | None
-    """The last task that was handled; none at the beginning."""
+    """The last task that was handled; None at the beginning."""
     seen: int
+    """Tasks that were handled."""
 
 
 _FROM_THE_BEGINNING = f"sync_wanted_at = now(), sync_cursor = NULL, sync_seen = 0, sync_total = NULL, {leases.RESET}"
@@ -56,10 +57,11 @@ _CLAIM = leases.claim_statement(
 )
 
 
+waiting = partial(leases.has_available, table=SYNCS, where="instance = :instance")
+
+
 def request(session: Session, project: models.Project) -> None:
-    """All its tasks are to be gone through, now. A sync that is under way goes on; one that waits after an error waits
-    no longer.
-    """
+    """Request a sync of all tasks. One that is running goes on; one that backs off after an error continues now."""
     session.execute(
         text(f"UPDATE project SET {_FROM_THE_BEGINNING}, sync_error = NULL WHERE id = :id AND sync_wanted_at IS NULL"),  # noqa: S608
         {"id": project.id},
@@ -72,9 +74,9 @@ def request(session: Session, project: models.Project) -> None:
         session.refresh(project)
 
 
-def request_all(session: Session, *, instance: str, every: timedelta) -> int:
-    """The same for the projects of an instance whose last sync is so long ago; how many. May be called at any rate."""
-    return len(session.execute(_REQUEST_ALL, {"instance": instance, "every": every}).all())
+def request_all(session: Session, *, instance: str, interval: timedelta) -> int:
+    """Request syncs of an instance's projects whose last one is at least this old; return their count."""
+    return len(session.execute(_REQUEST_ALL, {"instance": instance, "every": interval}).all())
 
 
 def claim(session: Session, worker: str, lease: timedelta, *, instance: str) -> SyncClaim | None:
@@ -86,9 +88,7 @@ def claim(session: Session, worker: str, lease: timedelta, *, instance: str) -> 
 def advance(
     session: Session, worker: str, claimed: SyncClaim, *, cursor: int, seen: int, total: int | None, lease: timedelta
 ) -> bool:
-    """A page of `seen` more tasks was submitted, up to task `cursor`; call it in the transaction that submits them.
-    False where the sync is not this worker's any more.
-    """
+    """Record `seen` more tasks up to task `cursor`, in the transaction that submits them. False: the sync is lost."""
     change = f"""
         sync_cursor = :cursor, sync_seen = sync_seen + :seen, sync_total = :total, failure_count = 0,
         sync_error = NULL, {leases.EXTEND}
@@ -98,23 +98,18 @@ def advance(
 
 
 def finish(session: Session, worker: str, claimed: SyncClaim) -> bool:
-    """All tasks were gone through."""
+    """Record that all tasks were submitted. False: this worker lost the sync."""
     change = f"synced_at = now(), sync_wanted_at = NULL, sync_cursor = NULL, sync_error = NULL, {leases.RESET}"
     return bool(leases.change_owned(session, SYNCS, worker, [claimed], change))
 
 
 def release(session: Session, worker: str, claimed: SyncClaim) -> None:
-    """Leave it to another worker to go on with, from the cursor."""
-    leases.release(session, SYNCS, worker, [claimed])
+    """Hand the sync back; another worker resumes it at the cursor."""
+    leases.release(session, worker, [claimed], table=SYNCS)
 
 
 def fail(session: Session, worker: str, claimed: SyncClaim, *, code: str, detail: str, retryable: bool) -> None:
-    """Label Studio did not answer, or refused. What may pass by itself is tried again after a wait, from the cursor on;
-    a sync that failed too often ends until it is requested anew.
+    """Record an error of Label Studio. A retryable one is retried from the cursor; a sync that failed too often ends
+    until it is requested again.
     """
-    leases.fail(session, SYNCS, worker, [claimed], codes=[code], details=[detail], retryable=[retryable])
-
-
-def waiting(session: Session, *, instance: str) -> bool:
-    """Whether a worker would find a project to sync."""
-    return leases.has_available(session, SYNCS, where="instance = :instance", instance=instance)
+    leases.fail(session, SYNCS, worker, [(claimed, code, detail, retryable)])

@@ -1,4 +1,4 @@
-"""Projects of Label Studio: what each was when last seen, and the job that its tasks belong to."""
+"""Label Studio projects: the newest known configuration of each, and the job that its tasks belong to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from db.pagination import Cursor
 from db.queue import model_registry
 
 UNKNOWN_INSTANCE = ""
-"""The instance of a project whose Label Studio has asked for predictions and not told its address yet."""
+"""The instance of a project whose Label Studio has requested predictions but not sent its address yet."""
 _CONTACT_INTERVAL = timedelta(seconds=5)
-"""Label Studio comes several times for one click; the time of its last request is written so often at most."""
+"""Label Studio sends several requests for one click; the time of the last one is written this often at most."""
 
 
 class RequestKind(StrEnum):
-    """How a project came to be seen."""
+    """Which request described a project."""
 
     SETUP = "setup"
     PREDICT = "predict"
@@ -36,13 +36,13 @@ class RequestKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectPayload:
-    """A project as a request of Label Studio describes it, or its API."""
+    """A project as a request of Label Studio, or its API, describes it."""
 
     instance: str
     ls_project_id: int
     label_config: str
     ls_project_key: str = ""
-    """Empty where the request does not tell it: then it is as stored."""
+    """Empty where the request does not contain it: the stored one applies."""
     title: str | None = None
     """None: as stored."""
     extra_params: Mapping[str, Any] | None = None
@@ -55,12 +55,12 @@ class ResolvedProject:
     """A project's row, and what its configuration means."""
 
     row: models.Project
-    plan: ProjectConfig
+    config: ProjectConfig
     weights: Mapping[str, str] | None = None
-    """Those that its results would be of, where they were looked up and a worker ever registered any."""
+    """Weights of the models that would compute its results; None if not looked up, or before any worker registered."""
 
 
-# The first finds nothing but in the moment when an address is first told.
+# The first statement matches only in the moment in which an address becomes known.
 _SET_INSTANCE = (
     text("""
         UPDATE project SET instance = :instance WHERE instance = :unknown AND ls_project_key = :key
@@ -73,76 +73,70 @@ _SET_INSTANCE = (
     text("""
         UPDATE job SET source = source || jsonb_build_object('instance', CAST(:instance AS text))
         FROM project WHERE kind = 'label_studio' AND source->>'instance' = :unknown AND project.instance = :instance
-            AND project.ls_project_key = :key AND source->>'project' = CAST(project.ls_project_id AS text)
-        RETURNING job.id
+            AND project.ls_project_key = :key AND source->>'ls_project_id' = CAST(project.ls_project_id AS text)
     """),
     text("""
         UPDATE prediction SET instance = :instance FROM project WHERE prediction.instance = :unknown
             AND project.instance = :instance AND project.ls_project_key = :key
             AND prediction.ls_project_id = project.ls_project_id
-        RETURNING prediction.id
     """),
 )
 
 
 def find_unchanged(session: Session, payload: ProjectPayload, *, preset: str) -> ResolvedProject | None:
-    """Find a project that is as it was, with its weights, in one round trip; None where there is something to store
-    besides the time. It needs no transaction.
-
-    Raises:
-        LabelingConfigError, RecipeError, VocabularyError: see `upsert`.
-
+    """Return a project and its weights in one round trip; None if the payload changes more than the time of contact.
+    It needs no transaction. Raises the errors of `upsert`.
     """
-    query = _stored(payload.instance, payload.ls_project_id).add_columns(model_registry.all_entries())
-    found = session.execute(query).one_or_none()
-    if found is None or found[0].label_config != payload.label_config:
+    query = _stored(payload).add_columns(model_registry.all_entries())
+    stored = session.execute(query).one_or_none()
+    if stored is None or stored[0].label_config != payload.label_config:
         return None
-    row, recipe, now, entries = found
+    row, recipe, now, entries = stored
     extra_params = row.extra_params if payload.extra_params is None else payload.extra_params
-    plan = build_project_config(payload.label_config, extra_params, preset=preset)
-    if not _is_unchanged(row, recipe, payload, extra_params, plan):
+    config = build_project_config(payload.label_config, extra_params, preset=preset)
+    if not _is_unchanged(row, recipe, payload, extra_params, config):
         return None
     _store_contact(session, row, payload.kind, now)
-    return ResolvedProject(row, plan, model_registry.match_weights(entries, plan.recipe))
+    return ResolvedProject(row, config, model_registry.match_weights(entries, config.recipe))
 
 
 def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> ResolvedProject:
-    """Store what was seen. Other words or another recipe mean another job, whose results come back where a project goes
-    back to them; what the job before still had queued is cancelled. Another key is another project under the old
-    number: tasks and predictions of the old one are forgotten. A payload that brings nothing new costs one query.
+    """Store a project's configuration. Another vocabulary or recipe means another job: items that the previous job has
+    queued are cancelled, and results come back when the project returns to it. Another key means another project
+    under a reused id: tasks and predictions of the old one are forgotten. An unchanged payload costs one query.
 
     Raises:
-        LabelingConfigError: the configuration cannot be read; what was known stays. See `record_problem`.
+        LabelingConfigError: the configuration cannot be read; the stored one stays. See `record_problem`.
         RecipeError: extra_params name an unknown setting.
         VocabularyError: a label that no vocabulary can hold.
 
     """
-    found = session.execute(_stored(payload.instance, payload.ls_project_id)).one_or_none()
+    stored = session.execute(_stored(payload)).one_or_none()
     extra_params = payload.extra_params
     if extra_params is None:
-        extra_params = found[0].extra_params if found is not None else {}
-    plan = build_project_config(payload.label_config, extra_params, preset=preset)
-    if found is not None and _is_unchanged(found[0], found[1], payload, extra_params, plan):
-        _store_contact(session, found[0], payload.kind, found[2])
-        return ResolvedProject(found[0], plan)
-    row = _locked(session, payload, plan)
+        extra_params = stored[0].extra_params if stored is not None else {}
+    config = build_project_config(payload.label_config, extra_params, preset=preset)
+    if stored is not None and _is_unchanged(stored[0], stored[1], payload, extra_params, config):
+        _store_contact(session, stored[0], payload.kind, stored[2])
+        return ResolvedProject(stored[0], config)
+    row = _lock(session, payload, config)
     if payload.ls_project_key and row.ls_project_key and payload.ls_project_key != row.ls_project_key:
         project_jobs.forget(session, row)
     row.ls_project_key = payload.ls_project_key or row.ls_project_key
     row.title = payload.title if payload.title is not None else row.title
     row.label_config, row.extra_params = payload.label_config, dict(extra_params)
-    row.vocabulary_digest, row.region_digest = plan.vocabulary_digest, plan.region_digest
-    row.problems = _problems(plan)
-    row.job_id = project_jobs.job_of(session, row, plan)
+    row.vocabulary_digest, row.region_digest = config.vocabulary_digest, config.region_digest
+    row.problems = _problems(config)
+    row.job_id = project_jobs.job_for(session, row, config)
     if payload.kind is not RequestKind.SYNC:
         setattr(row, f"{payload.kind}_at", func.now())
     session.flush()
     session.refresh(row)
-    return ResolvedProject(row, plan)
+    return ResolvedProject(row, config)
 
 
 def set_instance(session: Session, ls_project_key: str, instance: str) -> None:
-    """Label Studio tells its address: what it asked before it had told is of it."""
+    """Move what a Label Studio requested before its address was known to that address."""
     values = {"key": ls_project_key, "instance": instance, "unknown": UNKNOWN_INSTANCE}
     first, *others = _SET_INSTANCE
     if ls_project_key and instance and session.execute(first, values).all():
@@ -151,23 +145,19 @@ def set_instance(session: Session, ls_project_key: str, instance: str) -> None:
 
 
 def record_problem(session: Session, payload: ProjectPayload, *, code: str, detail: str) -> None:
-    """Show on the project's page, where it is known, why its newest configuration cannot be used."""
-    found = session.execute(_stored(payload.instance, payload.ls_project_id)).one_or_none()
+    """Store why a known project's newest configuration cannot be used, for the project's page."""
+    stored = session.execute(_stored(payload)).one_or_none()
     problems = [{"code": code, "detail": storable(detail)}]
-    if found is not None and found[0].problems != problems:
-        found[0].problems = problems
+    if stored is not None and stored[0].problems != problems:
+        stored[0].problems = problems
         session.flush()
 
 
 def find(
     session: Session, ls_project_id: int, instance: str | None = None, *, preset: str | None = None
 ) -> ResolvedProject:
-    """By Label Studio's id of it. Without `preset`, the plan has the recipe that is stored.
-
-    Raises:
-        NotFoundError: it was never payload.
-        ConflictError: two instances have a project of this number; name the instance.
-
+    """Return a project by Label Studio's id. Without `preset`, the configuration has the stored recipe's. Raises
+    NotFoundError, or ConflictError if several instances have a project with this id.
     """
     project = models.Project
     query = select(project).where(project.ls_project_id == ls_project_id).order_by(project.instance)
@@ -176,30 +166,29 @@ def find(
     rows = session.scalars(query).all()
     if not rows:
         where = f" of {instance}" if instance else ""
-        raise NotFoundError(
-            f"project {ls_project_id}{where} was never seen here; `car label-studio connect` connects it"
-        )
+        raise NotFoundError(f"project {ls_project_id}{where} is not connected; run `car label-studio connect`")
     if len(rows) > 1:
-        known = ", ".join(row.instance for row in rows)
-        raise ConflictError(f"project {ls_project_id} is one of several Label Studios ({known}); name the instance")
-    return ResolvedProject(rows[0], _stored_plan(session, rows[0], preset))
+        instances = ", ".join(row.instance for row in rows)
+        raise ConflictError(f"several Label Studio instances ({instances}) have a project {ls_project_id}; name one")
+    [row] = rows
+    if preset is None:
+        job, recipe = models.Job, models.Recipe
+        stored = select(recipe.document).join(job, job.recipe_id == recipe.id).where(job.id == row.job_id)
+        document = session.scalar(stored)
+        preset = str(document["preset"]) if document is not None else "voc"
+    return ResolvedProject(row, build_project_config(row.label_config, row.extra_params, preset=preset))
 
 
 def by_key(session: Session, ls_project_key: str) -> models.Project | None:
-    """The project that /predict names, which does not say of which instance it is."""
+    """Return the project that /predict names, which does not contain the instance."""
     project = models.Project
     last = func.greatest(project.setup_at, project.predict_at, project.webhook_at, project.created_at)
-    query = (
-        select(project)
-        .where(project.ls_project_key == ls_project_key, project.ls_project_key != "")
-        .order_by(last.desc())
-        .limit(1)
-    )
-    return session.scalars(query).one_or_none()
+    query = select(project).where(project.ls_project_key == ls_project_key, project.ls_project_key != "")
+    return session.scalar(query.order_by(last.desc()).limit(1))
 
 
 def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[models.Project], str | None]:
-    """Projects, those that were first seen last before the others, with the cursor of the next page."""
+    """Return projects, the newest first, and the cursor of the next page."""
     at, project = Cursor("projects"), models.Project
     query = select(project).order_by(project.id.desc()).limit(limit + 1)
     if cursor:
@@ -208,45 +197,30 @@ def page(session: Session, *, cursor: str | None, limit: int) -> tuple[list[mode
     return list(rows[:limit]), at.write(rows[limit - 1].id) if len(rows) > limit else None
 
 
-def _locked(session: Session, payload: ProjectPayload, plan: ProjectConfig) -> models.Project:
-    """The row, made where there is none, and this transaction's alone until it ends."""
+def _lock(session: Session, payload: ProjectPayload, config: ProjectConfig) -> models.Project:
+    """Lock the row until the transaction ends, inserted if there is none."""
     project = models.Project
-    session.execute(
-        insert(project)
-        .values(
-            instance=payload.instance,
-            ls_project_id=payload.ls_project_id,
-            label_config=payload.label_config,
-            vocabulary_digest=plan.vocabulary_digest,
-            region_digest=plan.region_digest,
-        )
-        .on_conflict_do_nothing(index_elements=["instance", "ls_project_id"])
+    new = insert(project).values(
+        instance=payload.instance,
+        ls_project_id=payload.ls_project_id,
+        label_config=payload.label_config,
+        vocabulary_digest=config.vocabulary_digest,
+        region_digest=config.region_digest,
     )
-    query = (
-        select(project)
-        .where(project.instance == payload.instance, project.ls_project_id == payload.ls_project_id)
-        .with_for_update()
-    )
+    session.execute(new.on_conflict_do_nothing(index_elements=["instance", "ls_project_id"]))
+    same = (project.instance == payload.instance, project.ls_project_id == payload.ls_project_id)
+    query = select(project).where(*same).with_for_update()
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
-def _stored_plan(session: Session, row: models.Project, preset: str | None) -> ProjectConfig:
-    if preset is None:
-        job = models.Job
-        stored = select(models.Recipe).join(job, job.recipe_id == models.Recipe.id).where(job.id == row.job_id)
-        recipe = session.scalars(stored).one_or_none()
-        preset = str(recipe.document["preset"]) if recipe is not None else "voc"
-    return build_project_config(row.label_config, row.extra_params, preset=preset)
-
-
-def _stored(instance: str, ls_project_id: int) -> Select[Any]:
-    """The row, the digest of its job's recipe, and the time."""
+def _stored(payload: ProjectPayload) -> Select[Any]:
+    """Select the row, the digest of its job's recipe, and the time."""
     project = models.Project
     return (
         select(project, models.Recipe.digest, func.now())
         .outerjoin(models.Job, models.Job.id == project.job_id)
         .outerjoin(models.Recipe, models.Recipe.id == models.Job.recipe_id)
-        .where(project.instance == instance, project.ls_project_id == ls_project_id)
+        .where(project.instance == payload.instance, project.ls_project_id == payload.ls_project_id)
     )
 
 
@@ -255,20 +229,20 @@ def _is_unchanged(
     recipe: str | None,
     payload: ProjectPayload,
     extra_params: Mapping[str, Any],
-    plan: ProjectConfig,
+    config: ProjectConfig,
 ) -> bool:
     return (
         (row.label_config, row.extra_params) == (payload.label_config, extra_params)
         and (row.vocabulary_digest, row.region_digest, recipe)
-        == (plan.vocabulary_digest, plan.region_digest, plan.recipe.digest)
-        and row.problems == _problems(plan)
+        == (config.vocabulary_digest, config.region_digest, config.recipe.digest)
+        and row.problems == _problems(config)
         and payload.ls_project_key in ("", row.ls_project_key)
         and payload.title in (None, row.title)
     )
 
 
 def _store_contact(session: Session, row: models.Project, kind: RequestKind, now: datetime) -> None:
-    """Store the time, without waiting for anybody who has the row, nor for the disk."""
+    """Store the time of contact without waiting for the row's lock or for the disk."""
     if kind is RequestKind.SYNC:
         return
     last = getattr(row, f"{kind}_at")
@@ -284,6 +258,5 @@ def _store_contact(session: Session, row: models.Project, kind: RequestKind, now
         set_committed_value(row, f"{kind}_at", now)
 
 
-def _problems(plan: ProjectConfig) -> list[dict[str, str]]:
-    """As they are stored."""
-    return [{"code": one.code, "detail": one.detail} for one in plan.problems]
+def _problems(config: ProjectConfig) -> list[dict[str, str]]:
+    return [{"code": problem.code, "detail": problem.detail} for problem in config.problems]

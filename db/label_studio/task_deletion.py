@@ -1,19 +1,13 @@
 """Tasks that were deleted in Label Studio: nothing is computed for them alone, and nothing is sent to them."""
 
-import json
 from collections.abc import Collection
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import models
-
-# Job, items in order of ids, tasks, predictions: as in tasks.submit. Also jobs of former words: going back to them must
-# not bring the tasks back.
-_LOCK_JOBS = text("""
-    SELECT id FROM job WHERE kind = 'label_studio' AND source @> CAST(:project AS jsonb)
-    ORDER BY id FOR NO KEY UPDATE
-""")
+from db import leases, models
+from db.label_studio import project_jobs
+from db.label_studio.outbox import OUTBOX
 
 _LOCK_ITEMS = text("""
     SELECT id FROM item
@@ -24,7 +18,7 @@ _LOCK_ITEMS = text("""
     ORDER BY id FOR NO KEY UPDATE
 """)
 
-_FORGET = text("""
+_DELETE_TASKS = text("""
     DELETE FROM task WHERE job_id = ANY(CAST(:jobs AS uuid[])) AND ls_task_id = ANY(CAST(:tasks AS bigint[]))
 """)
 
@@ -35,30 +29,30 @@ _CANCEL = text("""
     RETURNING id
 """)
 
-# Attempt + 1: who holds one of them is fenced off, and takes back what it has just sent.
-_ORPHAN = text("""
-    WITH theirs AS (
+# The attempt fences off the holder of a row, who then deletes what it has just sent.
+_ORPHAN = text(f"""
+    WITH pending AS (
         SELECT id FROM prediction
-        WHERE instance = :instance AND ls_project_id = :project
+        WHERE instance = :instance AND ls_project_id = :ls_project_id
             AND ls_task_id = ANY(CAST(:tasks AS bigint[])) AND state = 'pending'
-        ORDER BY instance, ls_project_id, ls_task_id, model_version FOR UPDATE
+        {OUTBOX.order_by} FOR UPDATE
     )
     UPDATE prediction
-    SET state = 'orphaned', attempt = attempt + 1, worker = NULL, lease_expires_at = NULL, document = NULL,
+    SET state = 'orphaned', attempt = attempt + 1, {leases.LET_GO}, document = NULL,
         error_code = 'task_deleted', error_detail = 'the task was deleted in Label Studio'
-    FROM theirs WHERE prediction.id = theirs.id
-""")
+    FROM pending WHERE prediction.id = pending.id
+""")  # noqa: S608 - made of its own constants
 
 
-def tasks_deleted(session: Session, project: models.Project, tasks: Collection[int]) -> int:
-    """Pending predictions of these tasks become orphaned; queued pictures that no other task means are cancelled. How
-    many pictures. What was computed stays: the same picture may come again.
+def delete_tasks(session: Session, project: models.Project, tasks: Collection[int]) -> int:
+    """Orphan pending predictions of these tasks, cancel queued items that no other task uses, and return the number of
+    those items. Results stay, because the same image may come again.
     """
-    of = {"instance": project.instance, "project": project.ls_project_id}
-    jobs = session.scalars(_LOCK_JOBS, {"project": json.dumps(of)}).all()
-    given = {"jobs": list(jobs), "tasks": sorted(set(tasks))}
-    items = session.scalars(_LOCK_ITEMS, given).all()
-    session.execute(_FORGET, given)
+    # Jobs, items in the order of ids, tasks, predictions: as in tasks.submit. Jobs of earlier configurations as well,
+    # for returning to one must not bring the tasks back.
+    values = {"jobs": list(project_jobs.lock_all(session, project)), "tasks": sorted(set(tasks))}
+    items = session.scalars(_LOCK_ITEMS, values).all()
+    session.execute(_DELETE_TASKS, values)
     cancelled = session.scalars(_CANCEL, {"items": list(items)}).all()
-    session.execute(_ORPHAN, {"instance": project.instance, "project": project.ls_project_id, "tasks": given["tasks"]})
+    session.execute(_ORPHAN, project_jobs.project_source(project) | {"tasks": values["tasks"]})
     return len(cancelled)

@@ -1,4 +1,4 @@
-"""What every table is made of."""
+"""Base class, lease columns and common columns of all tables."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 
 def one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:
+    """Return a constraint that allows only the values of an enumeration."""
     values = ", ".join(f"'{value}'" for value in kind)
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
@@ -36,22 +37,21 @@ class Base(DeclarativeBase):
 
 
 class LeaseColumns:
-    """Mixin: a row that one worker at a time works on, by the rules of db.leases."""
+    """Mixin for rows that one worker at a time processes; see db.leases."""
 
     worker: Mapped[str | None] = mapped_column()
-    """The worker that holds the row. Together with `attempt` it fences every write."""
+    """The worker that holds the row; with `attempt` it fences every write."""
     attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Claims so far; released ones are not counted."""
+    """Number of claims, without those that were released."""
     failure_count: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    """Attempts that met an error which may pass by itself."""
+    """Number of attempts that ended in a retryable error."""
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """When the row can first be claimed; a failure that may pass moves it into the future."""
+    """When the row can be claimed; retryable failures move it into the future."""
     lease_expires_at: Mapped[datetime | None] = mapped_column()
-    """Until then the row is its worker's."""
 
 
 def own_id() -> Mapped[UUID]:
-    """A UUIDv7, made here: known before the insert, and in the order of creation."""
+    """Return a UUIDv7 column: known before the insert, and in the order of creation."""
     return mapped_column(primary_key=True, default=uuid7)
 
 

@@ -1,9 +1,9 @@
-"""Label Studio: its projects and tasks, the outbox to it, and what its annotators say.
+"""Label Studio: its projects and tasks, the outbox to it, and feedback of its annotators.
 
 project ── job ── item ── result
-   │        └─ task ─┘      │          a task's picture is an item; tasks of the same picture share it
-   ├──────── prediction ────┘          what goes back, once for a task and a model version
-   └──────── annotation ── feedback    what people made of it, label by label
+   │        └─ task ─┘      │          a task's image is an item, which tasks with the same image share
+   ├──────── prediction ────┘          one for each task and model version
+   └──────── annotation ── feedback    how annotators corrected each label
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ from db.models.work import Job
 
 
 class Project(LeaseColumns, Base):
-    """A project of a Label Studio that is connected here, as it was last seen. The lease is that of its sync."""
+    """The newest known state of a connected Label Studio project. The lease belongs to its sync."""
 
     __tablename__ = "project"
     __table_args__ = (
@@ -33,30 +33,29 @@ class Project(LeaseColumns, Base):
 
     id: Mapped[int] = number()
     instance: Mapped[str]
-    """Label Studio's address without a slash at its end: LABEL_STUDIO_URL, or the hostname it gives to /setup."""
+    """Label Studio's URL without a trailing slash: LABEL_STUDIO_URL, or the hostname that it sends to /setup."""
     ls_project_id: Mapped[int]
-    """Label Studio's id of the project."""
     ls_project_key: Mapped[str] = mapped_column(default="", server_default="")
-    """`{id}.{created_at in unix seconds}`, as /setup and /predict name it; another one means another project."""
+    """`{id}.{created_at in unix seconds}` from /setup and /predict; another key means another project."""
     title: Mapped[str | None] = mapped_column()
     label_config: Mapped[str]
-    """Its labeling configuration, XML."""
+    """The labeling configuration, XML."""
     extra_params: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    """Of the ML backend in Label Studio: background, prompts and recipe settings."""
+    """Parameters of the ML backend in Label Studio: background, prompts and recipe settings."""
     vocabulary_digest: Mapped[str]
-    """Third digest of the model version: of the vocabulary, or of how each task gives its own."""
+    """Third digest of the model version: the vocabulary, or how each task gives its own."""
     region_digest: Mapped[str]
-    """Last digest of the model version: of how masks become regions."""
+    """Last digest of the model version: how masks become regions."""
     problems: Mapped[list[dict[str, str]]] = mapped_column(JSONB, default=list, server_default="[]")
-    """What of the configuration cannot be mapped: [{"code", "detail"}]."""
+    """Parts of the configuration that cannot be mapped: [{"code", "detail"}]."""
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="SET NULL"))
-    """Of its present vocabulary and recipe; earlier ones have their own."""
+    """The job of the present vocabulary and recipe."""
     setup_at: Mapped[datetime | None] = mapped_column()
     predict_at: Mapped[datetime | None] = mapped_column()
     webhook_at: Mapped[datetime | None] = mapped_column()
-    """When Label Studio last came by each way."""
+    """Times of the last request of each kind."""
     sync_wanted_at: Mapped[datetime | None] = mapped_column()
-    """When a sync, which goes through all its tasks, was requested; none once it has ended."""
+    """When a sync of all tasks was requested; NULL after it has ended."""
     sync_cursor: Mapped[int | None] = mapped_column(BigInteger)
     """The last task that the sync has handled."""
     sync_seen: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -69,14 +68,13 @@ class Project(LeaseColumns, Base):
 
 
 class Task(Base):
-    """A task of Label Studio, whose picture is an item of the project's job."""
+    """A task of Label Studio, whose image is an item of the project's job."""
 
     __tablename__ = "task"
     __table_args__ = (Index(None, "item_id"),)
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     ls_task_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    """Label Studio's id."""
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = since_now()
 
@@ -84,15 +82,14 @@ class Task(Base):
 class PredictionState(StrEnum):
     PENDING = "pending"
     SENT = "sent"
-    """Label Studio has it: written back, or given as the answer to /predict."""
+    """Label Studio has it: written back, or returned by /predict."""
     FAILED = "failed"
     ORPHANED = "orphaned"
-    """Its task was deleted in Label Studio."""
 
 
 class Prediction(LeaseColumns, Base):
-    """The outbox to Label Studio: at most one live prediction for a task and a model version. From the second attempt
-    on, Label Studio is asked first whether it has it already.
+    """The outbox to Label Studio: at most one live prediction for each task and model version. From the second attempt
+    on, publishers ask Label Studio first whether it already has the prediction.
     """
 
     __tablename__ = "prediction"
@@ -126,21 +123,21 @@ class Prediction(LeaseColumns, Base):
     ls_project_id: Mapped[int]
     ls_task_id: Mapped[int] = mapped_column(BigInteger)
     model_version: Mapped[str]
-    """car.model_version.label_studio_version: the string Label Studio compares."""
+    """car.model_version.label_studio_version, which Label Studio compares."""
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id", ondelete="CASCADE"))
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id"))
     state: Mapped[str] = mapped_column(default="pending", server_default="pending")
     document: Mapped[str | None] = mapped_column()
-    """The prediction as JSON text, from when it is made until it is sent; an answer's for an hour more."""
+    """The prediction as JSON text, from rendering until it is sent; a response's for an hour more."""
     score: Mapped[float | None] = mapped_column()
     ls_prediction_id: Mapped[int | None] = mapped_column(BigInteger)
-    """Label Studio's id of it; none where it was the answer to /predict."""
+    """NULL if /predict returned the prediction."""
     attempted_at: Mapped[datetime | None] = mapped_column()
-    """When a publisher last took it to be sent."""
+    """When a publisher last claimed it for sending."""
     sent_at: Mapped[datetime | None] = mapped_column()
     duplicate_checks: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     next_duplicate_check_at: Mapped[datetime | None] = mapped_column()
-    """When Label Studio is asked once more whether it has several of it."""
+    """When Label Studio is next asked whether it has duplicates."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     created_at: Mapped[datetime] = since_now()
@@ -153,7 +150,7 @@ class AnnotationState(StrEnum):
 
 
 class Annotation(LeaseColumns, Base):
-    """What a person drew, as a webhook brought it: compared with our prediction by an io worker."""
+    """An annotation that a webhook reported; an io worker compares it with our prediction."""
 
     __tablename__ = "annotation"
     __table_args__ = (
@@ -167,7 +164,7 @@ class Annotation(LeaseColumns, Base):
     ls_task_id: Mapped[int] = mapped_column(BigInteger)
     ls_annotation_id: Mapped[int] = mapped_column(BigInteger)
     result: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
-    """Its regions; emptied once they are compared."""
+    """The regions; empty after the comparison."""
     state: Mapped[str] = mapped_column(default="pending", server_default="pending")
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
@@ -175,7 +172,7 @@ class Annotation(LeaseColumns, Base):
 
 
 class Feedback(Base):
-    """What an annotation says about one label of our prediction."""
+    """How an annotation agrees with our prediction of one label."""
 
     __tablename__ = "feedback"
     __table_args__ = (one_of("outcome", Outcome), Index(None, "result_id"))
@@ -183,12 +180,11 @@ class Feedback(Base):
     annotation_id: Mapped[int] = mapped_column(ForeignKey("annotation.id", ondelete="CASCADE"), primary_key=True)
     label: Mapped[str] = mapped_column(primary_key=True)
     prompts: Mapped[str]
-    """As CLIP read the label then; the label itself where it is not of the vocabulary."""
+    """The label's prompts at that time; the label itself if the vocabulary lacks it."""
     model_version: Mapped[str]
     result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"))
     outcome: Mapped[str]
     iou: Mapped[float | None]
-    """With our mask; none where there was none of ours or theirs."""
+    """Overlap of the two masks, 0..1; NULL if one is missing."""
     score: Mapped[float | None]
-    """Of our mask."""
     seen_at: Mapped[datetime] = since_now()

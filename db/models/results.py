@@ -1,4 +1,4 @@
-"""What came out: pictures, masks and their history."""
+"""Images, results, masks and query histories."""
 
 from datetime import datetime
 from typing import Any
@@ -11,24 +11,24 @@ from db.models.base import Base, number, own_id, since_now
 
 
 class Image(Base):
-    """Content: equal bytes are one image, wherever they lie."""
+    """An image by its content: equal bytes are one image, whatever their sources."""
 
     __tablename__ = "image"
 
     id: Mapped[int] = number()
     sha256: Mapped[str] = mapped_column(unique=True)
     width: Mapped[int]
-    """After EXIF orientation, as masks are."""
+    """After EXIF rotation, like the masks."""
     height: Mapped[int]
     format: Mapped[str]
     notes: Mapped[list[str]] = mapped_column(default=list)
     preview_key: Mapped[str | None] = mapped_column()
-    """Object of a small upright JPEG, on which overlays are drawn."""
+    """Key of a small upright JPEG on which overlays are drawn."""
     created_at: Mapped[datetime] = since_now()
 
 
 class Result(Base):
-    """What came out for one picture, one vocabulary and one recipe."""
+    """The result of one image, one vocabulary and one recipe."""
 
     __tablename__ = "result"
     __table_args__ = (
@@ -40,7 +40,7 @@ class Result(Base):
 
     id: Mapped[UUID] = own_id()
     run_key: Mapped[str] = mapped_column(unique=True)
-    """car.model_version.run_key: sha256 over all that decides the masks."""
+    """car.model_version.run_key: sha256 of everything that determines the masks."""
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
     vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"))
     recipe_id: Mapped[UUID] = mapped_column(ForeignKey("recipe.id"), index=True)
@@ -52,13 +52,13 @@ class Result(Base):
     stop_reason: Mapped[str]
     steps: Mapped[int]
     top_score: Mapped[float | None]
-    """The best mask's; none where there is no mask."""
+    """Best score of a mask; NULL without masks."""
     timings: Mapped[dict[str, Any]]
     work: Mapped[dict[str, Any]]
     masks_key: Mapped[str]
-    """Object of all masks as COCO RLE, one JSON document."""
+    """Key of a JSON document with all masks as COCO RLE."""
     labelmap_key: Mapped[str]
-    """Object of one indexed PNG: 0 is no label, k the k-th mask."""
+    """Key of an indexed PNG: 0 is no label, k the k-th mask."""
     created_at: Mapped[datetime] = since_now()
 
     image: Mapped[Image] = relationship(lazy="raise")
@@ -66,7 +66,7 @@ class Result(Base):
 
 
 class Reservation(Base):
-    """A worker is computing this result now; another one with the same picture waits for it instead of doing it too."""
+    """A run that a worker computes now; others with the same run wait for its result."""
 
     __tablename__ = "reservation"
     __table_args__ = (Index(None, "worker"),)
@@ -77,18 +77,18 @@ class Reservation(Base):
 
 
 class Mask(Base):
-    """What is asked about a mask; its pixels are in the result's objects."""
+    """A mask without its pixels, which are in the result's objects."""
 
     __tablename__ = "mask"
     __table_args__ = (
-        # A result has one mask of a label at most, so that a join by label doubles no row.
+        # A result has at most one mask of a label, so that a join by label duplicates no row.
         Index("mask_label_idx", "label", text("result_id DESC"), unique=True, postgresql_include=["score"]),
         Index("mask_label_score_idx", "label", "score", "result_id"),
     )
 
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    """1, 2, …: also its value in the label map."""
+    """1, 2, …: also the value in the label map."""
     label: Mapped[str]
     score: Mapped[float]
     x: Mapped[int]
@@ -100,7 +100,7 @@ class Mask(Base):
 
 
 class QueryStep(Base):
-    """The query history: what one step made of one label."""
+    """One step of the query history of one label."""
 
     __tablename__ = "query_step"
     __table_args__ = (
@@ -110,12 +110,12 @@ class QueryStep(Base):
 
     result_id: Mapped[UUID] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), primary_key=True)
     pass_kind: Mapped[str] = mapped_column(primary_key=True)
-    """things or stuff: the pass."""
+    """car.segmentation.Pass."""
     step: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     position: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     label: Mapped[str]
     query: Mapped[str]
-    """The text as CLIP read it."""
+    """The text that CLIP encodes."""
     score: Mapped[float]
     kept: Mapped[bool]
     area: Mapped[int] = mapped_column(BigInteger)

@@ -1,4 +1,4 @@
-"""What is asked for, and what has become of it: vocabularies, recipes, jobs and their items."""
+"""Vocabularies, recipes, jobs and their items."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -16,9 +16,9 @@ class ItemState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    """Its own fault, or a retryable one too often: `error_code` says which."""
+    """A permanent error, or a retryable one too often; `error_code` names it."""
     DEAD = "dead"
-    """Its workers died, each time it was tried."""
+    """Its workers died in every attempt."""
     CANCELLED = "cancelled"
 
 
@@ -30,12 +30,12 @@ class JobKind(StrEnum):
 
 class Priority(StrEnum):
     INTERACTIVE = "interactive"
-    """Somebody waits: claimed before anything else."""
+    """A user waits: claimed before everything else."""
     BULK = "bulk"
 
 
 PRIORITY_ORDER = {Priority.INTERACTIVE: 0, Priority.BULK: 1}
-"""Priorities as items have them: lower numbers are claimed first."""
+"""The column `item.priority`: lower numbers are claimed first."""
 
 
 class Vocabulary(Base):
@@ -44,12 +44,12 @@ class Vocabulary(Base):
     id: Mapped[UUID] = own_id()
     digest: Mapped[str] = mapped_column(unique=True)
     document: Mapped[dict[str, Any]]
-    """car.vocabulary.Vocabulary, field by field."""
+    """car.vocabulary.Vocabulary.to_json()."""
     created_at: Mapped[datetime] = since_now()
 
 
 class VocabularyVersion(Base):
-    """A name and a number for a vocabulary: `defects` 3. Versions are never changed."""
+    """A vocabulary's name and version: `defects` 3. Versions never change."""
 
     __tablename__ = "vocabulary_version"
     __table_args__ = (UniqueConstraint("name", "version"),)
@@ -72,8 +72,8 @@ class Recipe(Base):
 
 
 class Job(LeaseColumns, Base):
-    """A request for masks: these pictures, this vocabulary, this recipe. The lease is that of listing its source; what
-    became of the job is counted from its items.
+    """A request to label images with one vocabulary and recipe. The lease belongs to the listing of its source; its
+    progress is counted from its items.
     """
 
     __tablename__ = "job"
@@ -90,24 +90,23 @@ class Job(LeaseColumns, Base):
     kind: Mapped[str]
     priority: Mapped[str]
     source: Mapped[dict[str, Any]]
-    """car.bulk_source.BulkSource.to_json(); for Label Studio its instance and project."""
+    """car.bulk_source.BulkSource.to_json(); for Label Studio see db.label_studio.project_jobs."""
     vocabulary_id: Mapped[UUID] = mapped_column(ForeignKey("vocabulary.id"), index=True)
     recipe_id: Mapped[UUID] = mapped_column(ForeignKey("recipe.id"), index=True)
     name: Mapped[str | None] = mapped_column()
     api_key_id: Mapped[UUID | None] = mapped_column(ForeignKey("api_key.id"))
     idempotency_key: Mapped[str | None] = mapped_column()
     request_digest: Mapped[str | None] = mapped_column()
-    """Of the request that made it: one Idempotency-Key belongs to one request."""
+    """Digest of the request that created it: one Idempotency-Key belongs to one request."""
     cursor: Mapped[dict[str, Any] | None] = mapped_column()
-    """Up to where the source has been listed."""
     listed_at: Mapped[datetime | None] = mapped_column()
     cancelled_at: Mapped[datetime | None] = mapped_column()
     finished_at: Mapped[datetime | None] = mapped_column()
-    """Set when nothing is left to be done; unset by a retry or a new listing."""
+    """Set when no item is open; a retry or a rescan unsets it."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     item_counts: Mapped[dict[str, Any] | None] = mapped_column()
-    """Items by state, and `reused`, as they were counted when the job ended; none while it goes on."""
+    """Items by state and `reused`, counted when the job ended; NULL before."""
     created_at: Mapped[datetime] = since_now()
 
     vocabulary: Mapped[Vocabulary] = relationship(lazy="raise")
@@ -115,14 +114,12 @@ class Job(LeaseColumns, Base):
 
 
 class Item(LeaseColumns, Base):
-    """One picture of one job. Items of one priority are claimed in the order of `available_at`, so that none waits for
-    ever behind newer ones.
-    """
+    """One image of one job. Items of one priority are claimed in the order of `available_at`, so that none starves."""
 
     __tablename__ = "item"
     __table_args__ = (
         one_of("state", ItemState),
-        # Re-listing a source adds only what is new: another key, or other content under a known key.
+        # A rescan adds only new images: another key, or other content under a known key.
         UniqueConstraint("job_id", "uri", "etag", "vocabulary_id", postgresql_nulls_not_distinct=True),
         Index("item_queued_idx", "priority", "available_at", "id", postgresql_where=text("state = 'queued'")),
         Index("item_running_idx", "lease_expires_at", postgresql_where=text("state = 'running'")),
@@ -138,21 +135,19 @@ class Item(LeaseColumns, Base):
     id: Mapped[int] = number()
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
     priority: Mapped[int] = mapped_column(SmallInteger)
-    """See PRIORITY_ORDER."""
     uri: Mapped[str]
     etag: Mapped[str] = mapped_column(default="", server_default="")
     vocabulary_id: Mapped[UUID | None] = mapped_column(ForeignKey("vocabulary.id"))
-    """Its own words, where each picture has others: a referring expression, a prompt. None: its job's."""
+    """The item's own vocabulary, such as a referring expression or a prompt. NULL: the job's."""
     ls_task_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The Label Studio task in whose name the picture is fetched; its instance is in the job's source."""
+    """The Label Studio task through which the image is fetched; the job's source has its instance."""
     state: Mapped[str] = mapped_column(default="queued", server_default="queued")
     lost_lease_count: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
-    """Attempts whose worker fell silent."""
     isolated: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    """Suspected of killing workers: claimed without company."""
+    """It may have killed a worker: it is claimed alone."""
     result_id: Mapped[UUID | None] = mapped_column(ForeignKey("result.id"))
     reused: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    """The result was there already."""
+    """The result existed before this item."""
     error_code: Mapped[str | None] = mapped_column()
     error_detail: Mapped[str | None] = mapped_column()
     finished_at: Mapped[datetime | None] = mapped_column()

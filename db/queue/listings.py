@@ -1,9 +1,10 @@
-"""The listing of a job's source into items, page by page: leased like an item, and resumed where it stopped."""
+"""Listings turn a job's source into items page by page. They are leased like items and resumed where they stopped."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from db.leases import storable
 from db.models import PRIORITY_ORDER, Priority
 
 MAX_LISTING_FAILURES = 8
-"""Errors that may pass by themselves, with no page in between."""
+"""Retryable errors in a row, without a page in between."""
 
 LISTINGS = leases.LeasedTable(
     name="job",
@@ -24,9 +25,9 @@ LISTINGS = leases.LeasedTable(
     due="listed_at IS NULL AND finished_at IS NULL AND error_code IS NULL AND kind <> 'label_studio'",
     held="listed_at IS NULL AND cancelled_at IS NULL",
     may_retry=f"failure_count + 1 < {MAX_LISTING_FAILURES}",
-    # Items that were listed before go on; the job ends with the last of them.
-    on_failure="error_code = CASE WHEN {again} THEN NULL ELSE mine.code END, "
-    "error_detail = CASE WHEN {again} THEN NULL ELSE mine.detail END, "
+    # Items that are already listed go on; the job ends with the last of them.
+    on_failure="error_code = CASE WHEN {again} THEN NULL ELSE owned.code END, "
+    "error_detail = CASE WHEN {again} THEN NULL ELSE owned.detail END, "
     "finished_at = CASE WHEN NOT {again} AND NOT EXISTS (SELECT 1 FROM item WHERE item.job_id = job.id "
     "AND item.state IN ('queued', 'running')) THEN now() END",
 )
@@ -34,10 +35,9 @@ LISTINGS = leases.LeasedTable(
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A source that is this worker's to list until its lease expires."""
+    """A source that this worker lists until its lease expires."""
 
     id: UUID
-    """Of the job."""
     attempt: int
     priority: int
     source: dict[str, Any]
@@ -46,7 +46,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """A picture of the source. The etag tells other content under a known address."""
+    """An image of the source. Another etag means other content under a known URI."""
 
     uri: str
     etag: str = ""
@@ -54,7 +54,7 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line of a manifest that names no picture."""
+    """A line of a manifest that names no image."""
 
     line: str
     code: str
@@ -68,16 +68,30 @@ _CLAIM = leases.claim_statement(
 )
 
 
+_ADD = text("""
+    INSERT INTO item (job_id, priority, uri, etag)
+    SELECT :job, :priority, uri, etag
+    FROM unnest(CAST(:uris AS text[]), CAST(:etags AS text[])) AS listed(uri, etag)
+    ON CONFLICT DO NOTHING
+""")
+
+_ADD_REJECTED = text("""
+    INSERT INTO item (job_id, priority, uri, state, error_code, error_detail, finished_at)
+    SELECT :job, :priority, line, 'failed', code, detail, now()
+    FROM unnest(CAST(:lines AS text[]), CAST(:codes AS text[]), CAST(:details AS text[]))
+        AS rejected(line, code, detail)
+    ON CONFLICT DO NOTHING
+""")
+
+
+waiting = partial(leases.has_available, table=LISTINGS)
+
+
 def claim(session: Session, worker: str, lease: timedelta) -> Listing | None:
-    """Claim the oldest job whose source nobody lists, interactive ones first."""
+    """Claim the oldest job whose source no worker lists, interactive ones first."""
     for row in leases.claim(session, _CLAIM, worker, lease, limit=1):
         return Listing(row.id, row.attempt, PRIORITY_ORDER[Priority(row.priority)], row.source, row.cursor)
     return None
-
-
-def waiting(session: Session) -> bool:
-    """Whether a worker would find a source to list."""
-    return leases.has_available(session, LISTINGS)
 
 
 def add(
@@ -89,65 +103,37 @@ def add(
     cursor: dict[str, Any],
     lease: timedelta,
 ) -> int | None:
-    """Insert one page as items and store the cursor after it, in one step; how many items are new. None where the
-    listing is not this worker's any more: cancelled, or taken over after its lease.
+    """Insert one page as items, store the cursor after it, and return the number of new items. None: this worker lost
+    the listing, because it was cancelled or claimed again after its lease.
     """
     change = f"cursor = CAST(:cursor AS jsonb), failure_count = 0, {leases.EXTEND}"
     values = {"cursor": json.dumps(cursor), "lease": lease.total_seconds()}
     if not leases.change_owned(session, LISTINGS, worker, [listing], change, values=values):
         return None
-    objects = [one for one in page if isinstance(one, ListedObject)]
-    added = session.execute(
-        text("""
-            INSERT INTO item (job_id, priority, uri, etag)
-            SELECT :job, :priority, uri, etag
-            FROM unnest(CAST(:uris AS text[]), CAST(:etags AS text[])) AS listed(uri, etag)
-            ON CONFLICT DO NOTHING
-        """),
-        {
-            "job": listing.id,
-            "priority": listing.priority,
-            "uris": [one.uri for one in objects],
-            "etags": [one.etag for one in objects],
-        },
-    )
-    if rejected := [one for one in page if isinstance(one, RejectedLine)]:
-        _add_rejected(session, listing, rejected)
+    job = {"job": listing.id, "priority": listing.priority}
+    objects = [entry for entry in page if isinstance(entry, ListedObject)]
+    uris = {"uris": [entry.uri for entry in objects], "etags": [entry.etag for entry in objects]}
+    added = session.execute(_ADD, job | uris)
+    if rejected := [entry for entry in page if isinstance(entry, RejectedLine)]:
+        lines = {
+            "lines": [truncate_bytes(storable(entry.line)) for entry in rejected],
+            "codes": [entry.code for entry in rejected],
+            "details": [storable(entry.detail) for entry in rejected],
+        }
+        session.execute(_ADD_REJECTED, job | lines)
     return int(getattr(added, "rowcount", 0))
 
 
 def finish(session: Session, worker: str, listing: Listing) -> bool:
-    """The source is listed to its end. False where the listing is not this worker's any more."""
-    change = f"listed_at = now(), {leases.LET_GO}"
-    return bool(leases.change_owned(session, LISTINGS, worker, [listing], change))
+    """Record that the whole source is listed. False: this worker lost the listing."""
+    return bool(leases.change_owned(session, LISTINGS, worker, [listing], f"listed_at = now(), {leases.LET_GO}"))
 
 
 def fail(session: Session, worker: str, listing: Listing, *, code: str, detail: str, retryable: bool) -> None:
-    """The source cannot be listed. What may pass by itself is tried again after a wait, a few times where no page comes
-    in between.
-    """
-    leases.fail(session, LISTINGS, worker, [listing], codes=[code], details=[detail], retryable=[retryable])
+    """Record why the source cannot be listed; a retryable error is retried a few times in a row."""
+    leases.fail(session, LISTINGS, worker, [(listing, code, detail, retryable)])
 
 
 def release(session: Session, worker: str, listing: Listing) -> None:
-    """Leave it to another worker to go on with, from the cursor."""
-    leases.release(session, LISTINGS, worker, [listing])
-
-
-def _add_rejected(session: Session, listing: Listing, rejected: Sequence[RejectedLine]) -> None:
-    session.execute(
-        text("""
-            INSERT INTO item (job_id, priority, uri, state, error_code, error_detail, finished_at)
-            SELECT :job, :priority, line, 'failed', code, detail, now()
-            FROM unnest(CAST(:lines AS text[]), CAST(:codes AS text[]), CAST(:details AS text[]))
-                AS rejected(line, code, detail)
-            ON CONFLICT DO NOTHING
-        """),
-        {
-            "job": listing.id,
-            "priority": listing.priority,
-            "lines": [truncate_bytes(storable(one.line)) for one in rejected],
-            "codes": [one.code for one in rejected],
-            "details": [storable(one.detail) for one in rejected],
-        },
-    )
+    """Hand the listing back; another worker resumes it at the cursor."""
+    leases.release(session, worker, [listing], table=LISTINGS)

@@ -1,4 +1,4 @@
-"""The registry of models that workers have: the web process makes model versions of it without torch."""
+"""The models that workers have loaded, from which the web process makes model versions without torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from car.recipe import Recipe
 from db.models import WorkerModel
 
 ANY = "*"
-"""The name of a model that serves every recipe."""
+"""Name of a model that serves every recipe."""
 
 
 def register(session: Session, proposal: str, classifier: str, weights: Mapping[str, str], *, sam: str = "") -> None:
-    """Register the models of a worker: `weights` by role, sha256. Once when they are loaded, so that of workers that
-    differ the one that was started last counts. `sam` is empty for recipes without one.
+    """Register a worker's models: `weights` maps each role to a sha256, `sam` is empty for recipes without SAM. Call it
+    once after loading, so that among different workers the last one that was started counts.
     """
     statement = insert(WorkerModel).values(proposal=proposal, classifier=classifier, sam=sam, weights=dict(weights))
     session.execute(
@@ -33,13 +33,13 @@ def weights_for(session: Session, recipe: Recipe) -> dict[str, str] | None:
 
 
 def all_entries() -> ScalarSelect[Any]:
-    """Select all entries as one value, to be asked for with something else, for `match_weights`."""
-    each = func.jsonb_build_array(WorkerModel.proposal, WorkerModel.classifier, WorkerModel.sam, WorkerModel.weights)
-    return select(func.jsonb_agg(aggregate_order_by(each, WorkerModel.registered_at.desc()))).scalar_subquery()
+    """Return a subquery of all entries as one value for `match_weights`, to be selected together with other rows."""
+    entry = func.jsonb_build_array(WorkerModel.proposal, WorkerModel.classifier, WorkerModel.sam, WorkerModel.weights)
+    return select(func.jsonb_agg(aggregate_order_by(entry, WorkerModel.registered_at.desc()))).scalar_subquery()
 
 
 def match_weights(entries: Sequence[Any] | None, recipe: Recipe) -> dict[str, str] | None:
-    """Return what `weights_for` does, from the value of `all_entries`."""
+    """Return the result of `weights_for`, from the value of `all_entries`."""
     sam = recipe.sam_model if recipe.sam else ""
     models = ([ANY, ANY, ANY if sam else ""], [recipe.proposal_model, recipe.classifier_model, sam])
     return next((dict(weights) for *names, weights in entries or () if names in models), None)

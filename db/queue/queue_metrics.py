@@ -1,4 +1,4 @@
-"""The service at a glance, for its gauges: cheap questions, asked every few seconds."""
+"""Queue metrics: cheap queries that the API runs every few seconds for its gauges."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Depth:
 
 
 def depths(session: Session) -> list[Depth]:
-    """Items that wait and items in hand; no others, which are as many as there ever were."""
+    """Count queued and running items. Others are not counted: their number grows without limit."""
     rows = session.execute(
         text("""
             SELECT 'queued' AS state, priority, count(*) FROM item WHERE state = 'queued' GROUP BY priority
@@ -26,17 +26,17 @@ def depths(session: Session) -> list[Depth]:
             SELECT 'running', priority, count(*) FROM item WHERE state = 'running' GROUP BY priority
         """)
     )
-    known = {(state, priority): count for state, priority, count in rows}
+    counts = {(state, priority): count for state, priority, count in rows}
     return [
-        Depth(state, priority, known.get((state, order), 0))
+        Depth(state, priority, counts.get((state, order), 0))
         for state in ("queued", "running")
         for priority, order in PRIORITY_ORDER.items()
     ]
 
 
 def oldest_wait(session: Session) -> float:
-    """Seconds for which the item that is next of its priority could have been claimed; 0 where none waits. It grows
-    where workers live and do nothing, which no sign of life of theirs would show.
+    """Return for how many seconds the next item of any priority has been available; 0 without one. It grows when
+    workers send heartbeats but claim nothing.
     """
     seconds = session.scalar(
         text("""

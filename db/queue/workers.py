@@ -1,4 +1,4 @@
-"""Which workers live: each writes its row while it does."""
+"""Workers that are alive: each updates its row with every heartbeat."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,15 +9,15 @@ from sqlalchemy.orm import Session
 
 from db.models import Worker
 
-REAPER = "beat"
-"""The queue of the row that says when `reap` last ran: of no process, but of beat and whoever answers it."""
-_LIVE = timedelta(seconds=60)
+MAINTENANCE = "beat"
+"""Queue of the row that records when maintenance last ran: it shows that the scheduler and a worker respond."""
+_ALIVE = timedelta(seconds=60)
 _FORGOTTEN = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a worker says of itself."""
+    """What a worker reports with its heartbeat."""
 
     name: str
     queue: str
@@ -27,15 +27,8 @@ class WorkerInfo:
 
 
 def heartbeat(session: Session, info: WorkerInfo, *, finished: int = 0) -> None:
-    """Once at the start, then at every heartbeat, with the items that ended since the last one."""
-    statement = insert(Worker).values(
-        name=info.name,
-        queue=info.queue,
-        device=info.device,
-        weights=info.weights,
-        code_version=info.code_version,
-        finished=finished,
-    )
+    """Register a worker or record its heartbeat, with the number of items that ended since the last one."""
+    statement = insert(Worker).values(vars(info) | {"finished": finished})
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["name"], set_={"seen_at": func.now(), "finished": Worker.finished + finished}
@@ -43,35 +36,33 @@ def heartbeat(session: Session, info: WorkerInfo, *, finished: int = 0) -> None:
     )
 
 
-def reaped(session: Session, code_version: str) -> None:
-    """Note that `reap` has run."""
-    heartbeat(session, WorkerInfo(REAPER, REAPER, "none", {}, code_version))
+def record_maintenance(session: Session, code_version: str) -> None:
+    """Record that maintenance has run."""
+    heartbeat(session, WorkerInfo(MAINTENANCE, MAINTENANCE, "none", {}, code_version))
 
 
 def last_seen(session: Session, queue: str) -> datetime | None:
-    """When anybody of a queue was last heard of, within the last day."""
+    """Return the last heartbeat of a queue's workers within the last day."""
     return session.scalar(select(func.max(Worker.seen_at)).where(Worker.queue == queue))
 
 
 def deregister(session: Session, name: str) -> None:
-    """A worker that ends in order."""
+    """Delete the row of a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.name == name))
 
 
 def list_alive(session: Session) -> list[Worker]:
-    """Those that were heard of in the last minute."""
-    heard = select(Worker).where(Worker.seen_at > func.now() - _LIVE, Worker.queue != REAPER)
-    return list(session.scalars(heard.order_by(Worker.name)))
+    """Return workers with a heartbeat in the last minute."""
+    alive = select(Worker).where(Worker.seen_at > func.now() - _ALIVE, Worker.queue != MAINTENANCE)
+    return list(session.scalars(alive.order_by(Worker.name)))
 
 
 def forget(session: Session) -> None:
-    """Those that have not been heard of for a day."""
+    """Delete workers without a heartbeat for a day."""
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - _FORGOTTEN))
 
 
 def on_host(session: Session, host: str) -> bool:
-    """Whether a worker of this host lives: a container's health check."""
-    query = select(Worker.name).where(
-        Worker.name.startswith(f"{host}:", autoescape=True), Worker.seen_at > func.now() - _LIVE
-    )
-    return session.scalars(query.limit(1)).one_or_none() is not None
+    """Return whether a worker of this host is alive, for a container's health check."""
+    own = Worker.name.startswith(f"{host}:", autoescape=True)
+    return session.scalar(select(Worker.name).where(own, Worker.seen_at > func.now() - _ALIVE).limit(1)) is not None

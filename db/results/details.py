@@ -1,27 +1,26 @@
-"""One result with all there is about it."""
+"""One result with its masks, history, sources, recipe and vocabulary."""
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from car.recipe import Recipe
 from car.segmentation import Pass, QueryScore, Step, StopReason
 from db import vocabularies
 from db.errors import NotFoundError
-from db.models import Image, QueryStep, Result
+from db.models import Image, Item, QueryStep, Result
 from db.results.queries import MaskView, masks_of
 from db.vocabularies import StoredVocabulary
 
-PLACES = 20
+_MAX_SOURCES = 20
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the picture of a result lies, as a job found it."""
+class ImageSource:
+    """Where a job found the image of a result."""
 
     job: UUID
     uri: str
@@ -30,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Stored:
-    """A result's row and its picture's: what finds its objects."""
+    """A result's row and its image's, which hold the keys of its objects."""
 
     row: Result
     image: Image
@@ -41,74 +40,48 @@ class Detail:
     stored: Stored
     masks: tuple[MaskView, ...]
     steps: tuple[Step, ...]
-    places: tuple[Place, ...]
+    sources: tuple[ImageSource, ...]
     recipe: Recipe
     vocabulary: StoredVocabulary
 
 
 def stored(session: Session, result_id: UUID) -> Stored:
     """Raises: NotFoundError."""
-    found = session.execute(
-        select(Result, Image).join(Image, Image.id == Result.image_id).where(Result.id == result_id)
-    ).one_or_none()
-    if found is None:
+    query = select(Result, Image).join(Image, Image.id == Result.image_id).where(Result.id == result_id)
+    rows = session.execute(query).one_or_none()
+    if rows is None:
         raise NotFoundError(f"there is no result {result_id}")
-    return Stored(*found)
+    return Stored(*rows)
 
 
 def get(session: Session, result_id: UUID) -> Detail:
     """Raises: NotFoundError."""
-    found = stored(session, result_id)
+    result = stored(session, result_id)
+    # Those of the oldest jobs.
+    sources = select(Item.job_id, Item.uri, Item.reused).where(Item.result_id == result_id)
     return Detail(
-        stored=found,
+        stored=result,
         masks=masks_of(session, [result_id]).get(result_id, ()),
         steps=steps(session, result_id),
-        places=places(session, result_id),
-        recipe=vocabularies.recipe(session, found.row.recipe_id).recipe,
-        vocabulary=vocabularies.get(session, found.row.vocabulary_id),
+        sources=tuple(ImageSource(*row) for row in session.execute(sources.order_by(Item.job_id).limit(_MAX_SOURCES))),
+        recipe=vocabularies.recipe(session, result.row.recipe_id).recipe,
+        vocabulary=vocabularies.get(session, result.row.vocabulary_id),
     )
 
 
 def history(session: Session, result_id: UUID) -> tuple[StopReason, tuple[Step, ...]]:
-    """Why the recurrence stopped, and every step of it.
-
-    Raises:
-        NotFoundError: no such result.
-
-    """
+    """Return why the recurrence stopped, and its steps. Raises NotFoundError."""
     return StopReason(stored(session, result_id).row.stop_reason), steps(session, result_id)
 
 
 def steps(session: Session, result_id: UUID) -> tuple[Step, ...]:
-    """As the segmenter gave them: things before stuff, queries in the order of the vocabulary."""
-    rows = session.scalars(
-        select(QueryStep)
-        .where(QueryStep.result_id == result_id)
-        .order_by(QueryStep.pass_kind == str(Pass.STUFF), QueryStep.step, QueryStep.position)
-    )
+    """Return the steps in the segmenter's order: things before stuff, queries in the order of the vocabulary."""
+    score = (QueryStep.score, QueryStep.kept, QueryStep.area)
+    rival = (QueryStep.iou_previous, QueryStep.rival, QueryStep.rival_score)
+    query = select(QueryStep.pass_kind, QueryStep.step, QueryStep.label, QueryStep.query, *score, *rival)
+    query = query.where(QueryStep.result_id == result_id)
+    order = (QueryStep.pass_kind == str(Pass.STUFF), QueryStep.step, QueryStep.position)
     return tuple(
-        Step(number, tuple(_query(row) for row in group), Pass(pass_kind))
-        for (pass_kind, number), group in groupby(rows, key=lambda row: (row.pass_kind, row.step))
-    )
-
-
-def places(session: Session, result_id: UUID, *, limit: int = PLACES) -> tuple[Place, ...]:
-    """Some of the places, those of the oldest jobs first."""
-    query = text("""
-        SELECT job_id, uri, reused FROM item WHERE result_id = :result ORDER BY job_id LIMIT :limit
-    """)
-    values: dict[str, Any] = {"result": result_id, "limit": limit}
-    return tuple(Place(*row) for row in session.execute(query, values))
-
-
-def _query(row: QueryStep) -> QueryScore:
-    return QueryScore(
-        label=row.label,
-        text=row.query,
-        score=row.score,
-        kept=row.kept,
-        area=row.area,
-        iou_previous=row.iou_previous,
-        rival=row.rival,
-        rival_score=row.rival_score,
+        Step(number, tuple(QueryScore(*row[2:]) for row in group), Pass(pass_kind))
+        for (pass_kind, number), group in groupby(session.execute(query.order_by(*order)), lambda row: row[:2])
     )

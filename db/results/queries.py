@@ -1,8 +1,8 @@
-"""Results by what is asked about them: filters in any combination, newest first, page by page.
+"""Lists of results: filters in any combination, newest first, page by page.
 
-One query finds the keys of a page on indexes alone, and fetches the rows of those keys; one more fetches their masks.
-Which table leads is the planner's choice, by its statistics of labels and jobs: so these queries are planned for their
-values each time, and joins are written so that every order is open to it.
+One query finds the keys of a page on indexes alone and fetches their rows; a second one fetches their masks. The
+planner chooses the leading table by its statistics of labels and jobs: these queries are planned for their values each
+time, and joins are written so that every order is possible.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from car.model_version import results_version
@@ -21,23 +21,23 @@ from db.pagination import Cursor
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFilter:
-    """What a result must be like; nothing means all."""
+    """Conditions that a result must meet; None means any."""
 
     label: str | None = None
-    """It has a mask of this label."""
+    """The result has a mask of this label."""
     min_score: float | None = None
-    """Of that label's mask; without a label, of its best mask."""
+    """Score of that label's mask; without a label, of the best mask."""
     job: UUID | None = None
-    """One entry for each of the job's pictures, in the reverse order of listing."""
+    """One entry for each of the job's images, in the reverse order of listing."""
     image: str | None = None
-    """Sha256 of its picture."""
+    """Sha256 of the image."""
     model_version: str | None = None
-    """As results have it, or as Label Studio knows their predictions."""
+    """Of the results, or of their predictions in Label Studio."""
     vocabulary: UUID | None = None
     dropped: str | None = None
-    """The recurrence let this label fall."""
+    """The recurrence dropped this label."""
     dropped_at: int | None = None
-    """In this step: that label, or any."""
+    """That label, or any, was dropped in this step."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class MaskView:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultView:
-    """A result as a list shows it, with one of the places its picture lies in."""
+    """A result as a list shows it, with one of its image's sources."""
 
     id: UUID
     item_id: int | None
@@ -72,12 +72,12 @@ class ResultView:
 
 
 _PLANNING = text("""
-    SELECT set_config('plan_cache_mode', 'force_custom_plan', true),  -- a plan for any label is right for few of them
-        set_config('random_page_cost', '1.1', true),  -- the indexes that are asked are in memory, or on flash
-        set_config('max_parallel_workers_per_gather', '0', true)  -- starting one takes longer than a page should
+    SELECT set_config('plan_cache_mode', 'force_custom_plan', true),  -- labels differ too much for a generic plan
+        set_config('random_page_cost', '1.1', true),  -- the indexes are in memory or on flash
+        set_config('max_parallel_workers_per_gather', '0', true)  -- starting a worker takes longer than a page should
 """)
 _ITEM_OF_JOB = "JOIN item ON item.id = page.item_id"
-# Any of its items will do: the index gives one of the oldest job.
+# One of the result's items: the index gives one of the oldest job.
 _ITEM_OF_RESULT = """LEFT JOIN LATERAL (
     SELECT id, job_id, uri, reused FROM item WHERE item.result_id = page.result_id
     ORDER BY item.job_id LIMIT 1
@@ -93,95 +93,90 @@ _ROWS = """
 
 
 def page(
-    session: Session, wanted: ResultFilter, *, cursor: str | None, limit: int
+    session: Session, filters: ResultFilter, *, cursor: str | None, limit: int
 ) -> tuple[list[ResultView], str | None]:
-    """Entries newest first, with the cursor of the next page."""
-    at = Cursor(f"results {sorted(asdict(wanted).items())}")
+    """Return results, the newest first, and the cursor of the next page."""
+    at = Cursor(f"results {sorted(asdict(filters).items())}")
     after: UUID | int | None = None
     if cursor:
-        after = at.read_id(cursor) if wanted.job is None else at.read_number(cursor)
-    sql, values = statement(wanted, after=after, limit=limit + 1)
+        after = at.read_id(cursor) if filters.job is None else at.read_number(cursor)
+    sql, values = statement(filters, after=after, limit=limit + 1)
     plan_for_pages(session)
     rows = session.execute(text(sql), values).mappings().all()
-    shown = views(session, rows[:limit])
+    masks = masks_of(session, {row["id"] for row in rows[:limit]})
+    entries = [ResultView(**row, masks=masks.get(row["id"], ())) for row in rows[:limit]]
     if len(rows) <= limit:
-        return shown, None
-    last = shown[-1]
-    return shown, at.write(str(last.id) if wanted.job is None or last.item_id is None else last.item_id)
+        return entries, None
+    last = entries[-1]
+    return entries, at.write(str(last.id) if filters.job is None or last.item_id is None else last.item_id)
 
 
 def plan_for_pages(session: Session) -> None:
-    """How this transaction's queries are planned from here on."""
+    """Set how the following queries of this transaction are planned."""
     session.execute(_PLANNING)
 
 
-def statement(wanted: ResultFilter, *, after: UUID | int | None, limit: int) -> tuple[str, dict[str, Any]]:
-    """The query of a page and its values: what `page` runs and benchmarks.results explains."""
-    tables, key, order = _tables(wanted)
-    where = _conditions(wanted, key)
-    values = {name: value for name, value in asdict(wanted).items() if value is not None} | {"limit": limit}
-    if wanted.model_version is not None:
-        values["model_version"] = results_version(wanted.model_version)
+def statement(filters: ResultFilter, *, after: UUID | int | None, limit: int) -> tuple[str, dict[str, Any]]:
+    """Return the query of a page and its values, which `page` runs and benchmarks.results explains."""
+    tables, key, order = _tables(filters)
+    where = _conditions(filters, key)
+    values = {name: value for name, value in asdict(filters).items() if value is not None} | {"limit": limit}
+    if filters.model_version is not None:
+        values["model_version"] = results_version(filters.model_version)
     if after is not None:
         where.append(f"{order} < :after")
         values["after"] = after
-    chosen = f"{key} AS result_id" + (", item.id AS item_id" if wanted.job else "")
+    chosen = f"{key} AS result_id" + (", item.id AS item_id" if filters.job else "")
     filtered = f"WHERE {' AND '.join(where)}" if where else ""
     keys = f"SELECT {chosen} FROM {tables} {filtered} ORDER BY {order} DESC LIMIT :limit"  # noqa: S608 - no part of it is the user's
-    of_page = (_ITEM_OF_JOB, "page.item_id") if wanted.job else (_ITEM_OF_RESULT, "page.result_id")
-    return _ROWS.format(keys=keys, item=of_page[0], order=of_page[1]), values
+    item, page_order = (_ITEM_OF_JOB, "page.item_id") if filters.job else (_ITEM_OF_RESULT, "page.result_id")
+    return _ROWS.format(keys=keys, item=item, order=page_order), values
 
 
-def _tables(wanted: ResultFilter) -> tuple[str, str, str]:
-    """What to select from, the result's id in it, and what it is ordered by. No table that no condition asks for."""
-    of_result = (wanted.image, wanted.model_version, wanted.vocabulary)
-    best_score = wanted.min_score if wanted.label is None else None
-    names = ["item"] if wanted.job else []
-    names += ["mask"] if wanted.label is not None else []
-    names += ["result"] if not names or any(one is not None for one in (*of_result, best_score)) else []
+def _tables(filters: ResultFilter) -> tuple[str, str, str]:
+    """Return the tables that the conditions need, the result's id in them, and the order."""
+    of_result = (filters.image, filters.model_version, filters.vocabulary)
+    best_score = filters.min_score if filters.label is None else None
+    names = ["item"] if filters.job else []
+    names += ["mask"] if filters.label is not None else []
+    names += ["result"] if not names or any(value is not None for value in (*of_result, best_score)) else []
     ids = {"item": "item.result_id", "mask": "mask.result_id", "result": "result.id"}
     tables = names[0] + "".join(f" JOIN {name} ON {ids[name]} = {ids[names[0]]}" for name in names[1:])
-    return tables, ids[names[0]], "item.id" if wanted.job else ids[names[0]]
+    return tables, ids[names[0]], "item.id" if filters.job else ids[names[0]]
 
 
-def _conditions(wanted: ResultFilter, key: str) -> list[str]:
-    found = []
-    if wanted.job is not None:
-        found.append("item.job_id = :job AND item.result_id IS NOT NULL")
-    if wanted.label is not None:
-        found.append("mask.label = :label")
-    if wanted.min_score is not None:
-        found.append("mask.score >= :min_score" if wanted.label is not None else "result.top_score >= :min_score")
-    if wanted.image is not None:
-        found.append("result.image_id = (SELECT id FROM image WHERE sha256 = :image)")
-    if wanted.model_version is not None:
-        found.append("result.model_version = :model_version")
-    if wanted.vocabulary is not None:
-        found.append("result.vocabulary_id = :vocabulary")
-    if wanted.dropped is not None or wanted.dropped_at is not None:
-        fell = [f"query_step.result_id = {key} AND NOT query_step.kept"]
-        fell += ["query_step.label = :dropped"] if wanted.dropped is not None else []
-        fell += ["query_step.step = :dropped_at"] if wanted.dropped_at is not None else []
-        found.append(f"EXISTS (SELECT 1 FROM query_step WHERE {' AND '.join(fell)})")  # noqa: S608 - as above
-    return found
-
-
-def views(session: Session, rows: Collection[RowMapping]) -> list[ResultView]:
-    """Rows with their masks, which one query brings for all of them."""
-    masks = masks_of(session, {row["id"] for row in rows})
-    return [ResultView(**row, masks=masks.get(row["id"], ())) for row in rows]
+def _conditions(filters: ResultFilter, key: str) -> list[str]:
+    conditions = []
+    if filters.job is not None:
+        conditions.append("item.job_id = :job AND item.result_id IS NOT NULL")
+    if filters.label is not None:
+        conditions.append("mask.label = :label")
+    if filters.min_score is not None:
+        conditions.append("mask.score >= :min_score" if filters.label is not None else "result.top_score >= :min_score")
+    if filters.image is not None:
+        conditions.append("result.image_id = (SELECT id FROM image WHERE sha256 = :image)")
+    if filters.model_version is not None:
+        conditions.append("result.model_version = :model_version")
+    if filters.vocabulary is not None:
+        conditions.append("result.vocabulary_id = :vocabulary")
+    if filters.dropped is not None or filters.dropped_at is not None:
+        dropped = [f"query_step.result_id = {key} AND NOT query_step.kept"]
+        dropped += ["query_step.label = :dropped"] if filters.dropped is not None else []
+        dropped += ["query_step.step = :dropped_at"] if filters.dropped_at is not None else []
+        conditions.append(f"EXISTS (SELECT 1 FROM query_step WHERE {' AND '.join(dropped)})")  # noqa: S608 - as above
+    return conditions
 
 
 def masks_of(session: Session, result_ids: Collection[UUID]) -> dict[UUID, tuple[MaskView, ...]]:
-    """Masks by result, in the order of the vocabulary."""
+    """Return the masks of each result, in the order of the vocabulary."""
     if not result_ids:
         return {}
     rows = session.execute(
-        select(Mask.result_id, Mask.label, Mask.score, Mask.area, Mask.x, Mask.y, Mask.width, Mask.height, Mask.source)
+        select(Mask.result_id, Mask.label, Mask.score, Mask.area, Mask.source, Mask.x, Mask.y, Mask.width, Mask.height)
         .where(Mask.result_id.in_(result_ids))
         .order_by(Mask.result_id, Mask.position)
     )
-    found: dict[UUID, list[MaskView]] = {}
-    for result_id, label, score, area, x, y, width, height, source in rows:
-        found.setdefault(result_id, []).append(MaskView(label, score, area, (x, y, width, height), source))
-    return {result_id: tuple(masks) for result_id, masks in found.items()}
+    masks: dict[UUID, list[MaskView]] = {}
+    for result_id, label, score, area, source, x, y, width, height in rows:
+        masks.setdefault(result_id, []).append(MaskView(label, score, area, (x, y, width, height), source))
+    return {result_id: tuple(views) for result_id, views in masks.items()}

@@ -1,4 +1,4 @@
-"""Results: looked up before computing, reserved while computing, stored once."""
+"""Results are looked up before computing, reserved while computing, and stored once."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -7,18 +7,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from car.segmentation import Segmentation
 from db.bulk_insert import copy_rows
-from db.models import Mask, QueryStep
+from db.models import Mask, QueryStep, Reservation
 
 
 @dataclass(frozen=True)
 class NewResult:
-    """One picture's masks and history, whose objects are stored already."""
+    """The masks and history of one image, whose objects are stored already."""
 
     run_key: str
     sha256: str
@@ -36,8 +36,8 @@ class NewResult:
     preview_key: str | None
 
 
-# The texts never change, so PostgreSQL plans each once a connection, however many rows it is given. One order
-# everywhere, so that two workers with the same pictures wait for each other and do not deadlock.
+# The texts never change, so PostgreSQL plans each once per connection, for any number of rows. One order everywhere, so
+# that two workers with the same images wait for each other and do not deadlock.
 _ADD_IMAGES = text("""
     INSERT INTO image (sha256, width, height, format, notes, preview_key)
     SELECT sha256, width, height, format, notes, preview_key
@@ -59,7 +59,7 @@ _ADD_RESULTS = text("""
     JOIN image USING (sha256)
     ORDER BY run_key
     ON CONFLICT (run_key) DO NOTHING
-    RETURNING run_key
+    RETURNING run_key, id
 """)
 
 _KNOWN = text("SELECT run_key, id FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
@@ -71,7 +71,7 @@ _PREVIEWS = text("""
 
 _RESERVE = text("""
     INSERT INTO reservation (run_key, worker, lease_expires_at)
-    SELECT key, :worker, now() + make_interval(secs => :lease) FROM unnest(CAST(:keys AS text[])) AS wanted(key)
+    SELECT key, :worker, now() + make_interval(secs => :lease) FROM unnest(CAST(:keys AS text[])) AS requested(key)
     WHERE NOT EXISTS (
         SELECT 1 FROM reservation WHERE run_key = key AND worker <> :worker AND lease_expires_at >= now()
     )
@@ -82,128 +82,102 @@ _RESERVE = text("""
 """)
 
 
-def known(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
-    """The results there are, by run key."""
-    if not run_keys:
-        return {}
-    return dict(session.execute(_KNOWN, {"keys": list(run_keys)}).tuples().all())
+_EXTEND = text("""
+    UPDATE reservation SET lease_expires_at = now() + make_interval(secs => :lease) WHERE run_key IN (
+        SELECT run_key FROM reservation WHERE worker = :worker ORDER BY run_key FOR UPDATE SKIP LOCKED
+    )
+""")
+
+_RELEASE = text("""
+    WITH released AS (
+        SELECT run_key FROM reservation WHERE worker = :worker AND run_key = ANY(CAST(:keys AS text[]))
+        ORDER BY run_key FOR UPDATE
+    )
+    DELETE FROM reservation USING released WHERE reservation.run_key = released.run_key
+""")
+
+_EXPIRE = text("""
+    DELETE FROM reservation WHERE run_key IN (
+        SELECT run_key FROM reservation WHERE lease_expires_at < now() FOR UPDATE SKIP LOCKED
+    ) RETURNING 1
+""")
+
+
+def existing(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
+    """Return the ids of existing results by run key."""
+    return dict(session.execute(_KNOWN, {"keys": list(run_keys)}).tuples().all()) if run_keys else {}
 
 
 def previews(session: Session, sha256s: Collection[str]) -> dict[str, str]:
-    """Keys of the previews there are, by their pictures' sha256."""
-    if not sha256s:
-        return {}
-    return dict(session.execute(_PREVIEWS, {"sha256s": list(sha256s)}).tuples().all())
+    """Return the keys of existing previews by the sha256 of their images."""
+    return dict(session.execute(_PREVIEWS, {"sha256s": list(sha256s)}).tuples().all()) if sha256s else {}
 
 
 def reserve(session: Session, worker: str, run_keys: Collection[str], lease: timedelta) -> set[str]:
-    """Keys that this worker may compute now; the others are being computed by another one. Their rows are not touched,
-    so that nobody waits for the one who is about to store them.
+    """Return the keys that this worker may compute now; other workers compute the rest. Rows of those are not locked,
+    so that a reservation does not wait for a worker that is storing its result.
     """
-    if not run_keys:
-        return set()
-    rows = session.execute(_RESERVE, {"worker": worker, "keys": sorted(run_keys), "lease": lease.total_seconds()})
-    return set(rows.scalars())
+    values = {"worker": worker, "keys": sorted(run_keys), "lease": lease.total_seconds()}
+    return set(session.scalars(_RESERVE, values)) if run_keys else set()
 
 
 def extend(session: Session, worker: str, lease: timedelta) -> None:
-    """The heartbeat of this worker's reservations. One that another of its threads holds right now is left to it."""
-    session.execute(
-        text("""
-            UPDATE reservation SET lease_expires_at = now() + make_interval(secs => :lease) WHERE run_key IN (
-                SELECT run_key FROM reservation WHERE worker = :worker ORDER BY run_key FOR UPDATE SKIP LOCKED
-            )
-        """),
-        {"worker": worker, "lease": lease.total_seconds()},
-    )
+    """Heartbeat of this worker's reservations, except those that another of its threads has locked."""
+    session.execute(_EXTEND, {"worker": worker, "lease": lease.total_seconds()})
 
 
 def release(session: Session, run_keys: Collection[str], worker: str) -> None:
-    """What will not be computed after all, or is stored by now."""
-    if not run_keys:
-        return
-    session.execute(
-        text("""
-            WITH mine AS (
-                SELECT run_key FROM reservation WHERE worker = :worker AND run_key = ANY(CAST(:keys AS text[]))
-                ORDER BY run_key FOR UPDATE
-            )
-            DELETE FROM reservation USING mine WHERE reservation.run_key = mine.run_key
-        """),
-        {"worker": worker, "keys": list(run_keys)},
-    )
+    """Drop reservations of runs that are stored, or will not be computed."""
+    if run_keys:
+        session.execute(_RELEASE, {"worker": worker, "keys": list(run_keys)})
 
 
 def release_all(session: Session, worker: str) -> None:
-    """When a worker stops."""
-    session.execute(text("DELETE FROM reservation WHERE worker = :worker"), {"worker": worker})
+    """Drop all reservations of a worker that stops."""
+    session.execute(delete(Reservation).where(Reservation.worker == worker))
 
 
 def expire(session: Session) -> int:
-    """Reservations of silent workers; how many."""
-    expired = text("""
-        DELETE FROM reservation WHERE run_key IN (
-            SELECT run_key FROM reservation WHERE lease_expires_at < now() FOR UPDATE SKIP LOCKED
-        ) RETURNING 1
-    """)
-    return len(session.execute(expired).all())
+    """Drop reservations of silent workers and return their count."""
+    return len(session.execute(_EXPIRE).all())
 
 
 def store(session: Session, worker: str, new: Sequence[NewResult]) -> dict[str, UUID]:
-    """Rows of each result, its masks and its history; ids by run key. One that is there already stays as it is."""
-    one_each = {one.run_key: one for one in new}
-    if not one_each:
+    """Store results with their masks and history, and return ids by run key. Results that exist already stay."""
+    by_key = {result.run_key: result for result in new}
+    if not by_key:
         return {}
-    rows = {key: _result(one, worker) for key, one in one_each.items()}
-    session.execute(_ADD_IMAGES, {"rows": json.dumps([_image(one) for one in one_each.values()])})
-    fresh = set(session.scalars(_ADD_RESULTS, {"rows": json.dumps(list(rows.values()))}))
-    ids = {key: UUID(rows[key]["id"]) for key in fresh}
-    mine = [(ids[key], one_each[key].segmentation) for key in one_each if key in fresh]
-    copy_rows(session, Mask, _MASK, (row for place, found in mine for row in _masks(place, found)))
-    copy_rows(session, QueryStep, _QUERY_STEP, (row for place, found in mine for row in _history(place, found)))
-    release(session, one_each, worker)
-    return ids | known(session, one_each.keys() - fresh)
+    rows = json.dumps([_document(result, worker) for result in by_key.values()], default=str)
+    session.execute(_ADD_IMAGES, {"rows": rows})
+    ids = dict(session.execute(_ADD_RESULTS, {"rows": rows}).tuples().all())
+    results = [(ids[key], by_key[key].segmentation) for key in by_key if key in ids]
+    copy_rows(session, Mask, _MASK, (row for result in results for row in _masks(*result)))
+    copy_rows(session, QueryStep, _QUERY_STEP, (row for result in results for row in _history(*result)))
+    release(session, by_key, worker)
+    return ids | existing(session, by_key.keys() - ids.keys())
 
 
-def _image(one: NewResult) -> dict[str, Any]:
-    return {
-        "sha256": one.sha256,
-        "width": one.segmentation.width,
-        "height": one.segmentation.height,
-        "format": one.format,
-        "notes": one.notes,
-        "preview_key": one.preview_key,
-    }
-
-
-def _result(one: NewResult, worker: str) -> dict[str, Any]:
-    found = one.segmentation
-    return {
-        "id": str(uuid7()),
-        "run_key": one.run_key,
-        "sha256": one.sha256,
-        "vocabulary_id": str(one.vocabulary_id),
-        "recipe_id": str(one.recipe_id),
-        "model_version": one.model_version,
-        "weights": one.weights,
-        "code_version": one.code_version,
-        "device": one.device,
+def _document(result: NewResult, worker: str) -> dict[str, Any]:
+    """Return the columns of the result and of its image."""
+    segmentation = result.segmentation
+    return {name: value for name, value in vars(result).items() if name != "segmentation"} | {
+        "id": uuid7(),
         "worker": worker,
-        "stop_reason": str(found.stop_reason),
-        "steps": len(found.steps),
-        "top_score": max((mask.score for mask in found.masks), default=None),
-        "timings": dict(found.timings),
-        "work": asdict(found.work),
-        "masks_key": one.masks_key,
-        "labelmap_key": one.labelmap_key,
+        "width": segmentation.width,
+        "height": segmentation.height,
+        "stop_reason": segmentation.stop_reason,
+        "steps": len(segmentation.steps),
+        "top_score": max((mask.score for mask in segmentation.masks), default=None),
+        "timings": dict(segmentation.timings),
+        "work": asdict(segmentation.work),
     }
 
 
 _MASK = ("result_id", "position", "label", "score", "x", "y", "width", "height", "area", "source")
 
 
-def _masks(result_id: UUID, found: Segmentation) -> Iterator[tuple[Any, ...]]:
-    for position, mask in enumerate(found.masks, start=1):
+def _masks(result_id: UUID, segmentation: Segmentation) -> Iterator[tuple[Any, ...]]:
+    for position, mask in enumerate(segmentation.masks, start=1):
         yield (result_id, position, mask.label, mask.score, *mask.bbox, mask.area, str(mask.source))
 
 
@@ -213,20 +187,9 @@ _QUERY_STEP = (
 )  # fmt: skip
 
 
-def _history(result_id: UUID, found: Segmentation) -> Iterator[tuple[Any, ...]]:
-    for step in found.steps:
-        for position, one in enumerate(step.queries, start=1):
-            yield (
-                *(
-                    result_id,
-                    str(step.pass_kind),
-                    step.step,
-                    position,
-                    one.label,
-                    one.text,
-                    one.score,
-                    one.kept,
-                    one.area,
-                ),
-                *(one.iou_previous, one.rival, one.rival_score),
-            )
+def _history(result_id: UUID, segmentation: Segmentation) -> Iterator[tuple[Any, ...]]:
+    for step in segmentation.steps:
+        key = (result_id, str(step.pass_kind), step.step)
+        for position, query in enumerate(step.queries, start=1):
+            scores = (query.label, query.text, query.score, query.kept, query.area, query.iou_previous)
+            yield (*key, position, *scores, query.rival, query.rival_score)

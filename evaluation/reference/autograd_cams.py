@@ -1,6 +1,6 @@
-"""GradCAM from its definition: one forward and one backward pass through the last block for every text.
+"""GradCAM by definition: one forward and one backward pass through the last block per text.
 
-worker.segmenter.proposals computes the same in closed form; this is the reference of its tests and of its speed.
+worker.segmenter.proposals computes the same in closed form; this is the reference for its results and its speed.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class QueryCam:
     """w: the mean over patches of dp_i/dA."""
     probability: float
     attention: Float[Tensor, "1 t t"] | None
-    """The last block's head-averaged attention map, where asked."""
+    """The last block's head-averaged attention map, if requested."""
 
 
 @dataclass
@@ -38,9 +38,9 @@ class AutogradBlock:
     passes: int = field(default=0, init=False)
 
     def cam(self, index: int, texts: Float[Tensor, "n d"]) -> QueryCam:
-        """The GradCAM of text `index`: the softmax over all `texts` is differentiated to A, the block's ln_1.
+        """Return the GradCAM of text `index`: the softmax over all `texts` is differentiated to A, the block's ln_1.
 
-        The softmax has the precision of `texts`: in double, texts that resemble each other lose no digits.
+        The softmax has the precision of `texts`.
         """
         self.passes += 1
         last = self.encoder.depth - 1
@@ -54,11 +54,11 @@ class AutogradBlock:
         return QueryCam((patches @ weights).relu(), weights, float(p.detach()), attention)
 
     def with_fallback(self, index: int, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]) -> QueryCam:
-        """`cam` against queries and background; where that is zero everywhere, against the queries alone (CLIP-ES)."""
-        one = self.cam(index, torch.cat([queries, background]))
-        return one if bool(one.cam.any()) else self.cam(index, queries)
+        """Return `cam` against queries and background; if that is all zero, against the queries alone (CLIP-ES)."""
+        result = self.cam(index, torch.cat([queries, background]))
+        return result if bool(result.cam.any()) else self.cam(index, queries)
 
 
 def cams(block: AutogradBlock, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]) -> Float[Tensor, "n p"]:
-    """GradCAMs of all queries, in 0..1: what worker.segmenter.proposals.gradcams gives."""
+    """Return the GradCAMs of all queries, 0..1, like worker.segmenter.proposals.gradcams."""
     return min_max(torch.stack([block.with_fallback(i, queries, background).cam for i in range(len(queries))]))

@@ -1,4 +1,4 @@
-"""CLIP's image tower as the official code's wrapper runs it: a baseline that stays the same when ours gets faster."""
+"""CLIP's image tower as the official code's wrapper runs it: a baseline that does not change with our encoder."""
 
 from typing import Any
 

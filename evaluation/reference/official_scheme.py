@@ -1,9 +1,9 @@
 """CaR as the official code schedules it: everything is computed again for every step, query and template.
 
-The arithmetic is that of worker.segmenter with the recipe's official options, so CAMs, scores and kept sets agree; only
-the amount of work differs. Every step encodes image and texts anew; every query takes a forward and backward pass
-through the last block and its own CAA matrix; every crop is encoded once per template. Each unit is counted and timed,
-so the time of a long run can be computed from a part of it.
+The arithmetic is that of worker.segmenter with the recipe's official options, so CAMs, scores and kept queries agree.
+Every step encodes the image and the texts again; every query has a forward and backward pass through the last block
+and its own CAA matrix; every crop is encoded once per template. Each unit is counted and timed, so the time of a long
+run can be computed from a part of it.
 """
 
 import time
@@ -32,7 +32,7 @@ _AFFINITY_MAPS = 8
 class Unit(StrEnum):
     """Repeated parts of the scheme, each of constant cost at one image size."""
 
-    IMAGE = "f: picture to the last block"
+    IMAGE = "f: image to the last block"
     TEXT_F = "f: text"
     LAST_BLOCK = "f: last block forward and backward"
     CHAIN = "f: CAA matrix"
@@ -54,7 +54,7 @@ class OfficialStep:
 
 
 def counts(sizes: Sequence[int], templates: int, background: int) -> Counter[Unit]:
-    """How often each unit runs where the steps have `sizes` queries and no CAM is zero everywhere."""
+    """Return how often each unit runs if the steps have `sizes` queries and no CAM is all zero."""
     queries, steps = sum(sizes), len(sizes)
     return Counter(
         {
@@ -71,7 +71,7 @@ def counts(sizes: Sequence[int], templates: int, background: int) -> Counter[Uni
 
 @dataclass
 class OfficialScheme:
-    """The run of one image. It supports labels of one prompt each, in one pass without stuff labels."""
+    """The run of one image, for labels of one prompt each, in one pass without stuff labels."""
 
     proposal: Encoder
     classifier: Encoder
@@ -84,7 +84,7 @@ class OfficialScheme:
     """Seconds of the clock."""
 
     def run(self) -> list[OfficialStep]:
-        """The recurrence until two steps in a row keep as many queries."""
+        """Run the recurrence until two steps in a row keep the same number of queries."""
         _check_official(self.vocabulary, self.recipe)
         background = self.proposal_texts([self.vocabulary.cam_template.format(w) for w in self.vocabulary.background])
         words = [label.prompts[0] for label in self.vocabulary.labels]
@@ -102,7 +102,7 @@ class OfficialScheme:
     # f
 
     def propose(self, queries: Sequence[str], background: Float[Tensor, "m d"]) -> Float[np.ndarray, "n rows columns"]:
-        """CAMs of one step, refined."""
+        """Return the refined CAMs of one step."""
         block, attention, grid = self.encode_image()
         texts = self.proposal_texts(queries)
         cams = [self.refine(*self.query_cam(block, i, texts, background), attention, grid) for i in range(len(texts))]
@@ -110,7 +110,7 @@ class OfficialScheme:
 
     @torch.no_grad()
     def encode_image(self) -> tuple[AutogradBlock, Float[Tensor, "1 t t"], tuple[int, int]]:
-        """The image up to the last block, with the sum of the attention maps that CAA reads and the patch grid."""
+        """Return the image up to the last block, the sum of the attention maps that CAA reads, and the patch grid."""
         with self._timed(Unit.IMAGE):
             encoder = self.proposal
             height, width = proposals.padded_size(*self.image.shape[:2])
@@ -126,7 +126,7 @@ class OfficialScheme:
         )
 
     def proposal_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """One text at a time, all 77 positions."""
+        """Embed one text at a time, all 77 positions."""
         embedded = [torch.zeros(0, self.proposal.width, device=self.proposal.device)]
         for text in texts:
             with self._timed(Unit.TEXT_F):
@@ -136,11 +136,11 @@ class OfficialScheme:
     def query_cam(
         self, block: AutogradBlock, index: int, queries: Float[Tensor, "n d"], background: Float[Tensor, "m d"]
     ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 t t"]]:
-        """One query's CAM in 0..1, and the last block's attention map that came with it."""
+        """Return one query's CAM, 0..1, and the last block's attention map of the same pass."""
         with self._timed(Unit.LAST_BLOCK):
-            one = block.with_fallback(index, queries, background)
-        assert one.attention is not None  # noqa: S101 - the block was made with attention
-        return proposals.min_max(one.cam[None]), one.attention
+            result = block.with_fallback(index, queries, background)
+        assert result.attention is not None  # noqa: S101 - the block was made with attention
+        return proposals.min_max(result.cam[None]), result.attention
 
     def refine(
         self,
@@ -149,7 +149,7 @@ class OfficialScheme:
         attention: Float[Tensor, "1 t t"],
         grid: tuple[int, int],
     ) -> Float[np.ndarray, "rows columns"]:
-        """CAA for one query, its matrix made for it alone."""
+        """Refine the CAM of one query by a CAA matrix of its own."""
         with self._timed(Unit.CHAIN):
             maps = min(_AFFINITY_MAPS, self.proposal.depth)
             affinity = proposals.transition((attention + own)[0, 1:, 1:] / maps)
@@ -158,19 +158,18 @@ class OfficialScheme:
     # v and g
 
     def prompted_crops(self, cams: Float[np.ndarray, "n rows columns"]) -> list[UInt8[np.ndarray, "size size 3"]]:
-        """Every query's prompted crop."""
         crops = []
         for grid_cam in cams:
             with self._timed(Unit.PROMPTED_CROP):
                 behind = visual_prompts.prepare(self.image, self.recipe.visual_prompts, self.recipe)
                 cam = enlarge(grid_cam, *self.image.shape[:2])
                 mask: Bool[np.ndarray, "h w"] = cam > self.recipe.eta
-                shown = self.image if cam.sum() <= 1 else visual_prompts.apply_prompts(behind, mask)
-                crops.append(classifier.crop(shown, self.classifier.image_size))
+                prompted = self.image if cam.sum() <= 1 else visual_prompts.apply_prompts(behind, mask)
+                crops.append(classifier.crop(prompted, self.classifier.image_size))
         return crops
 
     def score(self, crops: Sequence[UInt8[np.ndarray, "size size 3"]], words: Sequence[str]) -> Float[np.ndarray, " n"]:
-        """The diagonal of P, with crops and texts encoded once a template."""
+        """Return the diagonal of P; crops and texts are encoded once per template."""
         total = torch.zeros(len(crops), len(words), device=self.classifier.device)
         for template in self.vocabulary.classifier_templates:
             texts = self.classifier_texts([template.format(word) for word in words])
@@ -178,13 +177,13 @@ class OfficialScheme:
         return total.softmax(-1).diagonal().cpu().numpy()
 
     def classifier_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """One template's texts, all 77 positions."""
+        """Embed one template's texts, all 77 positions."""
         with self._timed(Unit.TEXT_G, len(texts)):
             return self.classifier.texts(texts, context=CONTEXT)
 
     @torch.no_grad()
     def encode_crops(self, crops: Sequence[UInt8[np.ndarray, "size size 3"]]) -> Float[Tensor, "n d"]:
-        """All crops of a step as one batch, every block with its attention map, as the official wrapper runs them."""
+        """Encode all crops of a step as one batch, every block with its attention map like the official wrapper."""
         with self._timed(Unit.CROP, len(crops)):
             encoder = self.classifier
             images = encoder.normalise(torch.from_numpy(np.stack(crops)))
@@ -192,18 +191,12 @@ class OfficialScheme:
             tokens, _ = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=0)
             return torch.nn.functional.normalize(encoder.project(tokens[:, 0]).float(), dim=-1)
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """The time of the call by the scheme's clock."""
-        start = self.clock()
-        call()
-        return self.clock() - start
-
     @contextmanager
-    def _timed(self, unit: Unit, many: int = 1) -> Iterator[None]:
+    def _timed(self, unit: Unit, count: int = 1) -> Iterator[None]:
         start = self.clock()
         yield
         self.spent[unit] = self.spent.get(unit, 0.0) + self.clock() - start
-        self.done[unit] += many
+        self.done[unit] += count
 
 
 def _check_official(vocabulary: Vocabulary, recipe: Recipe) -> None:

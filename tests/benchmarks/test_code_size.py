@@ -28,7 +28,7 @@ def test_functions_are_counted_with_decorators_methods_and_nested_ones():
 
 
 def test_percentiles_are_those_of_the_nearest_rank():
-    size = CodeSize.of(["x = 1\n" * lines for lines in range(1, 11)])
+    size = CodeSize.from_files(["x = 1\n" * lines for lines in range(1, 11)])
     assert (size.files, size.lines, size.file_median, size.file_p90) == (10, 55, 5, 9)
     assert (size.functions, size.function_median, size.function_p90) == (0, 0, 0)
 

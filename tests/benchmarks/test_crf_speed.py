@@ -1,6 +1,6 @@
-"""What `car bench crf` measures, on a small image."""
+"""What `python -m benchmarks crf` measures, on a small image."""
 
-from evaluation.speed.crf import measure_crf
+from benchmarks.crf import measure_crf
 
 
 def test_both_sides_are_measured_and_counted() -> None:

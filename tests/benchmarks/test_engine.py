@@ -1,10 +1,10 @@
-"""`car bench engine`, `listing`, `latency`, `predict` and `results` start their own engines and fill every figure."""
+"""`engine`, `listing`, `latency`, `predict` and `results` start their own engines and fill every figure."""
 
 from worker.celery_app import MAX_PENDING
 
 
-def test_the_engine_is_measured_with_s3_and_without(car_bench):
-    figures, output = car_bench("engine", "--items", "50", "--batch", "8", "--quick")
+def test_the_engine_is_measured_with_s3_and_without(measure):
+    figures, output = measure("engine", "--items", "50", "--batch", "8", "--quick")
     for store in ("memory", "s3"):
         assert figures[store]["new"]["items_per_second"] > 0
         assert figures[store]["known"]["items_per_second"] > 0
@@ -16,7 +16,7 @@ def test_the_engine_is_measured_with_s3_and_without(car_bench):
     assert figures["lookup_ms_per_item"] > 0
     assert figures["heartbeat_ms"] > 0
     assert figures["listing_rows_per_second"] > 0
-    assert figures["command"] == "car bench engine --items 50 --batch 8 --quick"
+    assert figures["command"] == "python -m benchmarks engine --items 50 --batch 8 --quick"
     assert "memory (no S3)" in output
 
 
@@ -55,5 +55,5 @@ def test_pages_of_results_are_measured_in_an_embedded_database(measure):
     names = [combination["filter"] for combination in figures["filters"]]
     assert names[0] == "no filter"
     assert {"label", "dropped_at", "label + min_score"} <= set(names)
-    assert all(0 < one["p50_ms"] <= one["p99_ms"] <= one["worst_ms"] for one in figures["filters"])
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] <= row["worst_ms"] for row in figures["filters"])
     assert "database_url" not in figures["setting"]

@@ -1,4 +1,4 @@
-"""What a picture with many words takes in memory, measured in processes of its own."""
+"""Memory of an image with many words, measured in separate processes."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from evaluation.random_models import VIT_B16, VIT_L14, Shape
 MIB = 2**20
 GIB = 2**30
 A_WORD = 0.2 * MIB
-"""What a word may add at 384 x 256 and with crops of 56 pixels: its mask of this step and the one before, a bit a pixel
+"""What a word may add at 384 x 256 with crops of 56 pixels: its masks of two steps, one bit per pixel
 (12 KiB each), its crop, its texts and its CAM. A mask of floats alone would be 0.4 MiB."""
 STAGES = ["models", "texts", "encode", "recurrence"]
 
@@ -44,6 +44,6 @@ def test_a_process_that_fails_is_no_measurement():
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_a_thousand_words_on_a_large_picture_stay_within_8_gib_until_the_crf():
+def test_a_thousand_words_on_a_large_image_stay_within_8_gib_until_the_crf():
     cost = measure_memory(1024, 768, 1000, Models.SHALLOW, finish=False)
     assert cost.highest_rss + weights_left_out() <= 8 * GIB, cost

@@ -1,10 +1,10 @@
-"""evaluation.speed.op_counter: what ran is what is counted, with gradients, without, and in inference mode."""
+"""benchmarks.op_counter: what ran is what is counted, with gradients, without, and in inference mode."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from evaluation.speed.op_counter import OpCounter
+from benchmarks.op_counter import OpCounter
 
 
 @pytest.fixture(params=[torch.enable_grad, torch.no_grad, torch.inference_mode])

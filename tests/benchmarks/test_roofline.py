@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.speed.roofline import Floor, Peaks, Stage, measure_peaks
+from benchmarks.roofline import Floor, Peaks, Stage, measure_peaks
 from evaluation.stopwatch import Stopwatch, clock_of
 
 PEAKS = Peaks(flop_per_s=100.0, bytes_per_s=10.0)
@@ -20,9 +20,9 @@ def test_floors_add_up_and_repeat():
     assert Floor(1.0, 2.0) * 3 + Floor(flop=1.0) == Floor(4.0, 6.0)
 
 
-def test_a_stage_tells_how_often_its_time_holds_its_floor():
-    told = Stage(3.0, Floor(flop=100.0)).to_json(PEAKS)
-    assert (told["floor_seconds"], told["times_floor"], told["ruled_by"]) == (1.0, 3.0, "arithmetic")
+def test_the_time_of_a_stage_is_compared_with_its_floor():
+    figures = Stage(3.0, Floor(flop=100.0)).to_json(PEAKS)
+    assert (figures["floor_seconds"], figures["times_floor"], figures["ruled_by"]) == (1.0, 3.0, "arithmetic")
     assert Stage(3.0, Floor()).to_json(PEAKS)["times_floor"] is None
     assert Stage(3.0).to_json(PEAKS) == {"seconds": 3.0}
 

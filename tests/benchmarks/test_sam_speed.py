@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.speed.sam import TINY, measure_sam
-from evaluation.speed.sam_flop import tera_flop
-from worker.segmenter.sam.decoder import Decoder, Embedded
+from benchmarks.sam import measure_sam
+from benchmarks.sam_flop import tera_flop
+from evaluation.random_models import TINY_SAM
+from worker.segmenter.sam.decoder import Decoder, ImageEmbedding
 from worker.segmenter.sam.encoder import encode
 from worker.segmenter.sam.network import build
 
@@ -22,7 +23,7 @@ def test_the_same_masks_are_measured_on_both_sides(cost):
     assert abs(cost.counts["ours"]["regions"] - cost.counts["official"]["regions"]) <= 1
 
 
-def test_all_stages_are_told(cost):
+def test_all_stages_are_measured(cost):
     assert set(cost.official_s) == {"encode", "decode", "postprocess", "nms"}
     assert set(cost.ours_s) == {*cost.official_s, "ensemble"}
     figures = json.loads(json.dumps(cost.to_json()))
@@ -47,23 +48,23 @@ def counted(call):
 @pytest.mark.parametrize("size", [(256, 256), (96, 200)])
 def test_the_arithmetic_is_what_torch_counts(size):
     """But for attention over seven tokens and their own small matrices, of which the formula leaves some out."""
-    network, points = build(TINY), torch.rand(8, 2) * 256
-    flop = tera_flop(TINY, size, 8, 8)
+    network, points = build(TINY_SAM), torch.rand(8, 2) * 256
+    flop = tera_flop(TINY_SAM, size, 8, 8)
     pixels, embedding = torch.randn(1, 3, 256, 256), torch.randn(1, 64, 16, 16)
     assert counted(lambda: network.image_encoder(pixels)) == pytest.approx(flop["official_encode"], rel=0.01)
     assert counted(lambda: encode(network.image_encoder, pixels)) == pytest.approx(flop["encode"], rel=0.01)
     sparse, dense = network.prompt_encoder(points=(points[:, None], torch.ones(8, 1)), boxes=None, masks=None)
     where = network.prompt_encoder.get_dense_pe()
-    theirs = counted(lambda: network.mask_decoder(embedding, where, sparse, dense, multimask_output=True))
-    assert theirs == pytest.approx(flop["official_decode"], rel=0.05)
-    decoder = Decoder(network, Embedded.of(network, embedding[0]))
+    official = counted(lambda: network.mask_decoder(embedding, where, sparse, dense, multimask_output=True))
+    assert official == pytest.approx(flop["official_decode"], rel=0.05)
+    decoder = Decoder(network, ImageEmbedding.from_encoder(network, embedding[0]))
     rows, columns = (-(-side * 16 // max(size)) for side in size)
 
-    def ours():
-        answers = decoder.ask(decoder.tokens(points))
+    def decode():
+        answers = decoder.decode(decoder.tokens(points))
         decoder.masks(answers, answers.quality < torch.inf, rows, columns)
 
-    assert counted(ours) == pytest.approx(flop["decode"], rel=0.05)
+    assert counted(decode) == pytest.approx(flop["decode"], rel=0.05)
 
 
 @pytest.mark.parametrize(("sizes", "side"), [("vit_x", 64), ("tiny", 0)])

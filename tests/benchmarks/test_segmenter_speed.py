@@ -1,17 +1,16 @@
-"""`car bench segmenter`: what is timed is real work, and what is computed from counts is what a full run does."""
+"""`python -m benchmarks segmenter`: the timed work is real, and computed times are those of a full run."""
 
 import json
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
+from benchmarks.segmenter_analysis import analyze
+from benchmarks.segmenter_roofline import crop_flop, image_flop
 from car.options import Precision
-from cli.main import app
 from evaluation.random_models import TINY_F, TINY_G, VIT_B16, VIT_L14
-from evaluation.speed.segmenter import compare
-from evaluation.speed.segmenter_figures import Setting
-from evaluation.speed.segmenter_roofline import crop_flop, image_flop
+from evaluation.segmenter_speed import Setting
 from worker.segmenter.segmenter import Batches
 
 CHECKED = {
@@ -22,9 +21,9 @@ CHECKED = {
 
 def test_a_full_run_scores_as_ours_and_fills_every_figure():
     setting = Setting(
-        width=128, height=96, survivors=3, steps=3, turns=1, full=True, shapes=(TINY_F, TINY_G), gain=4.0, scale=20.0
+        width=128, height=96, survivors=3, steps=3, turns=1, shapes=(TINY_F, TINY_G), gain=4.0, scale=20.0
     )
-    result = compare(setting)
+    result = analyze(setting, full=True)
     figures = json.loads(json.dumps(result.to_json()))
     assert figures.keys() >= CHECKED
     assert figures["queries_of_steps"][:2] == [10, 3]
@@ -52,7 +51,7 @@ def test_no_stage_can_be_below_its_floor_and_no_run_does_less_arithmetic_than_it
     setting = Setting(
         width=128, height=96, queries=4, survivors=2, turns=1, shapes=(TINY_F, TINY_G), gain=4.0, scale=20
     )
-    result = compare(setting)
+    result = analyze(setting)
     demanded = sum(
         stage.floor.flop for name, stage in result.stages_with_floors.items() if stage.floor and name != "text"
     )
@@ -71,12 +70,11 @@ def test_models_of_half_the_precision_are_measured_beside_the_same_official_ones
         queries=3,
         turns=1,
         precision=Precision.BFLOAT16,
-        stream=2,
         shapes=(TINY_F, TINY_G),
         gain=4.0,
         scale=20,
     )
-    figures = compare(setting).to_json()
+    figures = analyze(setting, stream=2).to_json()
     assert (figures["precision"], figures["official_precision"]) == ("bfloat16", "float32")
     assert figures["peaks"].keys() == {"float32", "bfloat16"}  # of g's blocks, and of all else
     assert figures["stream"]["images_per_s"] > 0
@@ -85,8 +83,8 @@ def test_models_of_half_the_precision_are_measured_beside_the_same_official_ones
 
 def test_images_that_share_batches_are_charged_a_part_each():
     batches, tiny = Batches(images=2, crops=8), {"shapes": (TINY_F, TINY_G), "gain": 4.0, "scale": 20.0}
-    setting = Setting(width=64, height=48, queries=4, turns=1, stream=5, batches=batches, **tiny)
-    result = compare(setting)
+    setting = Setting(width=64, height=48, queries=4, turns=1, batches=batches, **tiny)
+    result = analyze(setting, stream=5)
     assert setting.images_together == 4
     assert result.forwards == (0.5, 0.5)  # four images: two batches of f, and sixteen crops in two of g
     assert result.sizes == [4, 1]
@@ -96,11 +94,11 @@ def test_images_that_share_batches_are_charged_a_part_each():
 TINY = ("--models", "tiny", "--size", "64x48", "--turns", "1")
 
 
-def test_several_settings_in_one_call_make_one_file(car_bench):
-    record, output = car_bench("segmenter", *TINY, "--size", "96x64", "--queries", "3", "--queries", "4")
+def test_several_settings_in_one_call_make_one_file(measure):
+    record, output = measure("segmenter", *TINY, "--size", "96x64", "--queries", "3", "--queries", "4")
     assert (record["schema"], record["bench"]) == (1, "segmenter")
     assert record["command"].startswith(
-        "car bench segmenter --size 64x48 --size 96x64 --queries 3 --queries 4 --models"
+        "python -m benchmarks segmenter --size 64x48 --size 96x64 --queries 3 --queries 4 --models"
     )
     assert "--json" not in record["command"]
     assert record["machine"].keys() >= {"cores", "processor", "features", "gpu", "torch", "load_before"}
@@ -111,23 +109,15 @@ def test_several_settings_in_one_call_make_one_file(car_bench):
     assert "times as fast" in output
 
 
-def test_cuda_is_refused_where_there_is_none():
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
-    refused = CliRunner().invoke(app, ["bench", "segmenter", *TINY, "--device", "cuda"])
-    assert refused.exit_code == 2
-    assert "finds no CUDA device here" in refused.stderr
-
-
 def test_settings_that_cannot_be_are_refused_by_the_command():
-    refused = CliRunner().invoke(app, ["bench", "segmenter", *TINY, "--queries", "3", "--survivors", "4"])
+    refused = CliRunner().invoke(app, ["segmenter", *TINY, "--queries", "3", "--survivors", "4"])
     assert refused.exit_code == 2
     assert "1 <= survivors (4) <= queries (3)" in " ".join(refused.output.replace("│", " ").split())
 
 
 @pytest.mark.slow
 def test_full_size_official_scheme_costs_many_times_more():
-    result = compare(Setting(turns=1))
+    result = analyze(Setting(turns=1))
     figures = result.to_json()
     assert figures["ratio_crops"] >= 15
     assert figures["ratio_official"] >= 12  # 15 to 20 on a quiet machine

@@ -70,7 +70,7 @@ def test_a_server_that_is_not_there_is_a_broken_connection():
         taken.bind(("127.0.0.1", 0))
         with SlowNetwork(*taken.getsockname()) as slow, socket.create_connection(slow.address, timeout=10) as client:
             try:
-                said = client.recv(1)
+                received = client.recv(1)
             except ConnectionResetError:
-                said = b""
-    assert said == b""
+                received = b""
+    assert received == b""

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from evaluation.speed.throughput import busy_share, covered, measure_throughput
+from benchmarks.throughput import busy_share, covered, measure_throughput
 
 CPU = torch.device("cpu")
 
@@ -18,12 +18,12 @@ def test_what_overlaps_counts_once():
 
 def test_images_a_second_are_those_after_the_warm_up():
     done = []
-    found = measure_throughput(lambda images: (done.append(images), time.sleep(0.02 * images)), 5, CPU, warm_up=2)
+    throughput = measure_throughput(lambda images: (done.append(images), time.sleep(0.02 * images)), 5, CPU, warm_up=2)
     assert done == [2, 5]
-    assert found.images_per_s == pytest.approx(5 / found.seconds)
-    assert found.seconds >= 0.1
-    assert found.busy_share < 0.9  # it slept
-    assert found.to_json()["peak_memory"] is None
+    assert throughput.images_per_s == pytest.approx(5 / throughput.seconds)
+    assert throughput.seconds >= 0.1
+    assert throughput.busy_share < 0.9  # it slept
+    assert throughput.to_json()["peak_memory"] is None
 
 
 def test_a_device_that_waits_is_not_busy():

@@ -204,6 +204,22 @@ def test_whatever_the_request_lacks_there_are_as_many_slots_as_tasks(ready, chan
     assert predict(ready, **changes) == [[], []]
 
 
+def test_hundreds_of_tasks_are_answered_and_counted_like_two(ready, workers):
+    tasks = tasks_of([f"s3://bucket/{number}.jpg" for number in range(300)])
+    assert predict(ready, tasks) == [[]] * 300
+    assert metric(ready, "queued") == 300
+    workers.label(result=[{"type": "brushlabels", "value": {"rle": [7] * 2_000}}])  # several chunks
+    assert all(slot["result"] for slot in predict(ready, tasks))
+    assert metric(ready, "known") == 300
+    context = recorded("predict_smart_tool")["params"]
+    assert predict(ready, tasks, params=context) == [[]] * 300  # does not wait without a worker
+    body = json.dumps(recorded("predict", tasks=tasks)).encode()
+    assert ready.post("/predict", content=body[:-1]).status_code == 422
+    assert ready.post("/predict", content=body[:-9] + b"\xff\xfe" + body[-9:]).status_code == 422
+    surrogate = body.replace(b'"s3://bucket/7.jpg"', rb'"s3://bucket/\ud800.jpg"')
+    assert len(ready.post("/predict", content=surrogate).json()["results"]) == 300
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"tasks": 3}', b"\xff"])
 def test_a_body_in_which_no_tasks_can_be_counted_is_refused(ready, body):
     answer = ready.post("/predict", content=body)

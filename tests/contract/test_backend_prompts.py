@@ -16,7 +16,7 @@ from car.model_version import CODE_VERSION, model_version
 from car.rle import decode_brush
 from db import vocabularies
 from db.label_studio.outbox import complete_items
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.queue import items
 from db.queue import workers as presences
 from db.queue.items import CompletedItem, FailedItem
@@ -43,7 +43,7 @@ class GpuWorker:
 
     def __init__(self, workers, settings):
         self.rows = workers
-        self.objects = ObjectStore.of(settings)
+        self.objects = S3ObjectStore.from_settings(settings)
         presence = presences.WorkerInfo("host:1:gpu", "gpu", "cpu", WEIGHTS, CODE_VERSION)
         workers.do(presences.heartbeat, presence)
 

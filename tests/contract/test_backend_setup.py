@@ -129,23 +129,23 @@ def traced(engine, file):
 
 
 def test_a_project_as_it_was_costs_one_question_and_another_for_the_time_every_few_seconds(face, workers, tmp_path):
-    engines = face.app.state.face
+    backend = face.app.state.backend
     with (
-        traced(engines.glances, tmp_path / "looks") as looks,
-        traced(engines.database, tmp_path / "changes") as changes,
+        traced(backend.probes, tmp_path / "reads") as reads,
+        traced(backend.database, tmp_path / "changes") as changes,
     ):
-        [version] = {setup(face)["model_version"] for _ in range(9)}  # by then its question is prepared
-        looked, changed = looks(), changes()
+        [version] = {setup(face)["model_version"] for _ in range(9)}  # by then its query is prepared
+        read, changed = reads(), changes()
         assert changed > 0
         for _ in range(3):
             assert setup(face)["model_version"] == version
-        assert (looks(), changes()) == (looked + 3, changed)
+        assert (reads(), changes()) == (read + 3, changed)
         workers.sql("UPDATE project SET setup_at = now() - interval '1 minute' RETURNING id")
         assert setup(face)["model_version"] == version
-        assert (looks(), changes()) == (looked + 5, changed)
+        assert (reads(), changes()) == (read + 5, changed)
         [row] = workers.sql("SELECT setup_at > now() - interval '5 seconds' AS fresh FROM project")
         assert row.fresh
-        engines.close()  # they write to files that are closed now
+        backend.close()  # they write to files that are closed now
 
 
 def test_connections_that_the_server_has_ended_are_replaced_unseen(face, workers):

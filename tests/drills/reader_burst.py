@@ -163,7 +163,6 @@ def served_alone():
     from api.settings import ApiSettings  # noqa: PLC0415
     from cli.embedded import start_engines  # noqa: PLC0415 - not for whoever brings a service
     from db import api_keys  # noqa: PLC0415
-    from db.objects import ObjectStore  # noqa: PLC0415
     from db.schema import migrate  # noqa: PLC0415
     from db.session import make_engine, transaction  # noqa: PLC0415
     from tests.support.api_client import Rows  # noqa: PLC0415
@@ -173,7 +172,9 @@ def served_alone():
         database = make_engine(environment["DATABASE_URL"])
         migrate(database)
         names = {field.alias for field in ApiSettings.model_fields.values()}
-        objects = ObjectStore.of(ApiSettings(**{name: value for name, value in environment.items() if name in names}))
+        objects = S3ObjectStore.from_settings(
+            ApiSettings(**{name: value for name, value in environment.items() if name in names})
+        )
         rows = Rows(database, objects)
         for _ in range(60):
             rows.result([("cat", 0.9), ("dog", 0.8)], dropped=[("cow", 1)])

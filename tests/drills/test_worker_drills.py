@@ -1,4 +1,4 @@
-"""Workers as they run, real and on their own: killed, stopped, robbed of Redis; nothing is lost and nothing doubled."""
+"""Real workers that are killed, stopped or cut off from Redis lose nothing and duplicate nothing."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ from worker.celery_app import TaskName, make_celery_app, notify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LEASE, REAP = 4.0, 1.0
+LEASE, MAINTENANCE = 4.0, 1.0
 
 
 class Service:
-    """A gpu worker, an io worker and beat on this test's engines."""
+    """A gpu worker, an io worker and the scheduler on this test's engines."""
 
     def __init__(self, environment, folder, bucket):
-        self.environment = environment | {"CAR_LEASE_SECONDS": str(LEASE), "CAR_REAP_SECONDS": str(REAP)}
+        self.environment = environment | {"CAR_LEASE_SECONDS": str(LEASE), "CAR_MAINTENANCE_SECONDS": str(MAINTENANCE)}
         self.folder, self.bucket = folder, bucket
         self.engine = make_engine(environment["DATABASE_URL"])
         self.processes = {}
@@ -46,7 +46,7 @@ class Service:
     def start_all(self):
         self.start("gpu", "worker", "--queues", "gpu")
         self.start("io", "worker", "--queues", "io")
-        self.start("beat", "beat")
+        self.start("scheduler", "scheduler")
 
     def stop(self):
         for process in self.processes.values():
@@ -68,7 +68,7 @@ class Service:
                     kind=JobKind.BULK,
                     priority=Priority.BULK,
                     source=BulkSource.parse(f"s3://{self.bucket.name}/{prefix}").to_json(),
-                    vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                    vocabulary_id=vocabularies.get_or_create(session, Vocabulary.from_words(labels)),
                     recipe_id=vocabularies.get_or_create_recipe(session, preset("demo")),
                 ),
             )
@@ -82,12 +82,12 @@ class Service:
     def counts(self):
         return dict(self.rows("SELECT state, count(*) FROM item GROUP BY state"))
 
-    def until(self, what, seconds=240):
-        """What `what` returns once it is true."""
+    def until(self, condition, seconds=240):
+        """Return the condition's value once it is true."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if found := what():
-                return found
+            if value := condition():
+                return value
             time.sleep(0.05)
         logs = "\n".join(
             f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-15:]) for log in self.folder.glob("*.log")
@@ -99,9 +99,9 @@ class Service:
         return sum(counts.values()) == total and not counts.get("queued") and not counts.get("running")
 
     def busy_child(self, where="true"):
-        """Process id of the child that has items in hand."""
-        found = self.rows(f"SELECT DISTINCT worker FROM item WHERE state = 'running' AND {where}")  # noqa: S608
-        return int(found[0][0].split(":")[1]) if found else None
+        """Return the process id of a child that owns items."""
+        owners = self.rows(f"SELECT DISTINCT worker FROM item WHERE state = 'running' AND {where}")  # noqa: S608
+        return int(owners[0][0].split(":")[1]) if owners else None
 
 
 @pytest.fixture
@@ -125,18 +125,18 @@ def upload(service, count, prefix="in/"):
         service.bucket.put(f"{prefix}{number:03}.png", scene(number))
 
 
-def exactly_once(service, done):
-    """Every item has one result, every result its objects, and the history is whole."""
+def check_exactly_once(service, done):
+    """Check that every item has one result, every result its objects and a complete history."""
     assert service.rows("SELECT count(*) FROM item WHERE state = 'done' AND result_id IS NULL") == [(0,)]
     assert service.rows("SELECT count(*), count(DISTINCT run_key) FROM result") == [(done, done)]
     assert service.rows("SELECT count(*) FROM reservation") == [(0,)]
     keys = set(service.bucket.keys("car/results/"))
-    for masks, labelmap, steps, told in service.rows(
+    for masks, labelmap, steps, stored_steps in service.rows(
         "SELECT masks_key, labelmap_key, steps, "
         "(SELECT count(DISTINCT step) FROM query_step WHERE result_id = result.id) FROM result"
     ):
         assert {masks, labelmap} <= keys
-        assert steps == told
+        assert steps == stored_steps
 
 
 def test_a_worker_killed_in_mid_batch_twice_loses_and_doubles_nothing(service):
@@ -161,7 +161,7 @@ def test_a_worker_killed_in_mid_batch_twice_loses_and_doubles_nothing(service):
         assert time.monotonic() - killed < LEASE + 10
     service.until(lambda: service.ended(14))
     assert service.counts() == {"done": 14}
-    exactly_once(service, 14)
+    check_exactly_once(service, 14)
     assert service.rows("SELECT max(lost_lease_count) FROM item")[0][0] >= 1
 
 
@@ -172,13 +172,13 @@ def test_flushing_redis_in_mid_job_costs_no_work(service):
     service.until(service.busy_child)
     with redis.Redis.from_url(service.environment["CELERY_BROKER_URL"]) as client:
         client.flushdb()
-    os.kill(service.busy_child() or service.until(service.busy_child), signal.SIGKILL)  # now nobody holds a bell
+    os.kill(service.busy_child() or service.until(service.busy_child), signal.SIGKILL)  # now no message is left
     service.until(lambda: service.ended(14))
     assert service.counts() == {"done": 14}
-    exactly_once(service, 14)
+    check_exactly_once(service, 14)
 
 
-def test_sigterm_hands_back_within_thirty_seconds_at_no_cost_of_an_attempt(service):
+def test_sigterm_releases_items_within_thirty_seconds_without_costing_an_attempt(service):
     upload(service, 14)
     service.start_all()
     service.job("in/")
@@ -194,10 +194,10 @@ def test_sigterm_hands_back_within_thirty_seconds_at_no_cost_of_an_attempt(servi
     service.start("gpu", "worker", "--queues", "gpu")
     service.until(lambda: service.ended(14))
     assert service.rows("SELECT DISTINCT attempt FROM item") == [(1,)]
-    exactly_once(service, 14)
+    check_exactly_once(service, 14)
 
 
-def test_a_picture_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(service):
+def test_an_image_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(service):
     upload(service, 8)
     service.start_all()
     poison = f"s3://{service.bucket.name}/in/003.png"
@@ -214,8 +214,8 @@ def test_a_picture_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(
         service.job("in/")
         kills = 0
         while not service.ended(8):
-            for told in connection.notifies(timeout=0.2):
-                os.kill(int(told.payload.split(":")[1]), signal.SIGKILL)
+            for notification in connection.notifies(timeout=0.2):
+                os.kill(int(notification.payload.split(":")[1]), signal.SIGKILL)
                 kills += 1
     assert kills == 3
     assert service.counts() == {"done": 7, "dead": 1}
@@ -223,7 +223,7 @@ def test_a_picture_that_kills_its_worker_ends_dead_and_takes_no_neighbour_along(
         (3, 3, "lost_worker")
     ]
     assert service.rows("SELECT max(lost_lease_count) FROM item WHERE uri <> :uri", uri=poison)[0][0] <= 1
-    exactly_once(service, 7)
+    check_exactly_once(service, 7)
 
 
 def test_a_sleeping_worker_that_wakes_after_its_lease_writes_nothing(service):
@@ -241,7 +241,7 @@ def test_a_sleeping_worker_that_wakes_after_its_lease_writes_nothing(service):
     time.sleep(3)
     assert service.rows("SELECT id, worker, attempt, result_id FROM item ORDER BY id") == before
     assert service.counts() == {"done": 12}
-    exactly_once(service, 12)
+    check_exactly_once(service, 12)
 
 
 def test_connections_that_postgres_drops_in_mid_job_lose_and_double_nothing(service):
@@ -261,7 +261,7 @@ def test_connections_that_postgres_drops_in_mid_job_lose_and_double_nothing(serv
     assert dropped > 0
     service.until(lambda: service.ended(14))
     assert service.counts() == {"done": 14}
-    exactly_once(service, 14)
+    check_exactly_once(service, 14)
 
 
 def test_an_s3_server_that_hangs_for_a_while_costs_time_alone(service, engines):
@@ -277,4 +277,4 @@ def test_an_s3_server_that_hangs_for_a_while_costs_time_alone(service, engines):
         os.kill(server, signal.SIGCONT)
     service.until(lambda: service.ended(14))
     assert service.counts() == {"done": 14}
-    exactly_once(service, 14)
+    check_exactly_once(service, 14)

@@ -63,8 +63,8 @@ def _exported(environment, folder, up, tmp_path):
     while time.monotonic() < deadline:
         if up.poll() is not None:
             break
-        said = car(environment, "env", "--data-dir", str(folder))
-        names = dict(line.removeprefix("export ").split("=", 1) for line in said.stdout.splitlines())
+        exported = car(environment, "env", "--data-dir", str(folder))
+        names = dict(line.removeprefix("export ").split("=", 1) for line in exported.stdout.splitlines())
         names = {name: value.strip("'\"") for name, value in names.items()}
         try:
             if names and httpx.get(names["CAR_API_URL"] + "/readyz", trust_env=False).is_success:
@@ -104,16 +104,16 @@ def fill(bucket, folder, scenes, repeated):
     return paths
 
 
-def every(client, path, **parameters):
+def all_entries(client, path, **parameters):
     """All entries of a list, page after page."""
-    found, cursor = [], None
+    entries, cursor = [], None
     while True:
         answer = client.get(path, params={**parameters, **({"cursor": cursor} if cursor else {})}).raise_for_status()
         page = answer.json()
-        found += page["items"]
+        entries += page["items"]
         cursor = page["next"]
         if cursor is None:
-            return found
+            return entries
 
 
 @pytest.mark.parametrize(
@@ -137,22 +137,22 @@ def test_a_bucket_is_labeled_as_car_segment_would_bit_for_bit(service, bucket, t
 
     key = {"Authorization": f"Bearer {service['CAR_API_KEY']}"}
     with httpx.Client(base_url=service["CAR_API_URL"], headers=key, trust_env=False) as client:
-        failed = every(client, f"/api/v1/jobs/{job['id']}/items", state="failed", limit=2)
-        assert {one["uri"].rsplit("/", 1)[1]: one["error"]["code"] for one in failed} == {
+        failed = all_entries(client, f"/api/v1/jobs/{job['id']}/items", state="failed", limit=2)
+        assert {row["uri"].rsplit("/", 1)[1]: row["error"]["code"] for row in failed} == {
             "text.png": "image_unsupported",
             "cut.png": "image_corrupt",
             "huge.png": "image_too_large",
         }
-        entries = every(client, "/api/v1/results", job=job["id"], limit=7)
-        assert sorted(one["uri"] for one in entries) == sorted(paths)
-        assert len({one["id"] for one in entries}) == count
-        results = {one["uri"]: client.get(f"/api/v1/results/{one['id']}").raise_for_status().json() for one in entries}
+        entries = all_entries(client, "/api/v1/results", job=job["id"], limit=7)
+        assert sorted(row["uri"] for row in entries) == sorted(paths)
+        assert len({row["id"] for row in entries}) == count
+        results = {row["uri"]: client.get(f"/api/v1/results/{row['id']}").raise_for_status().json() for row in entries}
 
-    told = car(
+    alone_run = car(
         {name: value for name, value in os.environ.items() if not name.startswith("CAR_")},
         "segment", str(folder), "--labels-file", labels, "--preset", "demo", "--json", str(tmp_path / "alone") + "/",
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    assert alone_run.returncode == 0, alone_run.stderr
     alone = {path: json.loads((tmp_path / "alone" / f"{path.stem}.json").read_text()) for path in set(paths.values())}
     for uri, path in paths.items():
         for part in ("masks", "steps", "stop_reason", "model_version", "recipe", "work"):

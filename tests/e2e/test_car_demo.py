@@ -33,15 +33,15 @@ def start(folder: Path) -> "subprocess.Popen[str]":
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines that name the folder: servers and workers that are left."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = place.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if str(folder) in line:
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_demo_that_is_interrupted_stops_what_it_started(demo: tuple[Path, str]
         process.send_signal(signal.SIGINT)
         out, faults = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, out + faults
-    assert "the data stay" in out
+    assert "the data are kept" in out
     assert processes_of(folder) == []
 
 

@@ -48,41 +48,41 @@ def car(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three good pictures and a damaged one."""
-    place = tmp_path_factory.mktemp("folder") / "pics"
-    place.mkdir()
+    """Three good images and a damaged one."""
+    path = tmp_path_factory.mktemp("folder") / "pics"
+    path.mkdir()
     for name in GOOD:
-        shutil.copy(IMAGES / name, place)
-    (place / "broken.png").write_bytes((IMAGES / "several.png").read_bytes()[:300])
-    return place
+        shutil.copy(IMAGES / name, path)
+    (path / "broken.png").write_bytes((IMAGES / "several.png").read_bytes()[:300])
+    return path
 
 
 @pytest.fixture(scope="module")
 def made(car: Car, folder: Path) -> Result:
-    """What creating and watching a job of the folder said."""
+    """The output of creating and watching a job of the folder."""
     return car("jobs", "create", "--upload", folder, "--labels-file", LABELS, "--name", "first", "--watch", code=1)
 
 
 @pytest.fixture(scope="module")
 def job(car: Car, made: Result) -> Any:
-    assert "is made" in made.stderr
-    return next(one for one in car.documents("jobs", "list") if one["name"] == "first")
+    assert "created" in made.stderr
+    return next(row for row in car.documents("jobs", "list") if row["name"] == "first")
 
 
 @pytest.fixture(scope="module")
 def results(car: Car, job: Any) -> dict[str, Any]:
     """Summaries by file name."""
-    return {one["uri"].rsplit("/", 1)[-1]: one for one in car.documents("results", "list", "--job", job["id"])}
+    return {row["uri"].rsplit("/", 1)[-1]: row for row in car.documents("results", "list", "--job", job["id"])}
 
 
 def test_watching_ends_with_the_job_and_names_what_failed(made: Result):
-    assert "4 pictures sent" in made.stderr
+    assert "4 images uploaded" in made.stderr
     assert "done · 4 of 4 · 3 done · 1 failed" in made.stderr
-    assert "broken.png is cut short or damaged" in made.stderr
+    assert "broken.png is truncated or damaged" in made.stderr
     assert "image_corrupt" in made.stderr
 
 
-def test_a_job_tells_what_was_asked(car: Car, job: Any):
+def test_a_job_shows_its_request(car: Car, job: Any):
     assert job["recipe"]["preset"] == "demo"  # the service's models are the demo's
     shown = car("jobs", "show", job["id"]).stdout
     assert "uploads/first/" in shown
@@ -90,7 +90,7 @@ def test_a_job_tells_what_was_asked(car: Car, job: Any):
     assert job["id"] in car("jobs", "list").stdout
 
 
-def test_pictures_of_a_job_are_listed_by_state(car: Car, job: Any):
+def test_images_of_a_job_are_listed_by_state(car: Car, job: Any):
     assert "image_corrupt" in car("jobs", "show", job["id"], "--items", "failed").stdout
     assert {item["state"] for item in car.documents("jobs", "show", job["id"], "--items", "all")} == {"done", "failed"}
     assert car.documents("jobs", "show", job["id"], "--items", "queued") == []
@@ -108,7 +108,7 @@ def test_masks_are_those_of_car_segment_bit_for_bit(car: Car, results: dict[str,
 
 def test_results_are_filtered(car: Car, results: dict[str, Any]):
     def names(*filters: object) -> set[str]:
-        return {one["uri"].rsplit("/", 1)[-1] for one in car.documents("results", "list", *filters)}
+        return {row["uri"].rsplit("/", 1)[-1] for row in car.documents("results", "list", *filters)}
 
     assert names("--label", "blue cross") == {"one-tiny.png"}
     assert names("--label", "blue cross", "--min-score", 0.5, "--dropped", "red star") == {"one-tiny.png"}
@@ -137,27 +137,27 @@ def test_a_result_is_shown_with_its_history_overlay_and_masks(car: Car, results:
 
 
 @pytest.mark.usefixtures("job")
-def test_the_same_pictures_again_are_known(car: Car, folder: Path):
+def test_the_same_images_again_are_reused(car: Car, folder: Path):
     again = car("jobs", "create", "--upload", folder, "--labels-file", LABELS, "--name", "second", "--watch", code=1)
-    assert "3 known before" in again.stderr
+    assert "3 reused" in again.stderr
     third = car("jobs", "create", "--upload", folder, "--labels-file", LABELS, "--name", "second")
-    assert "0 pictures sent, 4 were there" in third.stderr
+    assert "0 images uploaded, 4 already there" in third.stderr
     watched = car.documents("jobs", "watch", third.stdout.strip(), code=1)[0]
     assert watched["reused"] == 3
 
 
-def test_what_failed_is_tried_again_and_done_when_it_was_mended(car: Car, folder: Path):
-    wish = ["--upload", folder, "--name", "mending", "--labels", "red circle"]
-    job = json.loads(car("jobs", "create", *wish, "--watch", "--json", code=1).stdout)
+def test_failed_images_are_retried_and_done_after_a_repair(car: Car, folder: Path):
+    request_options = ["--upload", folder, "--name", "mending", "--labels", "red circle"]
+    job = json.loads(car("jobs", "create", *request_options, "--watch", "--json", code=1).stdout)
     store = object_store(car.data_dir)
     mended = (IMAGES / "alpha.png").read_bytes()
     store.put_object(store.bucket, "uploads/mending/broken.png", mended, "image/png")
     tried = car("jobs", "retry", job["id"], "--watch")
-    assert "1 pictures are tried again" in tried.stderr
+    assert "1 images queued again" in tried.stderr
     assert "4 done" in tried.stdout
 
 
-def test_listing_again_finds_what_came_since(car: Car):
+def test_a_rescan_finds_new_images(car: Car):
     store = object_store(car.data_dir)
     store.put_object(store.bucket, "grows/a.png", (IMAGES / "several.png").read_bytes(), "image/png")
     source = f"s3://{store.bucket}/grows/*.png"
@@ -178,12 +178,12 @@ def test_a_job_is_cancelled_and_watching_it_ends(car: Car, folder: Path):
 @pytest.mark.usefixtures("job")
 def test_a_repeated_request_makes_one_job(car: Car):
     store = object_store(car.data_dir)
-    wish = ["jobs", "create", "--source", f"s3://{store.bucket}/uploads/first/", "--labels", "red circle"]
-    first = car(*wish, "--idempotency-key", "nightly")
-    again = car(*wish, "--idempotency-key", "nightly")
+    request_options = ["jobs", "create", "--source", f"s3://{store.bucket}/uploads/first/", "--labels", "red circle"]
+    first = car(*request_options, "--idempotency-key", "nightly")
+    again = car(*request_options, "--idempotency-key", "nightly")
     assert first.stdout == again.stdout
-    assert "made before" in again.stderr
-    other = car(*wish, "--priority", "interactive", "--idempotency-key", "nightly", code=2)
+    assert "created before" in again.stderr
+    other = car(*request_options, "--priority", "interactive", "--idempotency-key", "nightly", code=2)
     assert "another request" in other.stderr
 
 
@@ -197,7 +197,7 @@ def test_a_local_manifest_names_the_pictures(car: Car, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("request_options", "message"),
     [
         (["--source", "s3://nowhere-at-all/x/", "--labels", "a"], "bucket_missing"),
         (["--source", "s3://car/nothing-here/", "--labels", "a"], "source_empty"),
@@ -210,11 +210,11 @@ def test_a_local_manifest_names_the_pictures(car: Car, tmp_path: Path):
         (["--source", "s3://car/uploads/"], "no labels"),
     ],
 )
-def test_what_cannot_work_is_refused_with_exit_code_2(car: Car, wish: list[str], says: str):
-    assert says in car("jobs", "create", *wish, code=2).stderr
+def test_what_cannot_work_is_refused_with_exit_code_2(car: Car, request_options: list[str], message: str):
+    assert message in car("jobs", "create", *request_options, code=2).stderr
 
 
-def test_a_revoked_key_is_refused_in_words(car: Car):
+def test_a_revoked_key_is_refused(car: Car):
     secret = car("keys", "create", "passing by").stdout.strip()
     environment = {"CAR_API_KEY": secret, "CAR_DATA_DIR": str(car.data_dir)}
     read = ["jobs", "list", "--json"]

@@ -1,4 +1,4 @@
-"""On a CUDA device: `make test-gpu`. tests/models/worker/segmenter/test_device_parity.py asks the same of the CPU."""
+"""Parity of a CUDA device with the CPU: `make test-gpu`. test_device_parity.py runs the same checks on the CPU."""
 
 import json
 
@@ -31,39 +31,39 @@ def scenes():
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32])
 def test_masks_are_those_of_float32_on_a_cpu(cuda, scenes, precision):
-    found = device_parity.parity(cuda, precision, scenes)
-    assert found.mean_iou >= 0.98
-    # A word may part only where its score lies as near to theta as rounding moves it.
-    assert all(tie.distance < 0.02 for tie in found.near_ties), found.near_ties
-    assert found.same_words >= 0.9 * found.pictures
+    agreement = device_parity.parity(cuda, precision, scenes)
+    assert agreement.mean_iou >= 0.98
+    # Labels may differ only if their score is so near theta that rounding decides.
+    assert all(tie.distance < 0.02 for tie in agreement.near_ties), agreement.near_ties
+    assert agreement.same_words >= 0.9 * agreement.images
 
 
-def test_a_picture_does_not_depend_on_its_company(cuda, scenes):
-    together, alone = device_parity.company(cuda, scenes[:10], Batches.suited_to(cuda))
-    assert together == alone
+def test_an_image_does_not_depend_on_the_others_in_a_shared_batch(cuda, scenes):
+    together, singles = device_parity.segment_together_and_singly(cuda, scenes[:10], Batches.for_device(cuda))
+    assert together == singles
 
 
 @pytest.mark.parametrize(("height", "width"), [(384, 512), (375, 500), (512, 512)])
-@pytest.mark.parametrize("words", [1, 5, 20])
-def test_the_crf_labels_as_pydensecrf_does(cuda, height, width, words):
-    assert device_parity.crf_agreement(cuda, height, width, words) >= 0.999
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_the_crf_labels_as_pydensecrf_does(cuda, height, width, count):
+    assert device_parity.crf_agreement(cuda, height, width, count) >= 0.999
 
 
-@pytest.mark.parametrize("prompts", device_parity.SHOWN)
+@pytest.mark.parametrize("prompts", device_parity.PROMPTS)
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (512, 384)])
 def test_prompted_crops_are_those_of_the_host_to_the_bit(cuda, prompts, height, width):
-    ours, theirs = device_parity.prompted(cuda, prompts, height, width)
-    assert torch.equal(ours, theirs)
+    on_device, on_host = device_parity.prompted(cuda, prompts, height, width)
+    assert torch.equal(on_device, on_host)
 
 
 @pytest.mark.parametrize("size", [(130, 71), (640, 480)])
 def test_sam_finds_the_masks_that_it_finds_on_a_cpu(cuda, size):
-    many, same = device_parity.sam_matches(cuda, paint(*size))
-    assert many > 3
-    assert same >= 0.98 * many
+    count, same = device_parity.sam_matches(cuda, paint(*size))
+    assert count > 3
+    assert same >= 0.98 * count
 
 
-def test_every_benchmark_fills_its_figures(tmp_path):
+def test_every_benchmark_measures_its_figures(tmp_path):
     done = CliRunner().invoke(
         benchmarks, ["all", "--device", "cuda", "--models", "tiny", "--json", str(tmp_path / "all")]
     )

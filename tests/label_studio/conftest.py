@@ -12,7 +12,7 @@ from tests.label_studio.browser import chromium, logged_in
 from tests.label_studio.server import Server, label_studio, program
 from tests.label_studio.service import Service, last_words, service
 from tests.label_studio.user import User
-from tests.support.picture_server import PictureServer
+from tests.support.picture_server import ImageServer
 from tests.support.services import Bucket, client_of
 
 HERE = Path(__file__).parent
@@ -45,9 +45,9 @@ def user(server) -> Iterator[User]:
 
 
 @pytest.fixture(scope="session")
-def web() -> Iterator[PictureServer]:
+def web() -> Iterator[ImageServer]:
     """A web server; `pages` are put into it."""
-    with PictureServer() as started:
+    with ImageServer() as started:
         yield started
 
 
@@ -76,7 +76,7 @@ def foreign_s3(tmp_path_factory) -> Iterator[ForeignS3]:
 def labeler(server, web, foreign_s3, tmp_path_factory) -> Iterator[Service]:
     """It writes back with a personal access token, as a new Label Studio gives them."""
     folder = tmp_path_factory.mktemp("car")
-    hosts = f"{web.place},{urlsplit(foreign_s3.environment['AWS_ENDPOINT_URL_S3']).netloc}"
+    hosts = f"{web.host_port},{urlsplit(foreign_s3.environment['AWS_ENDPOINT_URL_S3']).netloc}"
     with service(
         folder,
         LABEL_STUDIO_URL=server.url,

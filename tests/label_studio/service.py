@@ -108,7 +108,12 @@ def _child(parent: int, words: bytes) -> int:
 @contextmanager
 def service(folder: Path, **environment: str) -> Iterator[Service]:
     """On the demo's weights and embedded engines; `environment` says which Label Studio there is."""
-    settings = {"CAR_MODELS": "demo", "CAR_SYNC_SECONDS": "0", "CAR_REAP_SECONDS": "2", "CAR_FINISH_PROCESSES": "0"}
+    settings = {
+        "CAR_MODELS": "demo",
+        "CAR_SYNC_SECONDS": "0",
+        "CAR_MAINTENANCE_SECONDS": "2",
+        "CAR_POSTPROCESS_PROCESSES": "0",
+    }
     mine = {"CAR_DATA_DIR": str(folder), **settings, **environment}
     foreign = [name for name in os.environ if name.startswith(_OURS) and name != "LABEL_STUDIO_VENV"]
     with pytest.MonkeyPatch.context() as patched:
@@ -126,6 +131,6 @@ def service(folder: Path, **environment: str) -> Iterator[Service]:
 
 def last_words(folder: Path) -> str:
     """Of its processes, for a failed test."""
-    names = ("up", "api", "worker-gpu", "worker-io", "beat")
+    names = ("up", "api", "worker-gpu", "worker-io", "scheduler")
     texts = {name: (folder / "logs" / f"{name}.log").read_text(errors="replace") for name in names}
     return "\n".join(f"--- {name}\n{text[-_LAST:]}" for name, text in texts.items())

@@ -24,7 +24,7 @@ from car.vocabulary import Vocabulary
 from db import api_keys, vocabularies
 from db.label_studio.outbox import complete_items
 from db.models import JobKind, Priority
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.queue import items, jobs, listings
 from db.queue.items import CompletedItem
 from db.queue.jobs import NewJob
@@ -114,7 +114,7 @@ class Rows:
                 kind=kind,
                 priority=Priority.BULK,
                 source={"kind": "prefix", "bucket": "pictures", "key": ""},
-                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.from_words(labels)),
                 recipe_id=vocabularies.get_or_create_recipe(session, preset("voc")),
             )
             job, _ = jobs.create(session, new)
@@ -147,7 +147,7 @@ class Rows:
         )
         run_key = f"{self._made:064x}"
         wish = RunSpec(
-            job.vocabulary_id, job.recipe_id, Vocabulary.of(labels or ["cat"]), Recipe(), WEIGHTS, model_version
+            job.vocabulary_id, job.recipe_id, Vocabulary.from_words(labels or ["cat"]), Recipe(), WEIGHTS, model_version
         )
         fetched = FetchedItem(None, wish, picture, run_key)
         masks_key, labelmap_key, preview_key = store_objects(self.objects, fetched, found)
@@ -187,7 +187,7 @@ class Rows:
 
 @pytest.fixture
 def api_rows(database, api_settings):
-    return Rows(database, ObjectStore.of(api_settings))
+    return Rows(database, S3ObjectStore.from_settings(api_settings))
 
 
 def segmentation(masks, dropped, size):

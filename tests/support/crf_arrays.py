@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worker.segmenter.crf.arrays import HostArrays
+from worker.segmenter.crf.arrays import Arrays
 from worker.segmenter.crf.device_arrays import DeviceArrays
 
 
@@ -11,7 +11,7 @@ from worker.segmenter.crf.device_arrays import DeviceArrays
 def arrays(request):
     match request.param:
         case "host":
-            return HostArrays()
+            return Arrays()
         case "device":
             return DeviceArrays(torch.device("cpu"))
     return request.getfixturevalue("compiled")

@@ -1,4 +1,4 @@
-"""Addresses that must reach nobody within: what people try who want a server to ask for them."""
+"""Addresses of SSRF attacks: none of them may reach a private host."""
 
 HOSTILE = [
     # this machine
@@ -41,7 +41,7 @@ HOSTILE = [
     "http://[::1:{port}/",
     "http://::1:{port}/",
     "https://127.0.0.1:{port}/",
-    # letters that become others
+    # Unicode normalization
     "http://１２７.０.０.１:{port}/",
     "http://127。0。0。1:{port}/",
     "http://①②⑦.⓪.⓪.①:{port}/",
@@ -49,7 +49,7 @@ HOSTILE = [
     "http://ｌｏｃａｌｈｏｓｔ:{port}/",
     "http://local\u00adhost:{port}/",
     "http://localhost\u3002:{port}/",
-    # two programs read these in two ways
+    # ambiguous addresses
     "http://user@127.0.0.1:{port}/",
     "http://example.com@127.0.0.1:{port}/",
     "http://127.0.0.1:{port}@example.com/",
@@ -73,7 +73,7 @@ HOSTILE = [
     "http://127.0.0.1:-1/",
     "http://[127.0.0.1]:{port}/",
     "http://[v1.127.0.0.1]:{port}/",
-    # the cloud's own
+    # metadata services of clouds
     "http://169.254.169.254/latest/meta-data/",
     "http://169.254.169.254./latest/meta-data/",
     "http://2852039166/latest/meta-data/",

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import event
 
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
 from worker.label_studio import LabelStudio
@@ -42,7 +42,7 @@ class CountedLabelStudio(LabelStudio):
         return answer
 
 
-class CountedObjects(ObjectStore):
+class CountedObjects(S3ObjectStore):
     def get(self, key):
         step("before the masks are read")
         data = super().get(key)
@@ -60,9 +60,9 @@ def publish(fatal, told):
     engine = make_engine(settings.database_url.get_secret_value())
     event.listen(engine, "commit", lambda _: step("before a commit"))
     event.listen(engine, "checkin", lambda *_: step("after a commit"))
-    store = ObjectStore.of(settings)
+    store = S3ObjectStore.from_settings(settings)
     objects = CountedObjects(store.client, store.bucket, store.prefix)
-    with CountedLabelStudio.of(settings) as client:
+    with CountedLabelStudio.from_settings(settings) as client:
         worker = f"killed-{os.getpid()}"
         Publisher(engine, objects, client, worker, threads=1, preset="demo", lease=timedelta(seconds=120)).publish(
             seconds=120

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from db.label_studio import projects
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from tests.support.label_studio_rows import ProjectRows, config
 from tests.support.rows import segmentation
 from worker.label_studio import LabelStudio
@@ -87,7 +87,7 @@ class Outbox(ProjectRows):
 def outbox(rows, label_studio, bucket):
     with warnings.catch_warnings(action="ignore"):  # before threads do; its classes are in pydantic's old style
         import label_studio_sdk.label_interface  # noqa: F401, PLC0415
-    return Outbox(rows.engine, label_studio, ObjectStore(bucket.client, bucket.name, "car/"))
+    return Outbox(rows.engine, label_studio, S3ObjectStore(bucket.client, bucket.name, "car/"))
 
 
 __all__ = ["LABELS", "Outbox", "outbox"]

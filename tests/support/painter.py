@@ -1,4 +1,4 @@
-"""A model whose masks are known beforehand, and the pipeline around it on real PostgreSQL and S3."""
+"""A fake model whose masks are known in advance, and the pipeline around it on real PostgreSQL and S3."""
 
 import threading
 import time
@@ -12,13 +12,13 @@ from PIL import Image
 from sqlalchemy import text
 
 from car.bulk_source import BulkSource
-from car.presets import preset
+from car.presets import apply_settings, preset
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
 from car.vocabulary import Vocabulary
 from db import vocabularies
 from db.models import JobKind, Priority
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.queue import jobs
 from db.queue.progress import progress_of
 from db.session import make_engine, transaction
@@ -33,7 +33,7 @@ UNKNOWN_PAIR = 0.987
 
 
 def png(number, size=(24, 16)):
-    """A picture of its own for each number."""
+    """A different image for each number, as a PNG file."""
     pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
@@ -41,7 +41,7 @@ def png(number, size=(24, 16)):
 
 
 class Painter:
-    """A model that finds the left half of every picture to be the first label; it remembers what it was shown."""
+    """A model that labels the left half of every image with the first label; it records the sizes of its batches."""
 
     weights: ClassVar = {"proposal": "f" * 64, "classifier": "9" * 64}
     device = "painter"
@@ -57,48 +57,50 @@ class Painter:
         return self.weights
 
     def scheduler(self):
-        return BatchScheduler(self, images=self.batch, crops=1, most=self.batch)
+        return BatchScheduler(self, images=self.batch, crops=1, capacity=self.batch)
 
-    def kind(self, ask):
-        return ask.image.shape
+    def kind(self, request):
+        return request.image.shape
 
-    def begin(self, asks, *, at_once):
+    def begin(self, requests, *, batch_size):
         self.began.set()
         time.sleep(self.wait)
-        if len(asks) > self.memory:
-            raise MemoryError(f"{len(asks)} pictures")
-        if any(ask.image[0, 0, 0] in self.breaks_on for ask in asks):
-            raise ZeroDivisionError("a picture that breaks the model")
-        self.batches.append(len(asks))
-        return [StartedRequest(_rests(_halves(ask.image, ask.vocabulary.names[0]))) for ask in asks]
+        if len(requests) > self.memory:
+            raise MemoryError(f"{len(requests)} images")
+        if any(request.image[0, 0, 0] in self.breaks_on for request in requests):
+            raise ZeroDivisionError("an image that breaks the model")
+        self.batches.append(len(requests))
+        return [
+            StartedRequest(_recurrence(_left_half(request.image, request.vocabulary.names[0]))) for request in requests
+        ]
 
 
-def _rests(found):
-    """A recurrence that asks for no crops."""
-    return found
+def _recurrence(segmentation):
+    """A recurrence that needs no crops."""
+    return segmentation
     yield
 
 
-def _halves(image, label):
+def _left_half(image, label):
     mask = np.zeros(image.shape[:2], bool)
     mask[:, : image.shape[1] // 2] = True
     query = QueryScore(label, label, 0.75, kept=True, area=int(mask.sum()))
-    found = Mask(label, 0.75, int(mask.sum()), (0, 0, image.shape[1] // 2, image.shape[0]), encode_coco(mask))
+    left = Mask(label, 0.75, int(mask.sum()), (0, 0, image.shape[1] // 2, image.shape[0]), encode_coco(mask))
     return Segmentation(
         width=image.shape[1],
         height=image.shape[0],
-        masks=(found,),
+        masks=(left,),
         steps=(Step(1, (query,)),),
         stop_reason=StopReason.ONE_LEFT,
     )
 
 
-class AtOnce:
-    """Finishes in the calling thread."""
+class InlinePostprocess:
+    """Returns what the model computed, in the calling thread."""
 
-    def submit(self, unfinished):
+    def submit(self, pending):
         done = Future()
-        done.set_result(unfinished)
+        done.set_result(pending)
         return done
 
 
@@ -111,25 +113,25 @@ def engine(database_url):
 
 @pytest.fixture
 def objects(bucket):
-    return ObjectStore(bucket.client, bucket.name, "car/")
+    return S3ObjectStore(bucket.client, bucket.name, "car/")
 
 
 @pytest.fixture
 def pipeline_of(engine, objects):
     def make(model, name="w1", **limits):
-        return Pipeline(engine, objects, model, AtOnce(), name, limits=Limits(**limits))
+        return Pipeline(engine, objects, model, InlinePostprocess(), name, limits=Limits(**limits))
 
     return make
 
 
 @pytest.fixture
 def job_over(engine, objects, bucket):
-    """A listed job over a prefix of the bucket."""
+    """Create a job over a prefix of the bucket, and list it."""
 
     def make(prefix="in/", labels=("cat", "dog"), priority=Priority.BULK, settings=None):
         with transaction(engine) as session:
-            vocabulary = vocabularies.get_or_create(session, Vocabulary.of(labels))
-            recipe = vocabularies.get_or_create_recipe(session, preset("demo").with_settings(settings or {}))
+            vocabulary = vocabularies.get_or_create(session, Vocabulary.from_words(labels))
+            recipe = vocabularies.get_or_create_recipe(session, apply_settings(preset("demo"), settings or {}))
             source = BulkSource.parse(f"s3://{bucket.name}/{prefix}").to_json()
             job, _ = jobs.create(
                 session,
@@ -155,8 +157,8 @@ def counts(engine):
 
 @pytest.fixture
 def sql(engine):
-    def ask(sql, **values):
+    def execute(sql, **values):
         with transaction(engine) as session:
             return session.execute(text(sql), values).all()
 
-    return ask
+    return execute

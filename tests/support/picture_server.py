@@ -1,4 +1,4 @@
-"""A web server of pictures for tests, which can also send what no good server sends."""
+"""A web server of images for tests, which can also send invalid responses."""
 
 import socket
 import threading
@@ -15,8 +15,8 @@ from tests.support.images import paint
 ORIENTATION = 0x0112
 
 
-def picture_bytes(kind="PNG", *, width=64, height=48, orientation=None):
-    """A picture file; with `orientation`, its pixels are to be turned by EXIF."""
+def image_bytes(kind="PNG", *, width=64, height=48, orientation=None):
+    """An image file, with an EXIF `orientation` if given."""
     image = Image.fromarray(paint(width, height))
     exif = Image.Exif()
     if orientation:
@@ -26,8 +26,8 @@ def picture_bytes(kind="PNG", *, width=64, height=48, orientation=None):
     return out.getvalue()
 
 
-class PictureServer:
-    """`pages` by path: bytes, (status, headers, bytes), or a function that is given the handler to do as it likes."""
+class ImageServer:
+    """`pages` maps paths to bytes, (status, headers, bytes), or a function that is called with the handler."""
 
     def __init__(self, pages=None):
         self.pages = dict(pages or {})
@@ -41,12 +41,12 @@ class PictureServer:
         return self._server.server_port
 
     @property
-    def place(self):
+    def host_port(self):
         return f"127.0.0.1:{self.port}"
 
     @property
     def url(self):
-        return f"http://{self.place}"
+        return f"http://{self.host_port}"
 
     @property
     def paths(self):
@@ -64,8 +64,8 @@ class PictureServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or headers wait for the body, and each answer takes 40 ms
-    site: PictureServer
+    disable_nagle_algorithm = True  # otherwise headers wait for the body, and each response takes 40 ms
+    site: ImageServer
 
     def setup(self):
         super().setup()
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.site.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         page = self.site.pages.get(self.path, self.site.pages.get(self.path.partition("?")[0], (404, {}, b"no")))
-        with suppress(OSError):  # whoever asked has hung up
+        with suppress(OSError):  # the client has closed the connection
             if callable(page):
                 page(self)
                 return
@@ -102,7 +102,7 @@ def redirect(to, status=302):
 
 
 def trickle(piece=b"x", pause=0.1, head=b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"):
-    """An answer that comes so slowly that no single read takes long."""
+    """A slow response of which no single read takes long."""
 
     def page(handler):
         handler.wfile.write(head)
@@ -116,6 +116,6 @@ def trickle(piece=b"x", pause=0.1, head=b"HTTP/1.1 200 OK\r\nContent-Length: 100
 
 @pytest.fixture
 def site():
-    """A server at 127.0.0.1 without a page."""
-    with PictureServer() as server:
+    """A server at 127.0.0.1 without pages."""
+    with ImageServer() as server:
         yield server

@@ -41,7 +41,7 @@ class Rows:
 
     def wish(self, labels=("cat", "dog")):
         """Ids of a vocabulary and a recipe."""
-        return self.do(vocabularies.get_or_create, Vocabulary.of(labels)), self.do(
+        return self.do(vocabularies.get_or_create, Vocabulary.from_words(labels)), self.do(
             vocabularies.get_or_create_recipe, preset("demo")
         )
 

@@ -1,4 +1,4 @@
-"""SAMs of random weights, and the official generator beside ours."""
+"""SAMs of random weights, and the official mask generator."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from worker.segmenter.sam.network import SamSizes, build
 
 
 def random_sam(sizes: SamSizes) -> Sam:
-    """Weights strong enough that masks differ from point to point, relative positions included; always the same."""
+    """Build a SAM whose weights, always the same, are strong enough that masks differ from point to point."""
     torch.manual_seed(3)
     network = build(sizes)
     with torch.no_grad():
@@ -23,7 +23,7 @@ def random_sam(sizes: SamSizes) -> Sam:
 
 
 def official(network: Sam, image: np.ndarray, recipe: Recipe, points_per_batch: int = 64) -> list[dict[str, Any]]:
-    """The masks of segment_anything's generator, with a recipe's settings."""
+    """Return the masks of segment_anything's generator with a recipe's settings."""
     generator = SamAutomaticMaskGenerator(
         network,
         points_per_side=recipe.sam_points_per_side,
@@ -32,5 +32,5 @@ def official(network: Sam, image: np.ndarray, recipe: Recipe, points_per_batch: 
         stability_score_thresh=recipe.sam_stability,
         box_nms_thresh=recipe.sam_box_nms,
     )
-    found: list[dict[str, Any]] = generator.generate(image)
-    return found
+    masks: list[dict[str, Any]] = generator.generate(image)
+    return masks

@@ -1,43 +1,43 @@
-"""Pictures' sources, with an S3 of a few known answers."""
+"""Image fetchers over a fake S3 store."""
 
 import pytest
 
 from db.errors import BucketMissingError
-from tests.support.picture_server import picture_bytes
+from tests.support.picture_server import image_bytes
 from worker.images.fetch import ImageFetcher
 
-PNG = picture_bytes()
+PNG = image_bytes()
 
 
-class Shelf:
-    """S3 as far as pictures know it: bytes or errors by address."""
+class FakeStore:
+    """An object store with bytes or an error per bucket."""
 
-    def __init__(self, **by_address):
-        self.by_address, self.read_keys = by_address, []
+    def __init__(self, **by_bucket):
+        self.by_bucket, self.read_keys = by_bucket, []
 
     def read(self, bucket, key, *, max_bytes=None):
         self.read_keys.append((bucket, key))
-        found = self.by_address.get(bucket, BucketMissingError(f"there is no bucket {bucket!r} here"))
-        if isinstance(found, Exception):
-            raise found
-        return found
+        content = self.by_bucket.get(bucket, BucketMissingError(f"there is no bucket {bucket!r} here"))
+        if isinstance(content, Exception):
+            raise content
+        return content
 
 
 @pytest.fixture
-def sources_of():
-    """Makes Sources, and closes them."""
-    made = []
+def make_fetcher():
+    """Make image fetchers, and close them."""
+    fetchers = []
 
-    def make(objects=None, **given):
-        made.append(ImageFetcher(objects or Shelf(), **given))
-        return made[-1]
+    def make(objects=None, **options):
+        fetchers.append(ImageFetcher(objects or FakeStore(), **options))
+        return fetchers[-1]
 
     yield make
-    for one in made:
-        one.close()
+    for fetcher in fetchers:
+        fetcher.close()
 
 
 @pytest.fixture
-def sources(site, sources_of):
-    """May ask the site."""
-    return sources_of(allowed={"CAR_ALLOWED_HOSTS": site.place}, max_bytes=100_000, seconds=5)
+def fetcher(site, make_fetcher):
+    """A fetcher that may connect to the site."""
+    return make_fetcher(allowed={"CAR_ALLOWED_HOSTS": site.host_port}, max_bytes=100_000, seconds=5)

@@ -1,4 +1,4 @@
-"""Pictures from files and bytes: found, checked against limits, decoded to RGB in the frame a browser shows."""
+"""Images from files and bytes: found, checked against limits, and decoded to RGB as a browser shows them."""
 
 from worker.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, open_image
 from worker.images.files import SUFFIXES, find_images

@@ -1,4 +1,4 @@
-"""One GET over the guard: redirects, limits of bytes and time, and what went wrong in words."""
+"""Download a file by GET through the SSRF guard, with limits on redirects, bytes and time, and clear errors."""
 
 import threading
 import time
@@ -21,24 +21,21 @@ from worker.images.ssrf_guard import SsrfGuard
 _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
 _OK = 200
+_HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "car-labeler"}
 _KEEPALIVE_SECONDS = 30.0
-_SMALL = 64 * 1024
-"""The body of a redirect or an error that is read to its end, so that the connection can be used again."""
-_REST_SECONDS = 10.0
-"""A host that could not be connected to is not tried again for so long: others' pictures need the threads."""
+_MAX_DRAINED = 64 * 1024
+"""Bytes of the body of a redirect or error that are read, so that the connection can be used again."""
+_DECOMPRESSED_BYTES = 2**20
+_HOST_RETRY_SECONDS = 10.0
+"""A host that refused a connection is not tried again for this long, so that it does not occupy every thread."""
 
-Admit = Callable[[Url], Mapping[str, str]]
-"""Called before each address that is asked, redirects too: the headers that go along.
-
-Raises:
-    CarError: to go no further.
-
-"""
+HeadersFor = Callable[[Url], Mapping[str, str]]
+"""Called before each request, of redirects too: returns headers to add, or raises a CarError to stop."""
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What the last address of a chain of redirects said."""
+    """The response of the last address in a chain of redirects."""
 
     url: Url
     status: int
@@ -48,120 +45,119 @@ class HttpResponse:
 
 
 class HttpDownloader:
-    """Safe to use from many threads; keeps connections open for the next picture."""
+    """A thread-safe HTTP client that keeps connections open."""
 
     def __init__(self, guard: SsrfGuard, *, max_bytes: int, seconds: float, connections: int) -> None:
         self._guard, self._max_bytes, self._seconds = guard, max_bytes, seconds
-        # Its own network backend is all it connects by; it follows no redirects and knows no proxies.
+        # httpcore's pool connects through the guard only; it follows no redirects and uses no proxies.
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpcore.default_ssl_context(),
             max_connections=connections,
             keepalive_expiry=_KEEPALIVE_SECONDS,
             network_backend=guard,
         )
-        self._resting: dict[str, float] = {}
+        self._retry_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def get(self, address: Url, admit: Admit) -> HttpResponse:
-        """Raises: FetchError's subclasses; ImageUnsupported for an unknown Content-Encoding; what `admit` raises."""
+    def get(self, address: Url, headers_for: HeadersFor) -> HttpResponse:
+        """Raises: a FetchError; ImageUnsupportedError for an unknown Content-Encoding; what `headers_for` raises."""
         first = address
-        with self._guard.within(self._seconds):
+        with self._guard.time_limit(self._seconds):
             for _ in range(_MAX_REDIRECTS + 1):
-                answer = self._ask(address, admit(address))
-                if isinstance(answer, HttpResponse):
-                    return answer
-                address = address.joined(answer)
-        raise SourceForbiddenError(f"{first} redirects more than {_MAX_REDIRECTS} times; give the address it ends at")
+                response = self._request(address, headers_for(address))
+                if isinstance(response, HttpResponse):
+                    return response
+                address = address.joined(response)
+        raise SourceForbiddenError(f"{first} redirects more than {_MAX_REDIRECTS} times; use its final address")
 
     def close(self) -> None:
         self._pool.close()
 
-    def _ask(self, address: Url, headers: Mapping[str, str]) -> HttpResponse | str:
-        """The answer, or where it redirects to."""
-        self._refuse_resting(address)
-        sent = {"Host": address.authority, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-        sent |= {"User-Agent": "car-labeler", **headers}
+    def _request(self, address: Url, headers: Mapping[str, str]) -> HttpResponse | str:
+        """Return the response, or the location of a redirect."""
+        self._check_retry(address)
+        headers = {"Host": address.authority, **_HEADERS, **headers}
         url = httpcore.URL(scheme=address.scheme, host=address.host, port=address.port, target=address.target)
-        last: Exception | None = None
-        # A connection that was kept open may be closed by the server just when it is used again.
+        failure: Exception | None = None
+        # A server may close an idle connection just when it is used again, so one such failure is retried.
         for _ in range(2):
             try:
                 with self._pool.stream(
-                    "GET", url, headers=list(sent.items()), extensions={"timeout": {"pool": self._guard.left()}}
+                    "GET",
+                    url,
+                    headers=list(headers.items()),
+                    extensions={"timeout": {"pool": self._guard.remaining_seconds()}},
                 ) as response:
-                    return self._answer(address, response)
+                    return self._read_response(address, response)
             except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError) as error:
-                last = error
+                failure = error
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 with self._lock:
-                    self._resting[address.place] = time.monotonic() + _REST_SECONDS
-                raise SourceUnreachableError(f"{address.place} cannot be connected to ({_reason(error)})") from error
+                    self._retry_at[address.host_port] = time.monotonic() + _HOST_RETRY_SECONDS
+                raise SourceUnreachableError(f"cannot connect to {address.host_port} ({_reason(error)})") from error
             except httpcore.TimeoutException as error:
-                raise self._too_slow(address) from error
-            except httpcore.LocalProtocolError:  # its text holds the header, which may be a token
+                raise self._timed_out(address) from error
+            except httpcore.LocalProtocolError:  # its text contains the header, which may be a token
                 raise SourceUnreachableError(
-                    f"{address} cannot be asked: a header holds a line break; check LABEL_STUDIO_API_KEY"
+                    f"{address} cannot be requested: a header contains a line break; check LABEL_STUDIO_API_KEY"
                 ) from None
-        raise SourceUnreachableError(f"{address} gave no answer that can be read ({_reason(last)})") from last
+        raise SourceUnreachableError(f"{address} gave no valid response ({_reason(failure)})") from failure
 
-    def _refuse_resting(self, address: Url) -> None:
+    def _check_retry(self, address: Url) -> None:
         with self._lock:
-            until = self._resting.get(address.place, 0.0)
-            if until and until <= time.monotonic():
-                del self._resting[address.place]
-        if until > time.monotonic():
+            retry_at = self._retry_at.get(address.host_port, 0.0)
+            if retry_at and retry_at <= time.monotonic():
+                del self._retry_at[address.host_port]
+        if retry_at > time.monotonic():
             raise SourceUnreachableError(
-                f"{address.place} could not be connected to a moment ago; it is tried again later"
+                f"cannot connect to {address.host_port}: it failed a moment ago and will be retried later"
             )
 
-    def _answer(self, address: Url, response: httpcore.Response) -> HttpResponse | str:
+    def _read_response(self, address: Url, response: httpcore.Response) -> HttpResponse | str:
         headers = {name.lower(): value.decode("latin-1").strip() for name, value in response.headers}
         location = headers.get(b"location")
         if response.status == _OK:
-            body = self._body(address, response, headers)
+            body = self._read_body(address, response, headers)
         else:
             body = b""
             self._drain(address, response, headers)
         if response.status in _REDIRECTS and location:
-            return _text(location)
+            return location.encode("latin-1").decode("utf-8", "replace")  # servers send UTF-8 here
         return HttpResponse(address, response.status, headers.get(b"content-type", "").lower(), body)
 
-    def _body(self, address: Url, response: httpcore.Response, headers: Mapping[bytes, str]) -> bytes:
+    def _read_body(self, address: Url, response: httpcore.Response, headers: Mapping[bytes, str]) -> bytes:
         length = headers.get(b"content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large(address)
-        decode = _decoder(address, headers.get(b"content-encoding", "identity").lower())
-        pieces: list[bytes] = []
-        room = self._max_bytes
-        for piece in self._pieces(address, response, length):
-            for plain in decode.plain(piece, room + 1):
-                room -= len(plain)
-                if room < 0:
-                    raise self._too_large(address)
-                pieces.append(plain)
-        if not decode.ended:
-            raise SourceTruncatedError(f"{address} ended before its {headers[b'content-encoding']} stream did")
-        return b"".join(pieces)
+        chunks = self._read_chunks(address, response, length)
+        decoded: list[bytes] = []
+        size = 0
+        for chunk in _decode(address, headers.get(b"content-encoding", "").lower(), chunks):
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise self._too_large(address)
+            decoded.append(chunk)
+        return b"".join(decoded)
 
-    def _pieces(self, address: Url, response: httpcore.Response, length: str) -> Iterator[bytes]:
-        """The bytes as they come; those that are missing at the end are noticed by the length or the last chunk."""
+    def _read_chunks(self, address: Url, response: httpcore.Response, length: str) -> Iterator[bytes]:
+        """Yield the bytes as they come; httpcore detects a truncated body by its length or its last chunk."""
         count = 0
         try:
-            for piece in response.iter_stream():
-                count += len(piece)
+            for chunk in response.iter_stream():
+                count += len(chunk)
                 if count > self._max_bytes:
                     raise self._too_large(address)
-                yield piece
+                yield chunk
         except httpcore.TimeoutException as error:
-            raise self._too_slow(address) from error
+            raise self._timed_out(address) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            of = f" of {int(length):,}" if length.isdigit() else ""
-            raise SourceTruncatedError(f"{address} was cut off after {count:,}{of} bytes") from error
+            total = f" of {int(length):,}" if length.isdigit() else ""
+            raise SourceTruncatedError(f"{address} was cut off after {count:,}{total} bytes") from error
 
     def _drain(self, address: Url, response: httpcore.Response, headers: Mapping[bytes, str]) -> None:
         length = headers.get(b"content-length", "")
-        if length.isdigit() and int(length) <= _SMALL:
-            for _ in self._pieces(address, response, length):
+        if length.isdigit() and int(length) <= _MAX_DRAINED:
+            for _ in self._read_chunks(address, response, length):
                 pass
 
     def _too_large(self, address: Url) -> SourceTooLargeError:
@@ -170,57 +166,34 @@ class HttpDownloader:
             "CAR_MAX_BYTES"
         )
 
-    def _too_slow(self, address: Url) -> SourceUnreachableError:
-        return SourceUnreachableError(
-            f"{address} did not answer in time or to the end; a picture has {self._seconds:g} s (CAR_FETCH_SECONDS)"
-        )
+    def _timed_out(self, address: Url) -> SourceUnreachableError:
+        return SourceUnreachableError(f"{address} took longer than {self._seconds:g} s (CAR_FETCH_SECONDS)")
 
 
-class _Plain:
-    """No Content-Encoding."""
-
-    ended = True
-
-    def plain(self, piece: bytes, most: int) -> Iterator[bytes]:  # noqa: ARG002 - see _Deflated
-        yield piece
-
-
-class _Deflated:
-    """gzip or zlib, although `identity` was asked for: some stores keep it so. `most` bytes at a time at most."""
-
-    def __init__(self, address: Url) -> None:
-        self._address = address
-        self._stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-
-    @property
-    def ended(self) -> bool:
-        return self._stream.eof
-
-    def plain(self, piece: bytes, most: int) -> Iterator[bytes]:
-        most = min(most, 2**20)
-        try:
-            while piece and not self._stream.eof:
-                yield self._stream.decompress(piece, most)
-                piece = self._stream.unconsumed_tail
-        except zlib.error as error:
-            raise SourceTruncatedError(f"{self._address} says it is compressed, and it is not or is damaged") from error
-
-
-def _decoder(address: Url, encoding: str) -> _Plain | _Deflated:
+def _decode(address: Url, encoding: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress gzip or zlib, which some stores send although `identity` was requested, at most 1 MiB at a time."""
     if encoding in ("", "identity"):
-        return _Plain()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return _Deflated(address)
-    raise ImageUnsupportedError(f"{address} comes compressed ({encoding[:20]}) unasked; store it plain")
-
-
-def _text(location: str) -> str:
-    """A Location header's letters: servers send UTF-8 here."""
-    return location.encode("latin-1").decode("utf-8", "replace")
+        yield from chunks
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ImageUnsupportedError(
+            f"{address} has the unsupported Content-Encoding {encoding[:20]}; serve it uncompressed"
+        )
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        for chunk in chunks:
+            remaining = chunk
+            while remaining and not stream.eof:
+                yield stream.decompress(remaining, _DECOMPRESSED_BYTES)
+                remaining = stream.unconsumed_tail
+    except zlib.error as error:
+        raise SourceTruncatedError(f"the compressed body of {address} is damaged") from error
+    if not stream.eof:
+        raise SourceTruncatedError(f"the compressed body of {address} ended too early")
 
 
 def _reason(error: Exception | None) -> str:
-    """Nothing of what the server said: it may be no web server, and its words not ours to pass on."""
+    """Describe an error without what the server sent: it may be a private service of another protocol."""
     if isinstance(error, httpcore.RemoteProtocolError) and not str(error).startswith("Server disconnected"):
         return "its server does not speak HTTP"
     return str(error)[:200] or type(error).__name__

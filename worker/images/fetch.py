@@ -1,12 +1,13 @@
-"""A picture's bytes from wherever a job or a task may name: S3, the web, and Label Studio with its own storages."""
+"""Fetch image files from S3, the web, and Label Studio with its own storages."""
 
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import quote, unquote
 
 from car.bulk_source import split_s3
+from car.object_store import ObjectStore
 from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, ObjectStoreError, StoreUnreachableError
 from worker.errors import (
     FetchError,
@@ -17,69 +18,58 @@ from worker.errors import (
 )
 from worker.images.addresses import Url
 from worker.images.download import HttpDownloader, HttpResponse
-from worker.images.ssrf_guard import AllowedHosts, Resolve, SsrfGuard
+from worker.images.ssrf_guard import AllowedHosts, Resolver, SsrfGuard
 from worker.settings import WorkerSettings
 
-Headers = Callable[[], Mapping[str, str]]
-"""What makes a request one of Label Studio's user, refreshed where that is needed. Raises: CarError."""
+HeaderProvider = Callable[[], Mapping[str, str]]
+"""Returns the headers that authenticate at Label Studio, refreshed if needed. Raises: CarError."""
 
-_CLOUDS = ("gs", "azure-blob")
-"""Storages that Label Studio alone has the keys of."""
-_PICTURES = re.compile(
+_CLOUD_SCHEMES = ("gs", "azure-blob")
+"""Storages for which only Label Studio has the keys."""
+_IMAGE_ROUTES = re.compile(
     r"/(data/(upload|local-files)|storage-data/uploaded|(tasks|projects)/[0-9]+/(resolve|presign))(/|\Z)", re.ASCII
 )
-"""Label Studio's routes of pictures. No other one is given the token: what a task names was written by its users."""
+"""Label Studio's routes of images. No other route gets the token, because any user of it may write a task's address."""
 _LOGIN = re.compile(r"/user/login/?\Z")
 _UPLOAD = re.compile(r"/data/(upload/.+)", re.DOTALL)
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _SERVER_ERROR = 200, 401, 403, 404, 410, 500
 _STORAGE_FAILED = 424
-"""Of the resolve route, whatever the reason."""
-_PASSING = {408, 425, 429}
+"""The resolve route's status for any failure of its storage."""
+_TRANSIENT = {408, 425, 429}
 _SIGNED = re.compile(r"[?&](X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.IGNORECASE)
 
 
-class ObjectReader(Protocol):
-    """The part of db.objects.ObjectStore that pictures need: see there."""
-
-    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
-
-
 class ImageFetcher:
-    """Reads pictures on many threads; keeps connections until `close`."""
+    """Reads image files from many threads; keeps connections open until `close`."""
 
     def __init__(
         self,
-        objects: ObjectReader,
+        objects: ObjectStore,
         *,
         label_studio: str | None = None,
-        headers: Headers | None = None,
+        headers: HeaderProvider | None = None,
         allowed: Mapping[str, str] | None = None,
         max_bytes: int = 64 * 2**20,
         seconds: float = 60.0,
         connections: int = 16,
-        resolve: Resolve | None = None,
+        resolve: Resolver | None = None,
     ) -> None:
-        """`allowed`: by the name of a setting, hosts in private networks that may be asked; Label Studio is one anyway.
-
-        Raises:
-            SourceForbidden: `allowed` or `label_studio` is no list of hosts or no address.
-
-        """
+        """`allowed` maps names of settings to hosts in private networks that may be used; `label_studio` always may."""
         self._objects, self._max_bytes = objects, max_bytes
         self._base = label_studio.rstrip("/") if label_studio else None
         self._label_studio = Url.parse(self._base) if self._base else None
         self._headers = headers
-        named = dict(allowed or {}) | ({"LABEL_STUDIO_URL": self._base} if self._base else {})
-        self._web = HttpDownloader(
-            SsrfGuard(AllowedHosts(named), resolve=resolve),
+        hosts = dict(allowed or {}) | ({"LABEL_STUDIO_URL": self._base} if self._base else {})
+        self._downloader = HttpDownloader(
+            SsrfGuard(AllowedHosts(hosts), resolve=resolve),
             max_bytes=max_bytes,
             seconds=seconds,
             connections=connections,
         )
 
     @classmethod
-    def of(cls, settings: WorkerSettings, objects: ObjectReader, headers: Headers | None) -> Self:
-        """`headers`: of the Label Studio that the settings name; None without a token."""
+    def from_settings(cls, settings: WorkerSettings, objects: ObjectStore, headers: HeaderProvider | None) -> Self:
+        """`headers` are those of the settings' Label Studio; None without a token."""
         allowed = {
             "AWS_ENDPOINT_URL_S3": settings.aws_endpoint_url_s3 or "",
             "CAR_S3_PUBLIC_ENDPOINT": settings.s3_public_endpoint or "",
@@ -96,184 +86,173 @@ class ImageFetcher:
         )
 
     def read(self, uri: str, *, instance: str | None = None, task: int | None = None) -> bytes:
-        """All bytes of a picture.
+        """Return the bytes of an image file. Raises: FetchError, ObjectStoreError, SourceError.
 
-        `instance` and `task` are the Label Studio and its task in whose name it is fetched; none for other jobs.
-
-        Raises:
-            FetchError, ObjectStoreError: see their subclasses; each message says what to do.
-            SourceError: no address at all.
-
+        `instance` and `task` are the Label Studio and the task that name the image; None for other jobs.
         """
         scheme = uri.partition(":")[0].lower()
         if scheme == "s3":
-            return self._object(uri, instance, task)
-        if scheme in _CLOUDS:
-            return self._cloud(uri, instance, task)
-        return self._picture(Url.parse(uri), ours=self._is_ours(instance))
+            return self._read_object(uri, instance, task)
+        if scheme in _CLOUD_SCHEMES:
+            return self._read_cloud(uri, instance, task)
+        return self._download(Url.parse(uri), use_token=self._is_own_instance(instance))
 
     def close(self) -> None:
-        self._web.close()
+        self._downloader.close()
 
     # S3 and other storages
 
-    def _object(self, uri: str, instance: str | None, task: int | None) -> bytes:
-        """By our own key, else by Label Studio's, where a task of it wants the picture."""
+    def _read_object(self, uri: str, instance: str | None, task: int | None) -> bytes:
+        """Read an object with this service's key, or for a task of Label Studio with Label Studio's."""
         bucket, key = split_s3(uri)
         try:
             return self._objects.read(bucket, key, max_bytes=self._max_bytes)
         except (AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError) as error:
-            if task is None or not self._is_ours(instance):
+            if task is None or not self._is_own_instance(instance):
                 raise
             if self._headers is None:
-                hint = "Label Studio could be asked for it, but LABEL_STUDIO_API_KEY is not set"
+                hint = "to read it through Label Studio, set LABEL_STUDIO_API_KEY"
                 raise type(error)(f"{error}; {hint}") from error
-            return self._resolved(uri, task, error)
+            return self._read_by_label_studio(uri, task, error)
 
-    def _cloud(self, uri: str, instance: str | None, task: int | None) -> bytes:
+    def _read_cloud(self, uri: str, instance: str | None, task: int | None) -> bytes:
         scheme = uri.partition(":")[0]
-        if task is None or not self._is_ours(instance) or self._headers is None:
+        if task is None or not self._is_own_instance(instance) or self._headers is None:
             raise SourceForbiddenError(
-                f"{scheme}:// is read through Label Studio alone: for its own tasks, with LABEL_STUDIO_URL and "
-                "LABEL_STUDIO_API_KEY set; else give https:// or s3:// addresses"
+                f"{scheme}:// images are read through Label Studio, for its own tasks, if LABEL_STUDIO_URL and "
+                "LABEL_STUDIO_API_KEY are set; otherwise use https:// or s3:// addresses"
             )
-        return self._resolved(uri, task, None)
+        return self._read_by_label_studio(uri, task, None)
 
-    def _resolved(self, uri: str, task: int, own: ObjectStoreError | None) -> bytes:
-        """Label Studio redirects to a link that it signed, or sends the bytes itself, for 20 s at most."""
+    def _read_by_label_studio(self, uri: str, task: int, own_error: ObjectStoreError | None) -> bytes:
+        """Read through the resolve route: Label Studio redirects to a link that it signs, or sends the bytes itself."""
         query = urlsafe_b64encode(uri.encode()).decode()
         address = Url.parse(f"{self._base}/tasks/{task}/resolve/?fileuri={query}")
         try:
-            return self._picture(address, ours=True)
-        except FetchError as theirs:
-            if own is None:
+            return self._download(address, use_token=True)
+        except FetchError as error:
+            if own_error is None:
                 raise
-            kind = SourceUnreachableError if own.retryable else type(theirs)
-            raise kind(f"{own}; and through Label Studio: {theirs}") from theirs
+            kind = SourceUnreachableError if own_error.retryable else type(error)
+            raise kind(f"{own_error}; and through Label Studio: {error}") from error
 
     # The web
 
-    def _picture(self, address: Url, *, ours: bool) -> bytes:
-        answer = self._web.get(address, self._admit if ours else _alone)
-        route = self._route(answer.url) if ours else None
+    def _download(self, address: Url, *, use_token: bool) -> bytes:
+        response = self._downloader.get(address, self._headers_for if use_token else lambda _: {})
+        route = self._route(response.url) if use_token else None
         if route is None:
-            _refuse(answer)
+            _check(response)
         else:
-            answer = self._upload_elsewhere(answer, route)
-            self._refuse_label_studio(answer, route)
-        return answer.body
+            response = self._retry_upload(response, route)
+            self._check_label_studio(response, route)
+        return response.body
 
-    def _upload_elsewhere(self, answer: HttpResponse, route: str) -> HttpResponse:
-        """Where Label Studio itself stores uploads in a cloud, they are under its other route alone. That one also
-        tells what is missing from what is broken: 500 is /data/upload's answer to both.
+    def _retry_upload(self, response: HttpResponse, route: str) -> HttpResponse:
+        """Try the other route of an upload that failed: Label Studio serves uploads in a cloud by that route only.
+
+        It also tells a missing upload from a failure, where /data/upload answers 500 to both.
         """
         upload = _UPLOAD.fullmatch(route)
-        if upload is None or answer.status not in (_NOT_FOUND, _SERVER_ERROR):
-            return answer
+        if upload is None or response.status not in (_NOT_FOUND, _SERVER_ERROR):
+            return response
         name = quote(unquote(upload[1]), safe="/")
-        second = self._web.get(Url.parse(f"{self._base}/storage-data/uploaded/?filepath={name}"), self._admit)
-        if second.status in (_FORBIDDEN, _NOT_FOUND):
+        address = Url.parse(f"{self._base}/storage-data/uploaded/?filepath={name}")
+        retried = self._downloader.get(address, self._headers_for)
+        if retried.status in (_FORBIDDEN, _NOT_FOUND):
             raise SourceNotFoundError(
-                f"Label Studio has no upload {answer.url}: it was removed there, or the user of "
+                f"Label Studio has no upload {response.url}: it was removed there, or the user of "
                 "LABEL_STUDIO_API_KEY may not see it"
             )
-        return second if second.status == _OK else answer
+        return retried if retried.status == _OK else response
 
-    def _is_ours(self, instance: str | None) -> bool:
-        """Whether a task of the Label Studio that the token is for wants it: others' jobs do not borrow the token."""
+    def _is_own_instance(self, instance: str | None) -> bool:
+        """Return whether a job is of the Label Studio that the token is for; no other job may use the token."""
         return self._base is not None and instance is not None and instance.rstrip("/") == self._base
 
     def _route(self, address: Url) -> str | None:
-        """The path within Label Studio; none elsewhere."""
+        """Return the path below Label Studio's base URL; None for other servers."""
         base = self._label_studio
         if base is None or address.origin != base.origin:
             return None
         prefix = base.path.rstrip("/")
         return address.path.removeprefix(prefix) if address.path.startswith(prefix + "/") else None
 
-    def _admit(self, address: Url) -> Mapping[str, str]:
-        """Label Studio's token goes to its routes of pictures and nowhere else, whoever redirects there."""
+    def _headers_for(self, address: Url) -> Mapping[str, str]:
+        """Return Label Studio's token for its routes of images, and nothing for any other address."""
         route = self._route(address)
         if route is None:
             return {}
         if _LOGIN.match(route):
-            raise self._not_logged_in(route)
-        return self._headers() if self._headers is not None and _of_a_picture(route) else {}
+            raise self._login_required(route)
+        return self._headers() if self._headers is not None and _is_image_route(route) else {}
 
-    def _not_logged_in(self, route: str) -> SourceDeniedError:
+    def _login_required(self, route: str) -> SourceDeniedError:
+        requires = f"Label Studio at {self._base} requires a login"
         if self._headers is None:
+            return SourceDeniedError(f"{requires}: LABEL_STUDIO_API_KEY is not set; set it to a user's token")
+        if not _is_image_route(route) and not _LOGIN.match(route):
             return SourceDeniedError(
-                f"Label Studio at {self._base} asks for a login: LABEL_STUDIO_API_KEY is not set; it is a user's token"
-            )
-        if not _of_a_picture(route) and not _LOGIN.match(route):
-            return SourceDeniedError(
-                f"Label Studio at {self._base} asks for a login at {route[:80]}, and its token is sent for pictures "
-                "alone: give an address such as /data/upload/1/picture.jpg"
+                f"{requires} at {route[:80]}, and its token is sent for images only: use an address such as "
+                "/data/upload/1/image.jpg"
             )
         return SourceDeniedError(
-            f"Label Studio at {self._base} asks for a login: it does not take LABEL_STUDIO_API_KEY for this address; "
-            "check the token, and whether its kind is enabled there"
+            f"Label Studio at {self._base} rejects LABEL_STUDIO_API_KEY for this image; check the token, and that its "
+            "kind is enabled there"
         )
 
-    def _refuse_label_studio(self, answer: HttpResponse, route: str) -> None:
-        """Raises: FetchError, where Label Studio gave no picture."""
-        page = answer.content_type.startswith("text/html")
-        if answer.status == _UNAUTHORIZED or (answer.status == _OK and page):
-            raise self._not_logged_in(route)
-        if answer.status == _FORBIDDEN:
+    def _check_label_studio(self, response: HttpResponse, route: str) -> None:
+        """Raises: FetchError, if Label Studio sent no image."""
+        is_page = response.content_type.startswith("text/html")
+        if response.status == _UNAUTHORIZED or (response.status == _OK and is_page):
+            raise self._login_required(route)
+        if response.status == _FORBIDDEN:
             if self._headers is None:
-                raise self._not_logged_in(route)
+                raise self._login_required(route)
             raise SourceDeniedError(
-                f"Label Studio refuses {answer.url}: the user of LABEL_STUDIO_API_KEY may not see it; add it "
+                f"Label Studio refuses {response.url}: the user of LABEL_STUDIO_API_KEY may not see it; add that user "
                 "to the project's organization"
             )
-        if answer.status in (_NOT_FOUND, _GONE):
-            told = (
-                "no storage of the project holds it, or the task is gone"
-                if "/resolve" in answer.url.path
+        if response.status in (_NOT_FOUND, _GONE):
+            reason = (
+                "no storage of the project has it, or the task was deleted"
+                if "/resolve" in response.url.path
                 else "the file or its storage was removed there"
             )
-            raise SourceNotFoundError(f"Label Studio has nothing at {answer.url}: {told}")
-        if answer.status == _STORAGE_FAILED:
+            raise SourceNotFoundError(f"Label Studio has nothing at {response.url}: {reason}")
+        if response.status == _STORAGE_FAILED:
             raise SourceUnreachableError(
-                f"Label Studio could not read {answer.url} from its own storage ({answer.status}): the object is "
-                "gone, or the storage is away or no longer takes Label Studio's key"
+                f"Label Studio could not read {response.url} from its storage ({response.status}): the object was "
+                "deleted, or the storage is down or rejects Label Studio's key"
             )
-        _refuse(answer)
+        _check(response)
 
 
-def name_of(uri: str) -> str:
-    """What messages call a picture: its address without what may be a signature."""
+def display_name(uri: str) -> str:
+    """Return an image's name for messages: its address without a query, which may hold a signature."""
     return uri.partition("?")[0] if uri.lower().startswith(("http://", "https://")) else uri
 
 
-def _alone(address: Url) -> Mapping[str, str]:  # noqa: ARG001 - see Admit
-    return {}
-
-
-def _of_a_picture(route: str) -> bool:
-    """Not one that only begins like it: /data/upload/../../api."""
+def _is_image_route(route: str) -> bool:
+    """Return whether a route is one of images, also after its dots are resolved: not /data/upload/../../api."""
     parts = re.split(r"/|\\|%2f|%5c", route.lower().replace("%2e", "."))
-    return _PICTURES.match(route) is not None and not {".", ".."} & set(parts)
+    return _IMAGE_ROUTES.match(route) is not None and not {".", ".."} & set(parts)
 
 
-def _refuse(answer: HttpResponse) -> None:
-    """Raises: FetchError, unless it is a body with status 200."""
-    status, address = answer.status, answer.url
+def _check(response: HttpResponse) -> None:
+    """Raises: FetchError, unless the status is 200."""
+    status, address = response.status, response.url
     if status == _OK:
         return
     if status in (_UNAUTHORIZED, _FORBIDDEN):
-        signed = _SIGNED.search(address.target)
-        raise SourceDeniedError(
-            f"{address} is refused ({status}): "
-            + (
-                "it is a signed link, which works for a while only; give its s3:// address or a new link"
-                if signed
-                else "it needs a login, and only Label Studio at LABEL_STUDIO_URL is sent a token"
-            )
+        reason = (
+            "the signed link has expired; use its s3:// address or a new link"
+            if _SIGNED.search(address.target)
+            else "it requires a login, and tokens are sent only to Label Studio at LABEL_STUDIO_URL"
         )
+        raise SourceDeniedError(f"{address} is refused ({status}): {reason}")
     if status in (_NOT_FOUND, _GONE):
         raise SourceNotFoundError(f"{address} does not exist ({status})")
-    if status >= _SERVER_ERROR or status in _PASSING:
+    if status >= _SERVER_ERROR or status in _TRANSIENT:
         raise SourceUnreachableError(f"{address}: the server is overloaded or broken ({status})")
-    raise SourceDeniedError(f"{address} gives no picture: its server answers with status {status}")
+    raise SourceDeniedError(f"{address} has no image: its server responds with status {status}")

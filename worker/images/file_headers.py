@@ -1,11 +1,11 @@
-"""What a picture file says of itself, read before any decoder sees it: format, frames, and what would be too much."""
+"""Read image file headers before any decoder runs: format, frames, and structures that would cost too much."""
 
 from collections.abc import Iterator
 from itertools import islice
 
 from worker.images.tiff_tags import count_pages, tags_fit
 
-# Formats by the bytes they begin with; also the only ones Pillow is asked to try.
+# Formats by their first bytes; Pillow may try no others.
 MAGIC: dict[bytes, str] = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -28,23 +28,23 @@ FOREIGN: dict[bytes, str] = {
 }
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 MAX_FRAMES = 1000
-# A camera writes about a dozen of each; more are a way to keep a decoder busy for hours.
+# Cameras write about a dozen of each; many more would keep a decoder busy for hours.
 MAX_SCANS = 500
 MAX_SEGMENTS = 10_000
 
 
-def format_of(data: bytes) -> str | None:
-    """The format that the first bytes announce (as far as there are any), or None."""
+def detect_format(data: bytes) -> str | None:
+    """Return the format by the first bytes, of which there may be few, or None."""
     if data[:4] == b"RIFF"[: len(data)] and data[8:12] == b"WEBP"[: max(len(data) - 8, 0)]:
         return "WEBP"
-    # "BM" alone begins many a text.
+    # Texts may begin with "BM", too.
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BMP_HEADERS:
         return "BMP"
     return next((name for magic, name in MAGIC.items() if data.startswith(magic) or magic.startswith(data)), None)
 
 
 def describe_foreign(data: bytes) -> str:
-    """What a file of no supported format seems to be, for its error message."""
+    """Return what a file of an unsupported format seems to be, for its error message."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<"):
         return "SVG" if b"<svg" in start else "HTML" if b"html" in start else "XML"
@@ -54,14 +54,14 @@ def describe_foreign(data: bytes) -> str:
 
 
 def count_frames(data: bytes, image_format: str) -> int:
-    """Frames of a GIF or pages of a TIFF, at most MAX_FRAMES + 1; Pillow would need minutes for a hostile one."""
+    """Count the frames of a GIF or the pages of a TIFF, at most MAX_FRAMES + 1; hostile ones take Pillow minutes."""
     if image_format == "TIFF":
         return count_pages(data, MAX_FRAMES + 1)
     return sum(1 for _ in islice(_gif_frames(data), MAX_FRAMES + 1))
 
 
-def excess(data: bytes, image_format: str) -> str | None:
-    """Why reading the file would take memory or time out of all proportion to its size, or None."""
+def describe_excess(data: bytes, image_format: str) -> str | None:
+    """Return why decoding would take memory or time out of proportion to the file's size, or None."""
     if image_format == "TIFF" and not tags_fit(data):
         return "tags that overlap"
     if image_format == "JPEG":
@@ -76,37 +76,36 @@ def excess(data: bytes, image_format: str) -> str | None:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, body) of the segments before the first scan."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker = data[at + 1]
+    """Yield (marker, body) of the segments before the first scan."""
+    offset = 2
+    while data[offset : offset + 1] == b"\xff" and offset + 4 <= len(data):
+        marker = data[offset + 1]
         if marker == 0xDA:  # noqa: PLR2004 - the scan itself
             return
         if marker == 0xFF or marker in range(0xD0, 0xD9):  # noqa: PLR2004 - fill bytes, and markers without a body
-            at += 1 if marker == 0xFF else 2  # noqa: PLR2004
+            offset += 1 if marker == 0xFF else 2  # noqa: PLR2004
             continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, data[at + 4 : at + 2 + length]
-        at += 2 + max(length, 2)
+        length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        yield marker, data[offset + 4 : offset + 2 + length]
+        offset += 2 + max(length, 2)
 
 
 def _gif_frames(data: bytes) -> Iterator[int]:
-    """Where each frame of a GIF begins."""
-    at = 13 + _gif_colours(data[10:11])
-    while at < len(data):
-        block = data[at]
-        if block == 0x2C:  # noqa: PLR2004 - a frame: its place, its colours, the code size
-            yield at
-            at += 11 + _gif_colours(data[at + 9 : at + 10])
+    """Yield the offset of each frame of a GIF."""
+    offset = 13 + _gif_color_table_bytes(data[10:11])
+    while offset < len(data):
+        block = data[offset]
+        if block == 0x2C:  # noqa: PLR2004 - a frame: its position, color table and code size
+            yield offset
+            offset += 11 + _gif_color_table_bytes(data[offset + 9 : offset + 10])
         elif block == 0x21:  # noqa: PLR2004 - an extension
-            at += 2
+            offset += 2
         else:
             return
-        while at < len(data) and data[at]:
-            at += 1 + data[at]
-        at += 1
+        while offset < len(data) and data[offset]:
+            offset += 1 + data[offset]
+        offset += 1
 
 
-def _gif_colours(flags: bytes) -> int:
-    """Bytes of the colour table that the flags announce."""
+def _gif_color_table_bytes(flags: bytes) -> int:
     return 3 << (flags[0] % 8 + 1) if flags and flags[0] & 0x80 else 0

@@ -1,4 +1,4 @@
-"""Picture files: which a path means, and their bytes."""
+"""Find image files and read them."""
 
 import os
 import stat
@@ -13,31 +13,29 @@ SUFFIXES = frozenset(
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files among `paths` as they are, and below each folder, sorted, those that end like a picture; each once.
+    """Yield the files among `paths` as they are, and the files of each folder with an image suffix, sorted; each once.
 
     Dot files are left out (macOS keeps ._x.jpg beside x.jpg), and links to folders are not followed.
     """
     seen: set[Path] = set()
     for path in paths:
-        for found in _below(path) if _is_folder(path) else (path,):
-            if found not in seen:
-                seen.add(found)
-                yield found
+        for file in _image_files(path) if _is_folder(path) else (path,):
+            if file not in seen:
+                seen.add(file)
+                yield file
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`."""
+    """Return the bytes of a regular file of at most `max_bytes`."""
     name = printable(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageUnsupportedError(
-                f"{name} is a folder, not a picture; name a file in it, or pass it to find_images"
-            )
-        if not stat.S_ISREG(mode):  # a pipe would wait for ever, a device never end
-            raise ImageUnsupportedError(f"{name} is no regular file; copy the picture into one")
+            raise ImageUnsupportedError(f"{name} is a folder, not an image; name a file in it")
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            raise ImageUnsupportedError(f"{name} is not a regular file; copy the image into one")
         with path.open("rb") as file:
-            # One byte more than allowed shows a file that grew since it was looked at.
+            # One byte more than allowed shows that the file is too large.
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _missing(path, error) from error
@@ -49,7 +47,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def printable(name: object) -> str:
-    """The name with what could forge a log line or fail to print escaped."""
+    """Return the name with characters escaped that could forge a log line or cannot be printed."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))
 
 
@@ -60,22 +58,22 @@ def _is_folder(path: Path) -> bool:
         raise _missing(path, error) from error
 
 
-def _below(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
+def _image_files(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:
         raise _missing(Path(str(error.filename)), error) from error
 
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    images = []
+    for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(place, name)
+        images += [
+            Path(parent, name)
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - 5x faster
         ]
-    if not found:
-        endings = ", ".join(sorted(SUFFIXES))
-        raise ImageMissingError(f"{printable(folder)} holds no pictures; they end in {endings}")
-    return sorted(found)
+    if not images:
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise ImageMissingError(f"{printable(folder)} has no images; their names end in {suffixes}")
+    return sorted(images)
 
 
 def _missing(path: Path, error: OSError | ValueError) -> ImageMissingError:

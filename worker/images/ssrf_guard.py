@@ -1,7 +1,7 @@
-"""Nobody's address makes this service knock at its own doors: every connection is checked where it is made.
+"""SSRF guard: refuse connections to addresses that are not public.
 
-A host is resolved once, each of its addresses is looked at, and the connection goes to the address that was looked at;
-what the name says a moment later changes nothing. Redirects come through here like any other connection.
+A host is resolved once, each of its IP addresses is checked, and the connection goes to a checked IP address, so a name
+that resolves differently a moment later (DNS rebinding) changes nothing. Redirects are checked like any connection.
 """
 
 import socket
@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -17,70 +18,66 @@ import httpcore
 
 from db.errors import SettingsInvalidError
 from worker.errors import SourceForbiddenError, SourceUnreachableError
-from worker.images.addresses import Url, is_public, place_of, port_is_usual
+from worker.images.addresses import Url, is_public, is_web_port, split_host_port
 
 _CONNECT_SECONDS = 5.0
-_SILENT_SECONDS = 20.0
-"""A server that says nothing for so long is given up before the picture's whole time is over."""
-_TRIES = 3
-"""Addresses of one host that are tried."""
+_SILENCE_SECONDS = 20.0
+"""A server that sends nothing for this long is given up before the image's time limit."""
+_MAX_ADDRESSES = 3
+"""IP addresses of one host that are tried."""
 
-Resolve = Callable[[str, int], list[str]]
+Resolver = Callable[[str, int], list[str]]
 
 
 class AllowedHosts:
-    """Hosts that may be asked although their addresses are private, each with the setting that names it."""
+    """Hosts that may be connected to although their IP addresses are private."""
 
-    def __init__(self, named: Mapping[str, str]) -> None:
-        """By a setting's name its value: URLs, or `host` and `host:port` with commas between them.
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """`settings` maps names of settings to comma-separated URLs, `host` or `host:port`.
 
-        Raises:
-            SettingsInvalidError: an entry that is neither.
-
+        Raises: SettingsInvalidError.
         """
-        self._places: set[tuple[str, int | None]] = set()
-        for setting, value in named.items():
+        self._hosts: set[tuple[str, int | None]] = set()
+        for setting, value in settings.items():
             try:
-                self._places |= {_place(entry) for entry in value.split(",") if entry.strip()}
+                self._hosts |= {_parse_entry(entry.strip()) for entry in value.split(",") if entry.strip()}
             except SourceForbiddenError as error:
                 raise SettingsInvalidError(f"{setting}: {error}") from error
 
-    def __contains__(self, place: tuple[str, int]) -> bool:
-        host, port = place
-        return (host, port) in self._places or (host, None) in self._places
+    def __contains__(self, host_port: tuple[str, int]) -> bool:
+        return host_port in self._hosts or (host_port[0], None) in self._hosts
 
 
-def _place(entry: str) -> tuple[str, int | None]:
-    entry = entry.strip()
+def _parse_entry(entry: str) -> tuple[str, int | None]:
     if "://" in entry:
         address = Url.parse(entry)
         return address.host, address.port
-    return place_of(f"[{entry}]" if entry.count(":") > 1 and not entry.startswith("[") else entry)
+    return split_host_port(f"[{entry}]" if entry.count(":") > 1 and not entry.startswith("[") else entry)
 
 
 class SsrfGuard(httpcore.NetworkBackend):
-    """Opens connections to public addresses and to allowed hosts, within the time of the picture they are for."""
+    """A network backend that connects to public addresses and allowed hosts only, within the thread's time limit."""
 
     def __init__(
-        self, allowed: AllowedHosts, *, resolve: Resolve | None = None, network: httpcore.NetworkBackend | None = None
+        self, allowed: AllowedHosts, *, resolve: Resolver | None = None, network: httpcore.NetworkBackend | None = None
     ) -> None:
         self._allowed, self._resolve = allowed, resolve or _resolve
         self._network = network or httpcore.SyncBackend()
-        self._this_thread = threading.local()
+        self._thread_local = threading.local()
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Everything that this thread does on the network inside ends in time, by an httpcore timeout."""
-        self._this_thread.until = time.monotonic() + seconds
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        """Bound all network operations of this thread inside the context; the last one ends in an httpcore timeout."""
+        self._thread_local.deadline = time.monotonic() + seconds
         try:
             yield
         finally:
-            del self._this_thread.until
+            del self._thread_local.deadline
 
-    def left(self) -> float:
-        """Seconds that this thread still has; never less than a moment, for 0 means something else to sockets."""
-        until: float = getattr(self._this_thread, "until", float("inf"))
-        return max(until - time.monotonic(), 0.001)
+    def remaining_seconds(self) -> float:
+        """Return the seconds until this thread's deadline; at least 0.001, since 0 makes a socket non-blocking."""
+        deadline: float = getattr(self._thread_local, "deadline", float("inf"))
+        return max(deadline - time.monotonic(), 0.001)
 
     def connect_tcp(
         self,
@@ -90,116 +87,94 @@ class SsrfGuard(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Raises: SourceForbidden, SourceUnreachable; httpcore's ConnectError and ConnectTimeout."""
-        failed: Exception = httpcore.ConnectError("no address")
-        most = _CONNECT_SECONDS if timeout is None else timeout
-        for address in self.addresses_of(host, port)[:_TRIES]:
+        """Raises: SourceForbiddenError, SourceUnreachableError; httpcore's ConnectError and ConnectTimeout."""
+        failure: Exception = httpcore.ConnectError("no address")
+        limit = _CONNECT_SECONDS if timeout is None else timeout
+        for address in self.resolve_checked(host, port)[:_MAX_ADDRESSES]:
             try:
-                stream = self._network.connect_tcp(address, port, min(most, self.left()), local_address, socket_options)
+                stream = self._network.connect_tcp(
+                    address, port, min(limit, self.remaining_seconds()), local_address, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error
+                failure = error
             else:
-                return _Timed(stream, self)
-        raise failed
+                return _TimedStream(stream, self)
+        raise failure
 
-    def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ARG002 - httpcore's
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
-    ) -> httpcore.NetworkStream:
-        raise SourceForbiddenError(f"{path!r} is a socket of this machine")
-
-    def addresses_of(self, host: str, port: int) -> list[str]:
-        """Where to connect, checked.
-
-        Raises:
-            SourceForbidden: one of the host's addresses is not public, and the host is not allowed.
-
-        """
-        free = (host, port) in self._allowed
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if not free and not port_is_usual(port):
+    def resolve_checked(self, host: str, port: int) -> list[str]:
+        """Return the host's IP addresses. Raises: SourceForbiddenError, if one is private and the host not allowed."""
+        is_allowed = (host, port) in self._allowed
+        host_port = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if not is_allowed and not is_web_port(port):
             raise SourceForbiddenError(
-                f"{place} is no usual port of a web server; if pictures are there, name it in CAR_ALLOWED_HOSTS"
+                f"{host_port} is not a web server's usual port; if images are there, add it to CAR_ALLOWED_HOSTS"
             )
-        addresses = self._resolved(host, port)
-        if not free and not all(is_public(ip_address(one)) for one in addresses):
+        addresses = self._resolve_host(host, port)
+        if not is_allowed and not all(is_public(ip_address(address)) for address in addresses):
             raise SourceForbiddenError(
-                f"{place} is in a private or reserved network, which pictures are not fetched from; if they should be, "
-                f"set CAR_ALLOWED_HOSTS={place}, or LABEL_STUDIO_URL if it is Label Studio"
+                f"{host_port} is in a private or reserved network, which images are not fetched from; to allow it, set "
+                f"CAR_ALLOWED_HOSTS={host_port}, or LABEL_STUDIO_URL if it is Label Studio"
             )
         return addresses
 
-    def _resolved(self, host: str, port: int) -> list[str]:
+    def _resolve_host(self, host: str, port: int) -> list[str]:
         try:
             return [str(ip_address(host))]
         except ValueError:
             pass
         try:
-            found = _in_time(self.left(), lambda: self._resolve(host, port))
-            addresses = [str(ip_address(one)) for one in found]
+            resolved = _call_with_timeout(self.remaining_seconds(), lambda: self._resolve(host, port))
+            addresses = [str(ip_address(address)) for address in resolved]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise SourceUnreachableError(
-                f"there is no address of the host {host} ({reason}); check its name"
-            ) from error
+            raise SourceUnreachableError(f"the host name {host} does not resolve ({reason}); check it") from error
         if not addresses:
-            raise SourceUnreachableError(f"there is no address of the host {host}; check its name")
+            raise SourceUnreachableError(f"the host name {host} does not resolve; check it")
         return addresses
 
 
-class _Timed(httpcore.NetworkStream):
-    """A connection whose every wait is bounded by the time of the thread that waits."""
+class _TimedStream(httpcore.NetworkStream):
+    """A connection whose waits end at the deadline of the thread that waits."""
 
     def __init__(self, stream: httpcore.NetworkStream, guard: SsrfGuard) -> None:
         self._stream, self._guard = stream, guard
 
-    def _wait(self, timeout: float | None) -> float:
-        return min(_SILENT_SECONDS if timeout is None else timeout, self._guard.left())
+    def _timeout(self, timeout: float | None) -> float:
+        return min(_SILENCE_SECONDS if timeout is None else timeout, self._guard.remaining_seconds())
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._wait(timeout))
+        return self._stream.read(max_bytes, self._timeout(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._wait(timeout))
+        self._stream.write(buffer, self._timeout(timeout))
 
     def close(self) -> None:
         self._stream.close()
 
     def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Timed(self._stream.start_tls(ssl_context, server_hostname, self._wait(timeout)), self._guard)
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._timeout(timeout))
+        return _TimedStream(stream, self._guard)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore's
         return self._stream.get_extra_info(info)
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
-def _in_time(seconds: float, call: Callable[[], list[str]]) -> list[str]:
-    """A resolver knows no time limit, so it is left behind when it takes too long."""
-    given: list[list[str]] = []
-    raised: list[Exception] = []
+def _call_with_timeout(seconds: float, call: Callable[[], list[str]]) -> list[str]:
+    """Call the resolver, which has no timeout of its own, in a thread, and abandon that thread if it takes too long."""
+    resolved: Future[list[str]] = Future()
 
     def run() -> None:
         try:
-            given.append(call())
-        except Exception as error:  # noqa: BLE001 - raised again where somebody waits
-            raised.append(error)
+            resolved.set_result(call())
+        except Exception as error:  # noqa: BLE001 - raised again in the calling thread
+            resolved.set_exception(error)
 
-    thread = threading.Thread(target=run, name="resolve", daemon=True)
-    thread.start()
-    thread.join(min(seconds, _SILENT_SECONDS))
-    if raised:
-        raise raised[0]
-    if not given:
-        raise TimeoutError("the name server does not answer")
-    return given[0]
+    threading.Thread(target=run, name="resolve", daemon=True).start()
+    return resolved.result(min(seconds, _SILENCE_SECONDS))

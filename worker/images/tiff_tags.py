@@ -1,7 +1,7 @@
-"""TIFF directories, which EXIF uses too: orientation, pages, and whether reading them is safe.
+"""Read TIFF directories, which EXIF uses too: orientation, pages, and whether Pillow can read them safely.
 
-Pillow copies the bytes of every tag when it opens a file. Tags may overlap, so 64 MiB can ask for terabytes;
-these walks copy nothing, stop after a fixed number of directories, and never fail: what is damaged is not there.
+Pillow copies the bytes of every tag when it opens a file. Tags may overlap, so 64 MiB can expand to terabytes. These
+functions copy nothing, stop after a fixed number of directories, and never fail: damaged parts count as absent.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 ORIENTATION = 274
 SHORT, LONG = 3, 4
-# Pillow follows these from the first directory: Exif, GPS, Interoperability.
+# Directories that Pillow reads from the first one: Exif, GPS, Interoperability.
 SUB_DIRECTORIES = (34665, 34853, 40965)
 MAX_SUB_DIRECTORIES = 8
-# Bytes of one value by field type; Pillow skips fields of other types.
+# Bytes per value by field type; Pillow skips fields of other types.
 TYPE_SIZES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
-# Room for a camera's damaged tags, whose sizes mean nothing, and far below what hurts.
+# Above what damaged tags of cameras claim, and far below what exhausts memory.
 MAX_TAG_BYTES = 64 * 2**20
 
 
 class _Layout(NamedTuple):
-    """How a block stores its directories: byte order, and the widths of counts and offsets (4, or 8 in BigTIFF)."""
+    """Byte order of a block, and the widths of its counts and offsets (4, or 8 in BigTIFF)."""
 
     order: Literal["little", "big"]
     entries: int
@@ -31,63 +31,62 @@ class _Layout(NamedTuple):
 
 
 class _Directory(NamedTuple):
-    """One directory: its whole fields (tag, type, count, value as raw bytes) and the next one's place, or 0."""
+    """A directory: its complete fields (tag, type, count, value as raw bytes) and the next one's offset, or 0."""
 
     fields: NDArray[Any]
-    following: int
+    next_offset: int
 
 
-def orientation_of(block: bytes) -> int:
-    """Orientation 1 to 8 of a TIFF file or EXIF block; 1 where it says none."""
-    layout = _layout(block)
+def read_orientation(block: bytes) -> int:
+    """Return the orientation, 1 to 8, of a TIFF file or EXIF block; 1 if it has none."""
+    layout = _read_layout(block)
     if layout is None:
         return 1
-    fields = _directory(block, layout, _first(block, layout)).fields
-    known = fields[(fields["tag"] == ORIENTATION) & np.isin(fields["type"], (SHORT, LONG))]
-    if not known.size:
+    fields = _read_directory(block, layout, _first_offset(block, layout)).fields
+    orientations = fields[(fields["tag"] == ORIENTATION) & np.isin(fields["type"], (SHORT, LONG))]
+    if not orientations.size:
         return 1
-    width = 2 if known["type"][0] == SHORT else 4
-    value = int.from_bytes(known["value"][0][:width].tobytes(), layout.order)
-    return value if 1 <= value <= 8 else 1  # noqa: PLR2004 - the eight of EXIF
+    width = 2 if orientations["type"][0] == SHORT else 4
+    value = int.from_bytes(orientations["value"][0][:width].tobytes(), layout.order)
+    return value if 1 <= value <= 8 else 1  # noqa: PLR2004 - EXIF defines eight
 
 
 def count_pages(block: bytes, at_most: int) -> int:
-    """Directories in the chain of a TIFF file, at least 1."""
-    layout = _layout(block)
+    """Count the directories of a TIFF file's chain, from 1 to `at_most`."""
+    layout = _read_layout(block)
     pages: set[int] = set()
-    at = _first(block, layout) if layout else 0
-    while layout and at and at not in pages and len(pages) < at_most:
-        pages.add(at)
-        at = _directory(block, layout, at).following
+    offset = _first_offset(block, layout) if layout else 0
+    while layout and offset and offset not in pages and len(pages) < at_most:
+        pages.add(offset)
+        offset = _read_directory(block, layout, offset).next_offset
     return max(len(pages), 1)
 
 
 def tags_fit(block: bytes) -> bool:
-    """Whether the values of all tags that Pillow would read take about as much room as there is."""
-    total = sum(
-        float(np.minimum(TYPE_SIZES[known] * fields["count"].astype(np.float64), len(block)).sum())
-        for fields in _read_directories(block)
-        for known in [np.where(fields["type"] < TYPE_SIZES.size, fields["type"], 0)]
-    )
+    """Return whether the values of all tags that Pillow would read take about as many bytes as the block has."""
+    total = 0.0
+    for fields in _read_directories(block):
+        value_bytes = TYPE_SIZES[np.where(fields["type"] < TYPE_SIZES.size, fields["type"], 0)]
+        total += float(np.minimum(value_bytes * fields["count"].astype(np.float64), len(block)).sum())
     return total <= MAX_TAG_BYTES + 2 * len(block)
 
 
 def _read_directories(block: bytes) -> Iterator[NDArray[Any]]:
-    """The fields of the first directory and of those it points to."""
-    layout = _layout(block)
+    """Yield the fields of the first directory and of those it points to."""
+    layout = _read_layout(block)
     if layout is None:
         return
-    places = [_first(block, layout)]
-    for read in range(MAX_SUB_DIRECTORIES):
-        if read == len(places):
+    offsets = [_first_offset(block, layout)]
+    for index in range(MAX_SUB_DIRECTORIES):
+        if index == len(offsets):
             return
-        fields = _directory(block, layout, places[read]).fields
+        fields = _read_directory(block, layout, offsets[index]).fields
         yield fields
         pointers = fields[np.isin(fields["tag"], SUB_DIRECTORIES)]["value"]
-        places += [int.from_bytes(value.tobytes(), layout.order) for value in pointers[:MAX_SUB_DIRECTORIES]]
+        offsets += [int.from_bytes(value.tobytes(), layout.order) for value in pointers[:MAX_SUB_DIRECTORIES]]
 
 
-def _layout(block: bytes) -> _Layout | None:
+def _read_layout(block: bytes) -> _Layout | None:
     order: Literal["little", "big"] | None = {b"II": "little", b"MM": "big"}.get(block[:2])  # type: ignore[assignment]
     if order is None:
         return None
@@ -98,17 +97,17 @@ def _layout(block: bytes) -> _Layout | None:
     return _Layout(order, 8 if big else 2, value, field)
 
 
-def _first(block: bytes, layout: _Layout) -> int:
+def _first_offset(block: bytes, layout: _Layout) -> int:
     return int.from_bytes(block[layout.offset : 2 * layout.offset], layout.order)
 
 
-def _directory(block: bytes, layout: _Layout, at: int) -> _Directory:
-    start = at + layout.entries
-    promised = int.from_bytes(block[at:start], layout.order)
-    # Pillow, too, reads a directory that is cut short as far as it goes.
-    held = max(0, min(promised, (len(block) - start) // layout.field.itemsize))
-    if not held:
+def _read_directory(block: bytes, layout: _Layout, offset: int) -> _Directory:
+    start = offset + layout.entries
+    declared = int.from_bytes(block[offset:start], layout.order)
+    # Like Pillow, read a truncated directory as far as it goes.
+    count = max(0, min(declared, (len(block) - start) // layout.field.itemsize))
+    if not count:
         return _Directory(np.zeros(0, layout.field), 0)
-    end = start + held * layout.field.itemsize
-    fields = np.frombuffer(block, layout.field, held, start)
+    end = start + count * layout.field.itemsize
+    fields = np.frombuffer(block, layout.field, count, start)
     return _Directory(fields, int.from_bytes(block[end : end + layout.offset], layout.order))

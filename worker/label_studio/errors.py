@@ -1,20 +1,20 @@
-"""What can go wrong with Label Studio's API. The root is car.errors.CarError.
+"""Errors of Label Studio's API.
 
 LabelStudioError
-├── LabelStudioUnreachable     no answer, or an answer of a server in trouble; nothing was changed by it; retryable
-│   ├── LabelStudioBusy        429 or 503: `wait` seconds were asked for
-│   └── OutcomeUncertain       a change was sent and its answer never came: it may have been made, or be made yet
-├── NotLabelStudio             something answers that is no Label Studio, or a redirect to where it is
-├── TokenRefused               the token is not known
-│   ├── LegacyTokenRefused     legacy tokens are switched off in the organization
-│   ├── TokenExpired           a personal access token past its day
-│   └── TokenShortLived        an access token, which lives for minutes, where a personal one belongs
-├── Forbidden                  the token's user may not do this
-│   └── AddressBlocked         SSRF protection does not let Label Studio call the address
-├── Missing                    what was asked for is not there
-│   ├── ProjectMissing         no project of this number that the user sees
-│   └── TaskMissing            the task was deleted
-└── Rejected                   what was sent breaks a rule of Label Studio; `fields` says by field what it said
+├── LabelStudioUnreachableError   no answer, or a server error; nothing was changed; retryable
+│   ├── LabelStudioBusyError      429 or 503; `wait` is its Retry-After in seconds
+│   └── OutcomeUncertainError     a change was sent and not answered; it may have been made, or be made later
+├── NotLabelStudioError           another server answers, or one that redirects
+├── TokenRefusedError             the token is unknown
+│   ├── LegacyTokenRefusedError   the organization has disabled legacy tokens
+│   ├── TokenExpiredError         a personal access token has expired
+│   └── TokenShortLivedError      a short-lived access token is configured instead of a personal one
+├── ForbiddenError                the token's user lacks the permission
+│   └── AddressBlockedError       Label Studio's SSRF protection blocks the address
+├── NotFoundError
+│   ├── ProjectNotFoundError      the user sees no such project
+│   └── TaskNotFoundError         the task was deleted
+└── RejectedError                 Label Studio's validation failed; `fields` holds its messages by field
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class LabelStudioBusyError(LabelStudioUnreachableError):
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
         self.wait = wait
-        """Seconds that the server asked for; 0: it did not say."""
+        """Seconds, from Retry-After; 0 without one."""
 
 
 class OutcomeUncertainError(LabelStudioUnreachableError):
@@ -46,7 +46,7 @@ class OutcomeUncertainError(LabelStudioUnreachableError):
 
 
 class NotLabelStudioError(LabelStudioError):
-    code = "label_studio_other"
+    code = "not_label_studio"
 
 
 class TokenRefusedError(LabelStudioError):

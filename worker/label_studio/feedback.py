@@ -1,11 +1,10 @@
-"""Annotations against our predictions: what people kept, changed, took away and missed."""
+"""Compare annotations with the predictions they replaced: what annotators kept, changed, removed and added."""
 
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 import structlog
 from sqlalchemy import Engine
@@ -14,24 +13,20 @@ from car.errors import CarError
 from car.label_studio.agreement import LabelAgreement, compare_annotations
 from car.label_studio.annotation_masks import AnnotationMasks, decode_annotation
 from car.label_studio.prediction import build_regions
-from car.label_studio.project_config import ProjectConfig, build_project_config
+from car.label_studio.project_config import build_project_config
+from car.object_store import ObjectStore
 from car.stored_masks import StoredMasks
 from car.vocabulary import Vocabulary
 from db.label_studio import feedback
-from db.label_studio.feedback import ClaimedAnnotation, SentPrediction
+from db.label_studio.feedback import ClaimedAnnotation
 from db.session import transaction
+from worker.errors import describe_error
 
 LEASE = timedelta(seconds=120)
-_AT_ONCE = 4
-"""An annotation may hold megabytes of brushes."""
-_MOST_PROMPTS = 500
+_BATCH = 4
+"""Annotations claimed at a time: each may hold megabytes of brush masks."""
+_MAX_PROMPT_LENGTH = 500
 """Characters of a label's prompts."""
-
-
-class Readable(Protocol):
-    """The part of db.objects.ObjectStore that comparing uses."""
-
-    def get(self, key: str) -> bytes: ...
 
 
 @dataclass
@@ -41,89 +36,78 @@ class FeedbackStats:
     compared: int = 0
     failed: int = 0
     has_more: bool = False
-    """It ended before its work did."""
+    """The call stopped before all annotations were compared."""
 
 
 def process_annotations(
     engine: Engine,
-    objects: Readable,
+    objects: ObjectStore,
     worker: str,
     *,
     preset: str,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
 ) -> FeedbackStats:
-    """Compare what waits, for about so long. `preset` is the one of projects that name none."""
-    done, deadline = FeedbackStats(), time.monotonic() + seconds
+    """Compare waiting annotations until there are none, `stop` or `seconds`.
+
+    `preset` is the recipe of projects that name none.
+    """
+    stats, deadline = FeedbackStats(), time.monotonic() + seconds
     while True:
         with transaction(engine) as session:
-            held = feedback.claim(session, worker, limit=_AT_ONCE, lease=LEASE)
-        if not held:
-            return done
-        while held:
+            claimed = feedback.claim(session, worker, limit=_BATCH, lease=LEASE)
+        if not claimed:
+            return stats
+        while claimed:
             if stop() or time.monotonic() > deadline:
                 with transaction(engine) as session:
-                    feedback.release(session, worker, held)
-                done.has_more = True
-                return done
-            _compare(engine, objects, worker, held.pop(0), preset, done)
+                    feedback.release(session, worker, claimed)
+                stats.has_more = True
+                return stats
+            _process(engine, objects, worker, claimed.pop(0), preset, stats)
+
+
+def _process(
+    engine: Engine, objects: ObjectStore, worker: str, annotation: ClaimedAnnotation, preset: str, stats: FeedbackStats
+) -> None:
+    try:
+        agreements, prompts = _compare(annotation, objects, preset=preset)
+    except Exception as error:  # noqa: BLE001 - the edge: what breaks this code must not be compared for ever
+        if not isinstance(error, CarError):
+            structlog.get_logger().exception("comparison_failed", annotation=annotation.id)
+        with transaction(engine) as session:
+            feedback.fail(session, worker, annotation, **describe_error(error)._asdict())
+        stats.failed += 1
+        return
+    with transaction(engine) as session:
+        stats.compared += feedback.save_comparison(session, worker, annotation, agreements, prompts)
 
 
 def _compare(
-    engine: Engine, objects: Readable, worker: str, one: ClaimedAnnotation, preset: str, done: FeedbackStats
-) -> None:
-    try:
-        said, prompts = agreements_of(one, objects, preset=preset) if one.predicted else ([], {})
-    except CarError as error:
-        _fail(engine, worker, one, error.code, str(error), retryable=error.retryable)
-        done.failed += 1
-        return
-    except Exception as error:  # noqa: BLE001 - the edge: what breaks this code must not be compared for ever
-        structlog.get_logger().exception("annotation_not_compared", annotation=one.id)
-        _fail(engine, worker, one, "internal", f"{type(error).__name__}: {error}", retryable=False)
-        done.failed += 1
-        return
-    with transaction(engine) as session:
-        done.compared += feedback.save_comparison(session, worker, one, said, prompts)
-
-
-def agreements_of(
-    one: ClaimedAnnotation, objects: Readable, *, preset: str
+    annotation: ClaimedAnnotation, objects: ObjectStore, *, preset: str
 ) -> tuple[list[LabelAgreement], dict[str, str]]:
-    """What the annotation says about our prediction, and each label's prompts. Both sides are read from regions: what
-    was kept as it is agrees to the pixel, whatever its shape.
+    """Return each label's agreement with its prediction, and each label's prompts; nothing without a prediction.
+
+    The prediction, too, is decoded from its regions, so that a region that was kept agrees to the pixel.
     """
-    if one.predicted is None:
+    if annotation.predicted is None:
         return [], {}
-    plan = build_project_config(one.label_config, one.extra_params, preset=preset)
-    found = StoredMasks.from_document(json.loads(objects.get(one.predicted.masks_key)))
-    made = build_regions(plan, found, run_key=one.predicted.run_key)
-    ours = decode_annotation(made.regions, found.width, found.height)
-    theirs = decode_annotation(one.result, found.width, found.height)
-    asked = {place.label for place in plan.mapping.by_name.values()}
-    theirs = AnnotationMasks(theirs.masks, theirs.choices & asked)
-    return compare_annotations(ours, theirs, _scores(plan, found)), _prompts(plan, one.predicted)
+    config = build_project_config(annotation.label_config, annotation.extra_params, preset=preset)
+    stored = StoredMasks.from_document(json.loads(objects.get(annotation.predicted.masks_key)))
+    draft = build_regions(config, stored, run_key=annotation.predicted.run_key)
+    predicted = decode_annotation(draft.regions, stored.width, stored.height)
+    annotated = decode_annotation(annotation.result, stored.width, stored.height)
+    requested = {target.label for target in config.mapping.by_name.values()}
+    annotated = AnnotationMasks(annotated.masks, annotated.choices & requested)
 
-
-def _scores(plan: ProjectConfig, found: StoredMasks) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for mask in found.masks:
-        place = plan.mapping.target_of(mask.label)
-        if place is not None:
-            scores[place.label] = max(mask.score, scores.get(place.label, 0.0))
-    return scores
-
-
-def _prompts(plan: ProjectConfig, predicted: SentPrediction) -> dict[str, str]:
-    """As CLIP read each label then."""
+    for mask in stored.masks:
+        if (target := config.mapping.target_of(mask.label)) is not None:
+            scores[target.label] = max(mask.score, scores.get(target.label, 0.0))
     prompts: dict[str, list[str]] = {}
-    for label in Vocabulary.from_json(predicted.vocabulary).labels:
-        place = plan.mapping.target_of(label.name)
-        if place is not None:
-            prompts.setdefault(place.label, []).append(label.text)
-    return {label: " | ".join(texts)[:_MOST_PROMPTS] for label, texts in prompts.items()}
-
-
-def _fail(engine: Engine, worker: str, one: ClaimedAnnotation, code: str, detail: str, *, retryable: bool) -> None:
-    with transaction(engine) as session:
-        feedback.fail(session, worker, one, code=code, detail=detail, retryable=retryable)
+    for label in Vocabulary.from_json(annotation.predicted.vocabulary).labels:
+        if (target := config.mapping.target_of(label.name)) is not None:
+            prompts.setdefault(target.label, []).append(label.text)
+    return compare_annotations(predicted, annotated, scores), {
+        label: " | ".join(texts)[:_MAX_PROMPT_LENGTH] for label, texts in prompts.items()
+    }

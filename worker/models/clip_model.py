@@ -1,4 +1,4 @@
-"""The pair of CLIPs on its device, as the pipeline uses it."""
+"""The models on a worker's device, as the pipeline uses them."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -11,23 +11,22 @@ from car.options import CrfBackend, Precision
 from car.recipe import Recipe
 from car.weights_digest import weights_digest
 from worker.errors import DeviceMissingError, WeightsMissingError
-from worker.models.model_paths import ModelPaths
-from worker.models.weights import folder_of, load_pair, load_sam, sam_folder_of
+from worker.models import ModelPaths
+from worker.models.weights import find_clip_folder, find_sam_folder, load_pair, load_sam
 from worker.segmenter.batch_scheduler import BatchScheduler
 from worker.segmenter.postprocess import Clock, PendingSegmentation
 from worker.segmenter.requests import SegmentRequest, StartedRequest
 from worker.segmenter.sam.ensembling import FindRegions
 from worker.segmenter.segmenter import Batches, Segmenter
 
-_HELD = 32
-"""Pictures that a GPU has under way: as many as fill g's batches, and some more, among which f finds some of a size."""
-_CLAIMED = 4
-"""Pictures go through a CPU one by one; together they cost fewer transactions."""
+_GPU_IMAGES = 32
+"""Images in the model at a time on a GPU: they fill g's batches, and f finds images of equal size among them."""
+_CPU_IMAGES = 4
+"""A CPU computes images one by one; claiming several saves transactions."""
 
-
-Loaded = Callable[[tuple[str, str, str] | None, Mapping[str, str]], None]
-"""Told the names of f, g and SAM ("" where the recipe has none) as recipes give them, None for those of every recipe,
-and the weights by role.
+OnLoad = Callable[[tuple[str, str, str] | None, Mapping[str, str]], None]
+"""Called with the names of f, g and SAM ("" if the recipe has none) as in recipes, or None if every recipe has the same
+models, and with the weights' digests by role.
 """
 
 
@@ -36,124 +35,122 @@ def load_model(
     *,
     device: str = "auto",
     precision: Precision = Precision.AUTO,
-    crf_by: CrfBackend = CrfBackend.LATTICE,
+    crf_backend: CrfBackend = CrfBackend.LATTICE,
     batch: int = 0,
-    loaded: Loaded | None = None,
+    on_load: OnLoad | None = None,
 ) -> "ClipModel":
-    """The models of a worker process: one pair for every recipe, or, where that is None, the pair each recipe names.
-    `batch` 0: as many pictures under way as suit the device. `loaded` is called for each pair, once.
+    """Load a worker's models: `models` for every recipe, or if that is None, those that each recipe names.
 
-    Raises:
-        WeightsMissing: see worker.models.weights.
-        WeightsInvalid: see worker.models.weights.
-        DeviceMissing: CUDA was asked for and there is none.
+    `batch` is the number of images in the model at a time; 0 chooses it by device. `on_load` is called once per pair.
 
+    Raises: WeightsError; DeviceMissingError, if `device` is cuda and there is none.
     """
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise DeviceMissingError("CAR_DEVICE is cuda, and torch finds no CUDA device here; set it to auto or cpu")
-    where = torch.device("cuda" if cuda and device != "cpu" else "cpu")
-    batches = Batches.suited_to(where)
-    most = batch or (_HELD if where.type == "cuda" else _CLAIMED)
-    model = ClipModel(models, where, batches, most, loaded, precision, crf_by)
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise DeviceMissingError("CAR_DEVICE is cuda, but torch finds no CUDA device; set it to auto or cpu")
+    torch_device = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    batches = Batches.for_device(torch_device)
+    batch = batch or (_GPU_IMAGES if torch_device.type == "cuda" else _CPU_IMAGES)
+    model = ClipModel(models, torch_device, batches, batch, on_load, precision, crf_backend)
     model.load(Recipe())
     return model
 
 
 @dataclass
 class ClipModel:
-    """Pairs of CLIPs on one device, each loaded when a recipe first asks for it, and with it the SAM when one with
-    sam=on does. Its flow is for one thread.
+    """Pairs of CLIPs on one device, each loaded when a recipe first uses it; likewise SAMs for recipes with sam=on.
+
+    Its scheduler is for one thread.
     """
 
     models: ModelPaths | None
-    paths: torch.device
+    torch_device: torch.device
     batches: Batches
     batch: int
-    loaded: Loaded | None = field(default=None, repr=False)
+    on_load: OnLoad | None = field(default=None, repr=False)
     precision: Precision = Precision.AUTO
-    crf_by: CrfBackend = CrfBackend.LATTICE
-    _pairs: dict[ModelPaths, Segmenter] = field(default_factory=dict, repr=False)
+    crf_backend: CrfBackend = CrfBackend.LATTICE
+    _segmenters: dict[ModelPaths, Segmenter] = field(default_factory=dict, repr=False)
     _sams: dict[str | Path, FindRegions] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> str:
-        return torch.cuda.get_device_name(self.paths) if self.paths.type == "cuda" else "cpu"
+        return torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else "cpu"
 
     @property
     def weights(self) -> Mapping[str, str]:
         return self.weights_for(Recipe())
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
-        """Raises: WeightsMissing, where a model of the recipe was never pulled, or there is no SAM for it."""
-        places = self._places(recipe)
-        folders = {"proposal": folder_of(places.proposal), "classifier": folder_of(places.classifier)}
+        """Return the digests of the recipe's weights by role. Raises: WeightsMissingError."""
+        paths = self._paths(recipe)
+        folders = {"proposal": find_clip_folder(paths.proposal), "classifier": find_clip_folder(paths.classifier)}
         if recipe.sam:
-            folders["sam"] = sam_folder_of(_sam_of(places))
+            folders["sam"] = find_sam_folder(_sam_path(paths))
         return {role: weights_digest(folder) for role, folder in folders.items()}
 
     def load(self, recipe: Recipe) -> Segmenter:
-        """The recipe's models, on the device."""
-        places = self._places(recipe)
-        if places not in self._pairs:
-            self._pairs[places] = self._segmenter(places, recipe)
-        segmenter = self._pairs[places]
+        """Return the recipe's segmenter, with its models on the device."""
+        paths = self._paths(recipe)
+        if paths not in self._segmenters:
+            self._segmenters[paths] = self._make_segmenter(paths, recipe)
+        segmenter = self._segmenters[paths]
         if recipe.sam and segmenter.sam is None:
-            place = _sam_of(places)
-            if place not in self._sams:
-                self._sams[place] = load_sam(place, device=self.paths)
-            segmenter.sam = self._sams[place]
-            self._tell(recipe)
+            sam_path = _sam_path(paths)
+            if sam_path not in self._sams:
+                self._sams[sam_path] = load_sam(sam_path, device=self.torch_device)
+            segmenter.sam = self._sams[sam_path]
+            self._report_load(recipe)
         return segmenter
 
-    def _segmenter(self, places: ModelPaths, recipe: Recipe) -> Segmenter:
-        """A pair of CLIPs is on the device once, whatever SAMs recipes name beside it."""
-        for known, segmenter in self._pairs.items():
-            if known[:2] == places[:2]:
+    def _make_segmenter(self, paths: ModelPaths, recipe: Recipe) -> Segmenter:
+        """Recipes that differ in their SAM share one pair of CLIPs."""
+        for loaded_paths, segmenter in self._segmenters.items():
+            if loaded_paths[:2] == paths[:2]:
                 return replace(segmenter, sam=None)
-        pair = load_pair(places.proposal, places.classifier, device=self.paths, precision=self.precision)
-        self._tell(replace(recipe, sam=False))
-        clock = _clock_of(self.paths)
-        return Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_by=self.crf_by)
+        pair = load_pair(paths.proposal, paths.classifier, device=self.torch_device, precision=self.precision)
+        self._report_load(replace(recipe, sam=False))
+        clock = _clock(self.torch_device)
+        return Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_backend=self.crf_backend)
 
-    def _tell(self, recipe: Recipe) -> None:
-        if self.loaded is not None:
+    def _report_load(self, recipe: Recipe) -> None:
+        if self.on_load is not None:
             names = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
-            self.loaded(None if self.models else names, self.weights_for(recipe))
+            self.on_load(None if self.models else names, self.weights_for(recipe))
 
     def scheduler(self) -> BatchScheduler[PendingSegmentation]:
-        """Of pictures of all recipes: those of one pair of CLIPs share its batches."""
+        """Return a scheduler for images of any recipe; those of one pair of CLIPs share its batches."""
         batches = self.batches
         return BatchScheduler(
-            self, images=batches.images, crops=batches.crops, most=self.batch, clock=_clock_of(self.paths)
+            self, images=batches.images, crops=batches.crops, capacity=self.batch, clock=_clock(self.torch_device)
         )
 
-    def kind(self, ask: SegmentRequest) -> Hashable:
-        return self._places(ask.recipe), Segmenter.kind(ask)
+    def kind(self, request: SegmentRequest) -> Hashable:
+        return self._paths(request.recipe), Segmenter.kind(request)
 
-    def begin(self, asks: Sequence[SegmentRequest], *, at_once: int) -> list[StartedRequest[PendingSegmentation]]:
-        pairs = [self.load(ask.recipe) for ask in asks]
-        return pairs[0].begin(asks, at_once=at_once)
+    def begin(
+        self, requests: Sequence[SegmentRequest], *, batch_size: int
+    ) -> list[StartedRequest[PendingSegmentation]]:
+        segmenters = [self.load(request.recipe) for request in requests]
+        return segmenters[0].begin(requests, batch_size=batch_size)
 
-    def _places(self, recipe: Recipe) -> ModelPaths:
+    def _paths(self, recipe: Recipe) -> ModelPaths:
         return self.models or ModelPaths(recipe.proposal_model, recipe.classifier_model, recipe.sam_model)
 
 
-def _clock_of(where: torch.device) -> Clock:
-    """Of what was computed and not only begun: a CUDA device works on behind the back of a clock that does not wait."""
-    if where.type != "cuda":
+def _clock(device: torch.device) -> Clock:
+    """Return a clock that waits for the device's kernels, which CUDA runs asynchronously."""
+    if device.type != "cuda":
         return time.perf_counter
 
     def now() -> float:
-        torch.cuda.synchronize(where)
+        torch.cuda.synchronize(device)
         return time.perf_counter()
 
     return now
 
 
-def _sam_of(places: ModelPaths) -> str | Path:
-    if places.sam is None:
-        raise WeightsMissingError(
-            "sam=on, and there is no SAM beside the models here: put one into their folder as sam/"
-        )
-    return places.sam
+def _sam_path(paths: ModelPaths) -> str | Path:
+    if paths.sam is None:
+        raise WeightsMissingError("the recipe has sam=on, but the models folder has no SAM; add one to it as sam/")
+    return paths.sam

@@ -1,5 +1,5 @@
-"""The one place that opens checkpoints: CLIPs as transformers folders and SAMs as folders of config.json and
-model.safetensors, named by content. Of pickles it opens one kind, once: released SAMs, to convert them.
+"""The only module that opens checkpoints: CLIPs as transformers folders, SAMs as folders of config.json and
+model.safetensors. It opens pickles of released SAMs only, identified by sha256, to convert them.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from car.options import Precision
 from car.weights_digest import WEIGHTS, weights_digest
-from worker.cpu_count import usable_cpus
 from worker.errors import WeightsInvalidError, WeightsMissingError
-from worker.models.hub import FILES, pulled
-from worker.models.sam_checkpoints import RELEASES, Release, pulled_sam
+from worker.models.hub import FILES, find_snapshot
+from worker.models.sam_checkpoints import RELEASES, Release, cached_sam_folder
 from worker.segmenter.clip.encoder import Encoder
+from worker.settings import usable_cpus
 
 if TYPE_CHECKING:
     from worker.segmenter.sam.automatic_masks import AutomaticMasks
@@ -31,38 +31,35 @@ _SAM_FILES = ("config.json", WEIGHTS)
 
 @dataclass(frozen=True)
 class ClipPair:
-    """f and g, ready to encode, and what they are."""
+    """The encoders f and g, with the digests of their weights."""
 
     proposal: Encoder
     classifier: Encoder
     digests: dict[str, str]
-    """Role (proposal, classifier) to the sha256 of its safetensors: what model_version is made of."""
+    """Role (proposal, classifier) to the sha256 of its safetensors; part of the model version."""
 
 
 def load_pair(
     proposal: str | Path, classifier: str | Path, *, device: torch.device, precision: Precision = Precision.AUTO
 ) -> ClipPair:
-    """Two CLIPs from folders or hub ids: by themselves float32 on a CPU, half precision on CUDA as the paper ran them.
+    """Load two CLIPs from folders or hub ids. AUTO is float32 on a CPU, and on CUDA float16 as in the paper.
 
-    On CUDA a lower precision is that of both models. On a CPU it is that of g's blocks, which are nearly all of its
-    time: f's share is small, and its CAMs are differences of near numbers.
+    On CUDA a lower precision applies to both models. On a CPU it applies to g's blocks only, which take nearly all of
+    the time: f takes little, and its CAMs are differences of close numbers.
 
-    Raises:
-        WeightsMissing: no such folder, or a file of it is absent, or the hub model was never pulled.
-        WeightsInvalid: a file is damaged or no CLIP checkpoint.
-
+    Raises: WeightsMissingError; WeightsInvalidError, if a file is damaged or not a CLIP checkpoint.
     """
-    roles = {"proposal": folder_of(proposal), "classifier": folder_of(classifier)}
+    roles = {"proposal": find_clip_folder(proposal), "classifier": find_clip_folder(classifier)}
     _check_activation(roles["proposal"])
-    # Fewer where someone wished so (OMP_NUM_THREADS), never more than the container has time for.
+    # OMP_NUM_THREADS may set fewer; the container's CPU quota is the most that helps.
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-    wanted = _dtype(precision, device)
-    whole = wanted if device.type == "cuda" else torch.float32
+    block_dtype = _dtype(precision, device)
+    dtype = block_dtype if device.type == "cuda" else torch.float32
     proposal_encoder, classifier_encoder = (
-        load_encoder(folder, device=device, dtype=whole) for folder in roles.values()
+        load_encoder(folder, device=device, dtype=dtype) for folder in roles.values()
     )
-    if wanted is not whole:
-        classifier_encoder.round_blocks(wanted)
+    if block_dtype is not dtype:
+        classifier_encoder.round_blocks(block_dtype)
     return ClipPair(
         proposal_encoder, classifier_encoder, {role: weights_digest(folder) for role, folder in roles.items()}
     )
@@ -71,133 +68,95 @@ def load_pair(
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision is Precision.AUTO:
         return torch.float16 if device.type == "cuda" else torch.float32
-    return {
-        Precision.FLOAT32: torch.float32,
-        Precision.BFLOAT16: torch.bfloat16,
-        Precision.FLOAT16: torch.float16,
-    }[precision]
+    dtype: torch.dtype = getattr(torch, precision.value)
+    return dtype
 
 
 def load_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> Encoder:
-    """One CLIP from a complete local folder, all of it in one precision."""
-    _check_config(folder)
-    _check_readable(folder / WEIGHTS)
+    """Load a CLIP from a complete local folder, all of it in one precision."""
+    _check_model(folder, "clip")
     transformers_logging.disable_progress_bar()
     model, report = CLIPModel.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
+        keys = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
         raise WeightsInvalidError(
-            f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {len(lacking)} tensors are missing or "
-            f"of another shape, the first is {lacking[0]}"
+            f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {len(keys)} tensors are missing or have "
+            f"another shape, the first is {keys[0]}"
         )
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return Encoder(model.eval().requires_grad_(requires_grad=False).to(device), tokenizer)
 
 
-def folder_of(where: str | Path) -> Path:
-    """The local folder of a model: itself, or the snapshot of a hub id that was pulled before.
-
-    Raises:
-        WeightsMissing: it is not there, or not whole.
-
-    """
-    folder = Path(where)
+def find_clip_folder(path: str | Path) -> Path:
+    """Return a CLIP's complete local folder: `path`, or the snapshot of a pulled model. Raises: WeightsMissingError."""
+    folder = Path(path)
     if not folder.exists():
-        name = str(where)
+        name = str(path)
         if name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise WeightsMissingError(f"there is no folder {name}")
-        folder = pulled(name)
+        folder = find_snapshot(name)
     if not folder.is_dir():
         raise WeightsMissingError(f"{folder} is a file; a CLIP model is a folder with {', '.join(FILES)}")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise WeightsMissingError(
-                f"{folder / name} is missing; a CLIP model folder holds {', '.join(FILES)} (weights as safetensors: "
-                f"pickled .bin and .pt files are never opened)"
-            )
+    _check_files(folder, FILES, "a CLIP model with safetensors (pickled .bin and .pt files are never opened)")
     return folder
 
 
-def load_sam(where: str | Path, *, device: torch.device) -> "AutomaticMasks":
-    """A SAM from a folder or by the name of a release that was pulled: float32, as the official generator runs it.
+def load_sam(path: str | Path, *, device: torch.device) -> "AutomaticMasks":
+    """Load a SAM from a folder or by the name of a pulled release, in float32 like the official generator.
 
-    Its code is imported here and nowhere else, so that recipes without SAM never pay for it.
+    SAM's code is imported only here, so that recipes without SAM do not pay for it.
 
-    Raises:
-        WeightsMissing: no such folder, or a file of it is absent, or the release was never pulled.
-        WeightsInvalid: a file is damaged or no SAM.
-
+    Raises: WeightsMissingError; WeightsInvalidError, if a file is damaged or not a SAM.
     """
     from worker.segmenter.sam.automatic_masks import AutomaticMasks  # noqa: PLC0415
-    from worker.segmenter.sam.network import MODEL_TYPE, SamSizes, filled  # noqa: PLC0415
+    from worker.segmenter.sam.network import MODEL_TYPE, SamSizes, build_from_tensors  # noqa: PLC0415
 
-    folder = sam_folder_of(where)
-    config = _config_of(folder)
-    if config.get("model_type") != MODEL_TYPE:
-        raise WeightsInvalidError(f"{folder / 'config.json'} describes no SAM (model_type must be {MODEL_TYPE!r})")
-    _check_readable(folder / WEIGHTS)
+    folder = find_sam_folder(path)
+    config = _check_model(folder, MODEL_TYPE)
     try:
-        network = filled(SamSizes.from_json(config), load_file(folder / WEIGHTS))
+        network = build_from_tensors(SamSizes.from_json(config), load_file(folder / WEIGHTS))
     except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsInvalidError(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {error}") from error
-    return AutomaticMasks.suited_to(network.to(device))
+    return AutomaticMasks.for_network(network.to(device))
 
 
-def sam_folder_of(where: str | Path) -> Path:
-    """The local folder of a SAM: itself, or that of a release that was pulled before.
-
-    Raises:
-        WeightsMissing: it is not there, or not whole.
-
-    """
-    if str(where) in RELEASES:
-        return pulled_sam(str(where))
-    folder = Path(where)
+def find_sam_folder(path: str | Path) -> Path:
+    """Return a SAM's complete local folder: `path`, or that of a pulled release. Raises: WeightsMissingError."""
+    if str(path) in RELEASES:
+        return cached_sam_folder(str(path))
+    folder = Path(path)
     if folder.is_file():
         raise WeightsMissingError(
-            f"{folder} is a file; `car models convert {folder} FOLDER` makes a SAM folder of a release"
+            f"{folder} is a file; `car models convert {folder} FOLDER` converts a release to a SAM folder"
         )
     if not folder.is_dir():
-        raise WeightsMissingError(f"there is no folder {where}; a SAM is a folder or one of {', '.join(RELEASES)}")
-    for name in _SAM_FILES:
-        if not (folder / name).is_file():
-            raise WeightsMissingError(f"{folder / name} is missing; a SAM folder holds {', '.join(_SAM_FILES)}")
+        raise WeightsMissingError(f"there is no folder {path}; a SAM is a folder or one of {', '.join(RELEASES)}")
+    _check_files(folder, _SAM_FILES, "a SAM")
     return folder
 
 
 def convert_sam(checkpoint: Path, folder: Path, *, releases: Mapping[str, Release] = RELEASES) -> str:
-    """Write a released SAM's tensors as safetensors; returns the release's name.
+    """Convert a released SAM to a folder with safetensors, and return the release's name. Raises: WeightsError.
 
-    The file is unpickled, so it must be a release by its sha256, and torch is told to make nothing but tensors of it.
-
-    Raises:
-        WeightsMissing: there is no such file.
-        WeightsInvalid: it is not a release.
-
+    Unpickling can run code, so the file must be a release by its sha256, and torch unpickles tensors only.
     """
     from worker.segmenter.sam import network as sam_network  # noqa: PLC0415
 
-    name = release_of(checkpoint, releases=releases)
-    sizes: sam_network.SamSizes = getattr(sam_network, releases[name].sizes.upper())
+    name = identify_release(checkpoint, releases=releases)
+    sizes: sam_network.SamSizes = getattr(sam_network, releases[name].architecture.upper())
     tensors = torch.load(checkpoint, map_location="cpu", weights_only=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(sizes.to_json(), indent=2) + "\n")
-    fresh = folder / f"{WEIGHTS}.new"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, fresh)
-    fresh.replace(folder / WEIGHTS)
+    temporary = folder / f"{WEIGHTS}.new"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    temporary.replace(folder / WEIGHTS)
     return name
 
 
-def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) -> str:
-    """The name of the release that a file is, by its content.
-
-    Raises:
-        WeightsMissing: there is no such file.
-        WeightsInvalid: it is not a release.
-
-    """
+def identify_release(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) -> str:
+    """Return the name of the release whose content a file has. Raises: WeightsMissingError, WeightsInvalidError."""
     if not checkpoint.is_file():
         raise WeightsMissingError(f"there is no file {checkpoint}")
     with checkpoint.open("rb") as stream:
@@ -206,38 +165,48 @@ def release_of(checkpoint: Path, *, releases: Mapping[str, Release] = RELEASES) 
         if release.sha256 == sha:
             return name
     raise WeightsInvalidError(
-        f"{checkpoint} (sha256 {sha}) is none of the released checkpoints {', '.join(releases)}; "
+        f"{checkpoint} (sha256 {sha}) is not one of the released checkpoints {', '.join(releases)}; "
         "others are not opened, because a pickle can run code"
     )
 
 
-def _check_config(folder: Path) -> None:
-    if _config_of(folder).get("model_type") != "clip":
-        raise WeightsInvalidError(f"{folder / 'config.json'} describes no CLIP model (model_type must be 'clip')")
+def _check_model(folder: Path, model_type: str) -> dict[str, Any]:
+    """Return the configuration of a model folder whose type is `model_type` and whose weights can be read."""
+    config = _read_config(folder)
+    if config.get("model_type") != model_type:
+        raise WeightsInvalidError(
+            f"{folder / 'config.json'} has model_type {config.get('model_type')!r}, not {model_type!r}"
+        )
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise WeightsInvalidError(
+            f"{folder / WEIGHTS} is not a readable safetensors file ({error}); download it again"
+        ) from error
+    return config
+
+
+def _check_files(folder: Path, names: tuple[str, ...], model: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise WeightsMissingError(f"{folder / name} is missing; {model} is a folder with {', '.join(names)}")
 
 
 def _check_activation(proposal: Path) -> None:
-    """The gradients of f's last block are written out for the activation of OpenAI's CLIPs."""
-    vision = _config_of(proposal).get("vision_config") or {}
+    """Refuse other activations than that of OpenAI's CLIPs, for which the gradients of f's last block are written."""
+    vision = _read_config(proposal).get("vision_config") or {}
     activation = vision.get("hidden_act", "quick_gelu")
     if activation != "quick_gelu":
         raise WeightsInvalidError(
-            f"{proposal / 'config.json'} says hidden_act {activation!r}; CAMs are made of CLIPs with 'quick_gelu' "
-            "alone, so this model can be g and not f"
+            f"{proposal / 'config.json'} has hidden_act {activation!r}, but CAMs need 'quick_gelu': this model can "
+            "be the classifier, not the proposal model"
         )
 
 
-def _config_of(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise WeightsInvalidError(f"{folder / 'config.json'} is not JSON: {error}") from error
     return config if isinstance(config, dict) else {}
-
-
-def _check_readable(weights: Path) -> None:
-    try:
-        with safe_open(weights, framework="pt") as tensors:
-            tensors.keys()
-    except (SafetensorError, OSError) as error:
-        raise WeightsInvalidError(f"{weights} is not a readable safetensors file ({error}); fetch it again") from error

@@ -1,1 +1,1 @@
-"""From claimed items to stored results: fetch, look up, segment, finish, store, commit, each beside the others."""
+"""The way from claimed items to stored results: claim, fetch, segment, postprocess, store and complete, in parallel."""

@@ -1,10 +1,9 @@
-"""The worker's flow, put together: the model's thread only ever computes."""
+"""The worker's pipeline. Its stages run on their own threads, so that the model's thread only computes."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -14,59 +13,59 @@ from sqlalchemy import Engine
 
 from car.errors import CarError
 from car.model_version import CODE_VERSION
+from car.object_store import ObjectStore
 from car.segmentation import Segmentation
 from db.errors import DatabaseUnreachableError
 from db.queue import items, workers
-from db.queue.items import ClaimedItem, FailedItem
+from db.queue.items import FailedItem
 from db.results import store as result_store
 from db.results.store import NewResult
 from db.session import transaction
-from worker.errors import OutOfMemoryError
+from worker.errors import OutOfMemoryError, describe_error
 from worker.images.fetch import ImageFetcher
 from worker.pipeline.adaptive_limit import AdaptiveLimit
 from worker.pipeline.intake import Intake
 from worker.pipeline.owned_items import Heartbeat, OwnedItems
 from worker.pipeline.ready_queue import ReadyQueue
 from worker.pipeline.result_objects import store_objects
-from worker.pipeline.result_writer import ResultWriter
-from worker.pipeline.types import DrainStats, FetchedItem, ImageReader, Limits, Model, Objects, Postprocess, Scheduler
+from worker.pipeline.result_writer import ComputedRun, FailedRun, ResultWriter
+from worker.pipeline.types import DrainStats, FetchedItem, Limits, Model, Postprocess, Scheduler
 
 Stop = Callable[[], bool]
 
 
 @dataclass
 class Pipeline:
-    """Claims, computes and stores until nothing is left. It knows no Celery and no command line."""
+    """Claims, segments and stores images. It knows neither Celery nor the command line."""
 
     engine: Engine
-    objects: Objects
+    objects: ObjectStore
     model: Model
     postprocess: Postprocess
     name: str
-    """Of this worker process; never used twice."""
+    """Unique name of this worker process."""
     queue: str = "gpu"
     limits: Limits = field(default_factory=Limits)
-    image_reader: ImageReader | None = None
-    """None: S3 by `objects`, and the public web."""
+    image_reader: ImageFetcher | None = None
+    """None: S3 through `objects`, and public web addresses."""
 
     @cached_property
-    def sources(self) -> ImageReader:
-        """What pictures are read by; one for all calls, for it keeps connections."""
+    def reader(self) -> ImageFetcher:
+        """The image reader of all calls, which keeps connections open."""
         return self.image_reader or ImageFetcher(self.objects, max_bytes=self.limits.images.max_bytes)
 
     @cached_property
     def adaptive_limit(self) -> AdaptiveLimit:
-        """How many pictures are in hand; one for all calls, for it learns."""
+        """The limit on claimed images; it keeps what it learned from one call to the next."""
         return self.limits.adaptive_limit(self.model.batch)
 
     @property
-    def presence(self) -> workers.WorkerInfo:
-        """What this worker says of itself."""
+    def worker_info(self) -> workers.WorkerInfo:
         return workers.WorkerInfo(self.name, self.queue, self.model.device, dict(self.model.weights), CODE_VERSION)
 
     def close(self) -> None:
-        """At the end of the process: connections that were kept open."""
-        self.sources.close()
+        """Close open connections."""
+        self.reader.close()
 
     def run_until_idle(
         self,
@@ -75,220 +74,220 @@ class Pipeline:
         seconds: float = float("inf"),
         on_backlog: Callable[[], object] = lambda: None,
     ) -> DrainStats:
-        """Work until there is none. After `seconds` nothing more is claimed, and what is in hand is brought to its end;
-        when `stop` says to, only what the model has begun, and everything else is handed back, at no cost of an
-        attempt. `plenty` is called, now and then, while there is more than this worker can take.
+        """Work until there is nothing left to claim.
+
+        After `seconds` nothing more is claimed, and what is claimed is finished. After `stop` only what the model has
+        started is finished, and everything else is released without costing an attempt. `on_backlog` is called now and
+        then while there is more work than this worker can claim.
         """
         return _Run(self, stop, time.monotonic() + seconds, on_backlog).run()
 
 
 class _Run:
-    """One call of `drain`."""
+    """One call of `run_until_idle`."""
 
-    def __init__(self, pipeline: Pipeline, stop: Stop, deadline: float, plenty: Callable[[], object]) -> None:
-        self._p, self._stop, self._deadline = pipeline, stop, deadline
+    def __init__(self, pipeline: Pipeline, stop: Stop, deadline: float, on_backlog: Callable[[], object]) -> None:
+        self._pipeline, self._stop, self._deadline = pipeline, stop, deadline
         limits, model = pipeline.limits, pipeline.model
-        self._tally = DrainStats()
-        self._hand = OwnedItems()
-        self._waiting = ReadyQueue()
-        self._heartbeat = Heartbeat(pipeline.engine, pipeline.presence, self._hand, limits.lease)
-        self._ledger = ResultWriter(pipeline.engine, pipeline.name, self._hand, self._tally, self._heartbeat.count)
+        self._stats = DrainStats()
+        self._owned_items = OwnedItems()
+        self._ready_queue = ReadyQueue()
+        self._heartbeat = Heartbeat(pipeline.engine, pipeline.worker_info, self._owned_items, limits.lease)
+        self._result_writer = ResultWriter(
+            pipeline.engine, pipeline.name, self._owned_items, self._stats, self._heartbeat.count
+        )
         self._intake = Intake(
             pipeline.engine,
-            pipeline.sources,
+            pipeline.reader,
             pipeline.name,
             model,
             limits,
-            hand=self._hand,
-            window=pipeline.adaptive_limit,
-            waiting=self._waiting,
-            ledger=self._ledger,
-            plenty=plenty,
+            owned_items=self._owned_items,
+            adaptive_limit=pipeline.adaptive_limit,
+            ready_queue=self._ready_queue,
+            result_writer=self._result_writer,
+            on_backlog=on_backlog,
         )
         self._storing = ThreadPoolExecutor(limits.store_threads, thread_name_prefix="store")
-        self._unfinished = threading.Semaphore(limits.claim_factor * model.batch + limits.store_threads)
+        self._max_pending = limits.claim_factor * model.batch + limits.store_threads
+        self._pending = threading.Semaphore(self._max_pending)
+        """Images between the model and the result writer; its bound keeps the model from running ahead of storing."""
         self._ended = threading.Event()
-        self._given_up = threading.Event()
+        self._grace_over = threading.Event()
         self._broken = threading.Event()
 
     def run(self) -> DrainStats:
-        begun = time.monotonic()
+        started = time.monotonic()
         intake = threading.Thread(
-            target=self._intake.run, args=(self._closing, self._leaving), name="intake", daemon=True
+            target=self._intake.run, args=(self._is_closing, self._is_leaving), name="intake", daemon=True
         )
-        grace = threading.Thread(target=self._watch, name="grace", daemon=True)
+        grace = threading.Thread(target=self._watch_grace, name="grace", daemon=True)
         with self._heartbeat:
-            self._ledger.start()
+            self._result_writer.start()
             intake.start()
             grace.start()
             try:
-                self._compute(begun)
+                self._compute(started)
             except BaseException:
-                # Nobody takes pictures any more, so nothing is to be claimed either, and what is in hand goes back.
+                # The model takes no more images, so claiming ends and owned items are released.
                 self._broken.set()
                 raise
             finally:
                 intake.join()
-                self._finish_all()
+                self._finish_pending()
                 self._ended.set()
                 grace.join()
                 self._release()
-        self._tally.seconds = time.monotonic() - begun
-        self._tally.has_more = self._intake.more
-        if self._intake.broke is not None:
-            raise self._intake.broke
-        return self._tally
+        self._stats.seconds = time.monotonic() - started
+        self._stats.has_more = self._intake.has_more
+        if self._intake.error is not None:
+            raise self._intake.error
+        return self._stats
 
-    def _closing(self) -> bool:
-        return self._leaving() or time.monotonic() > self._deadline
+    def _is_closing(self) -> bool:
+        return self._is_leaving() or time.monotonic() > self._deadline
 
-    def _leaving(self) -> bool:
+    def _is_leaving(self) -> bool:
         return self._stop() or self._broken.is_set()
 
     # The model's thread
 
-    def _compute(self, begun: float) -> None:
-        """Told to stop, it begins nothing more; what has begun comes to its end, unless the grace is over before."""
-        flow = self._p.model.scheduler()
-        while not self._given_up.is_set():
-            for one in self._more(flow):
-                flow.add_request(
-                    one, one.image.pixels, one.spec.vocabulary, one.spec.recipe, still_wanted=partial(self._begins, one)
+    def _compute(self, started: float) -> None:
+        """Segment until the ready queue is closed and empty. After `stop`, start nothing more, and finish what the
+        model has started unless the grace period ends first.
+        """
+        scheduler = self._pipeline.model.scheduler()
+        while not self._grace_over.is_set():
+            for fetched in self._take_ready(scheduler):
+                scheduler.add_request(
+                    fetched,
+                    fetched.image.pixels,
+                    fetched.spec.vocabulary,
+                    fetched.spec.recipe,
+                    still_wanted=partial(self._may_start, fetched),
                 )
-            if not len(flow):
+            if not len(scheduler):
                 return
-            if self._tally.first_step_seconds is None:
-                self._tally.first_step_seconds = time.monotonic() - begun
-            for one, found in self._turn(flow):
-                self._submit_postprocess(one, found)
+            if self._stats.first_step_seconds is None:
+                self._stats.first_step_seconds = time.monotonic() - started
+            for fetched, outcome in self._step(scheduler):
+                self._submit_postprocess(fetched, outcome)
 
-    def _more(self, flow: Scheduler) -> list[FetchedItem]:
+    def _take_ready(self, scheduler: Scheduler) -> list[FetchedItem]:
         if self._stop():
             return []
-        room, idle = flow.room, not len(flow)
-        some = self._waiting.take(room, wait=False)
-        # Before the first turn waiting cannot be avoided.
-        starved = self._tally.model_steps > 0 and len(some) < room and self._intake.full
-        if idle and not some:
-            some = self._waiting.take(room, wait=True)
-        self._p.adaptive_limit.record(len(some), waiting=len(self._waiting), starved=starved)
-        return some
-
-    def _turn(self, flow: Scheduler) -> list[tuple[FetchedItem, Any]]:
-        begun, shortages = time.monotonic(), flow.shortages
-        ready = flow.step()
-        self._tally.busy_seconds += time.monotonic() - begun
-        self._tally.model_steps += 1
-        if flow.shortages > shortages:
-            structlog.get_logger().warning("memory_short", pictures=len(flow), device=self._p.model.device)
+        room, is_idle = scheduler.room, not len(scheduler)
+        ready = self._ready_queue.take(room, wait=False)
+        # Before the first step waiting cannot be avoided.
+        starved = self._stats.model_steps > 0 and len(ready) < room and self._intake.full
+        if is_idle and not ready:
+            ready = self._ready_queue.take(room, wait=True)
+        self._pipeline.adaptive_limit.record(len(ready), waiting=len(self._ready_queue), starved=starved)
         return ready
 
-    def _begins(self, one: FetchedItem) -> bool:
-        return not self._stop() and self._wanted(one)
+    def _step(self, scheduler: Scheduler) -> list[tuple[FetchedItem, Any]]:
+        started, shortages = time.monotonic(), scheduler.shortages
+        ready = scheduler.step()
+        self._stats.busy_seconds += time.monotonic() - started
+        self._stats.model_steps += 1
+        if scheduler.shortages > shortages:
+            structlog.get_logger().warning("memory_shortage", images=len(scheduler), device=self._pipeline.model.device)
+        return ready
 
-    def _wanted(self, one: FetchedItem) -> bool:
-        """Whether anyone still waits for it: cancelled and reaped items are dropped here."""
-        return any(self._hand.owns(item) for item in (one.item, *self._ledger.waiters(one.run_key)))
+    def _may_start(self, fetched: FetchedItem) -> bool:
+        return not self._stop() and self._is_needed(fetched)
 
-    def _submit_postprocess(self, one: FetchedItem, found: Any) -> None:  # noqa: ANN401 - whatever the model gave
-        if found is None:
-            if not self._wanted(one):  # and otherwise it is handed back
-                nobody = FailedItem(one.item, "cancelled", "nobody waits for it any more", retryable=True)
-                self._ledger.run_failed(one.run_key, nobody)
+    def _is_needed(self, fetched: FetchedItem) -> bool:
+        """Return whether this worker owns any item of the run; cancelled and reclaimed items are not computed."""
+        waiters = self._result_writer.waiters(fetched.run_key)
+        return any(self._owned_items.owns(item) for item in (fetched.item, *waiters))
+
+    def _submit_postprocess(self, fetched: FetchedItem, outcome: Any) -> None:  # noqa: ANN401 - see Scheduler.step
+        if outcome is None:
+            if not self._is_needed(fetched):  # otherwise the item is released
+                failed = FailedItem(fetched.item, "cancelled", "the item was cancelled or reclaimed", retryable=True)
+                self._result_writer.put(FailedRun(fetched.run_key, failed))
             return
-        if isinstance(found, Exception):
-            self._fail_run(one, found, "segment_broke")
+        if isinstance(outcome, Exception):
+            self._fail_run(fetched, outcome, "segment_failed")
             return
-        self._unfinished.acquire()
+        self._pending.acquire()
         try:
-            self._p.postprocess.submit(found).add_done_callback(self._storer(one))
+            self._pipeline.postprocess.submit(outcome).add_done_callback(partial(self._submit_store, fetched))
         except Exception as error:  # noqa: BLE001 - the edge
-            self._unfinished.release()
-            self._fail_run(one, error, "finish_broke")
+            self._pending.release()
+            self._fail_run(fetched, error, "postprocess_failed")
 
-    def _fail_run(self, one: FetchedItem, error: Exception, where: str) -> None:
-        if not isinstance(error, CarError | MemoryError):
-            structlog.get_logger().error(where, uri=one.item.uri, exc_info=error)
-        self._ledger.run_failed(one.run_key, _failure(one, error))
+    def _fail_run(self, fetched: FetchedItem, error: Exception, event: str) -> None:
+        if isinstance(error, MemoryError):
+            size = f"{fetched.image.width} x {fetched.image.height}"
+            error = OutOfMemoryError(f"an image of {size} pixels needs more memory than the device has; scale it down")
+        if not isinstance(error, CarError):
+            structlog.get_logger().error(event, uri=fetched.item.uri, exc_info=error)
+        self._result_writer.put(FailedRun(fetched.run_key, FailedItem(fetched.item, *describe_error(error))))
 
     # Other threads
 
-    def _storer(self, one: FetchedItem) -> Callable[[Future[Segmentation]], None]:
-        def store(done: Future[Segmentation]) -> None:
-            try:
-                self._storing.submit(self._store, one, done)
-            except RuntimeError:  # the pool has been closed: what is in hand is handed back
-                self._unfinished.release()
-
-        return store
-
-    def _store(self, one: FetchedItem, done: Future[Segmentation]) -> None:
+    def _submit_store(self, fetched: FetchedItem, postprocessed: Future[Segmentation]) -> None:
         try:
-            found = done.result()
-            keys = store_objects(self._p.objects, one, found)
-            self._ledger.computed(one.item, self._result(one, found, *keys))
-        except Exception as error:  # noqa: BLE001 - the edge
-            self._fail_run(one, error, "finish_broke")
-        finally:
-            self._unfinished.release()
+            self._storing.submit(self._store, fetched, postprocessed)
+        except RuntimeError:  # the pool is closed, and owned items are released
+            self._pending.release()
 
-    def _result(self, one: FetchedItem, found: Segmentation, masks: str, labelmap: str, shown: str) -> NewResult:
+    def _store(self, fetched: FetchedItem, postprocessed: Future[Segmentation]) -> None:
+        try:
+            segmentation = postprocessed.result()
+            keys = store_objects(self._pipeline.objects, fetched, segmentation)
+            self._result_writer.put(ComputedRun(fetched.item, self._new_result(fetched, segmentation, *keys)))
+        except Exception as error:  # noqa: BLE001 - the edge
+            self._fail_run(fetched, error, "postprocess_failed")
+        finally:
+            self._pending.release()
+
+    def _new_result(
+        self, fetched: FetchedItem, segmentation: Segmentation, masks_key: str, labelmap_key: str, preview_key: str
+    ) -> NewResult:
         return NewResult(
-            run_key=one.run_key,
-            sha256=one.image.sha256,
-            format=one.image.format,
-            notes=one.image.notes,
-            segmentation=found,
-            vocabulary_id=one.spec.vocabulary_id,
-            recipe_id=one.spec.recipe_id,
-            model_version=one.spec.model_version,
-            weights=dict(one.spec.weights),
+            run_key=fetched.run_key,
+            sha256=fetched.image.sha256,
+            format=fetched.image.format,
+            notes=fetched.image.notes,
+            segmentation=segmentation,
+            vocabulary_id=fetched.spec.vocabulary_id,
+            recipe_id=fetched.spec.recipe_id,
+            model_version=fetched.spec.model_version,
+            weights=dict(fetched.spec.weights),
             code_version=CODE_VERSION,
-            device=self._p.model.device,
-            masks_key=masks,
-            labelmap_key=labelmap,
-            preview_key=shown,
+            device=self._pipeline.model.device,
+            masks_key=masks_key,
+            labelmap_key=labelmap_key,
+            preview_key=preview_key,
         )
 
-    def _finish_all(self) -> None:
-        """Everything begun comes to its end, and into the database."""
-        for _ in range(self._p.limits.claim_factor * self._p.model.batch + self._p.limits.store_threads):
-            self._unfinished.acquire()
+    def _finish_pending(self) -> None:
+        """Wait until everything that the model returned is stored and written."""
+        for _ in range(self._max_pending):
+            self._pending.acquire()
         self._storing.shutdown()
-        self._ledger.close()
+        self._result_writer.close()
 
-    def _watch(self) -> None:
-        """What does not come to an end within the grace is handed back too; should it come later, it is dropped."""
+    def _watch_grace(self) -> None:
+        """After `stop`, release what is not finished within the grace period; results that come later are dropped."""
         while not self._ended.wait(0.1):
             if self._stop():
-                if not self._ended.wait(self._p.limits.grace_seconds):
-                    self._given_up.set()
+                if not self._ended.wait(self._pipeline.limits.grace_seconds):
+                    self._grace_over.set()
                     self._release()
                 return
 
     def _release(self) -> None:
-        rest = self._hand.all()
-        with _tried("hand_back"), transaction(self._p.engine) as session:
-            back = items.release(session, self._p.name, rest)
-            result_store.release_all(session, self._p.name)
-            self._tally.released += len(back)
-        self._hand.mark_lost(rest)
-
-
-def _failure(one: FetchedItem, error: Exception) -> FailedItem:
-    item: ClaimedItem = one.item
-    if isinstance(error, MemoryError):
-        size = f"{one.image.width} x {one.image.height}"
-        error = OutOfMemoryError(f"{size} pixels need more memory than there is; scale it down")
-    if isinstance(error, CarError):
-        return FailedItem(item, error.code, str(error), error.retryable)
-    return FailedItem(item, "internal_error", f"{type(error).__name__}: {error}", retryable=False)
-
-
-@contextmanager
-def _tried(what: str) -> Iterator[None]:
-    """A database that is away makes no difference: leases run out by themselves."""
-    try:
-        yield
-    except DatabaseUnreachableError as error:
-        structlog.get_logger().warning(f"{what}_failed", reason=str(error))
+        """Release all owned items. If the database is away, their leases expire instead."""
+        owned = self._owned_items.all()
+        try:
+            with transaction(self._pipeline.engine) as session:
+                back = items.release(session, self._pipeline.name, owned)
+                result_store.release_all(session, self._pipeline.name)
+                self._stats.released += len(back)
+        except DatabaseUnreachableError as error:
+            structlog.get_logger().warning("release_failed", reason=str(error))
+        self._owned_items.mark_lost(owned)

@@ -1,4 +1,4 @@
-"""A result as objects: all masks in one JSON document, one indexed label map, and the picture's preview."""
+"""The objects of a result: all masks in one JSON document, an indexed label map, and a preview of the image."""
 
 import json
 from io import BytesIO
@@ -7,65 +7,65 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from car.object_store import ObjectStore
 from car.rendering.palette import label_color
 from car.rle import decode_coco
 from car.segmentation import Segmentation
-from worker.pipeline.types import FetchedItem, Objects
+from worker.pipeline.types import FetchedItem
 
 PREVIEW_SIDE = 1024
-_INDEXED = 255
-_NOTHING = (0, 0, 0)
+_MAX_INDEXED = 255
+_BACKGROUND_COLOR = (0, 0, 0)
 
 
-def store_objects(objects: Objects, one: FetchedItem, found: Segmentation) -> tuple[str, str, str]:
-    """Keys of masks, label map and preview. Names are made of digests: storing again changes nothing."""
-    run_key, picture = one.run_key, one.image
-    place = f"results/{run_key[:2]}/{run_key}"
-    masks = objects.put(
-        f"{place}/masks.json",
-        masks_document(run_key, picture.sha256, found, one.spec.model_version),
-        "application/json",
+def store_objects(objects: ObjectStore, fetched: FetchedItem, segmentation: Segmentation) -> tuple[str, str, str]:
+    """Store masks, label map and preview, and return their keys. The keys are digests, so storing is idempotent."""
+    run_key, sha256 = fetched.run_key, fetched.image.sha256
+    prefix = f"results/{run_key[:2]}/{run_key}"
+    document = masks_document(run_key, sha256, segmentation, fetched.spec.model_version)
+    masks_key = objects.put(f"{prefix}/masks.json", document, "application/json")
+    labelmap_key = objects.put(f"{prefix}/labelmap.png", label_map(segmentation), "image/png")
+    preview_key = fetched.preview_key or objects.put(
+        f"images/{sha256[:2]}/{sha256}.jpg", preview(fetched.image.pixels), "image/jpeg"
     )
-    labels = objects.put(f"{place}/labelmap.png", label_map(found), "image/png")
-    shown = one.preview_key or objects.put(
-        f"images/{picture.sha256[:2]}/{picture.sha256}.jpg", preview(picture.pixels), "image/jpeg"
-    )
-    return masks, labels, shown
+    return masks_key, labelmap_key, preview_key
 
 
-def masks_document(run_key: str, sha256: str, found: Segmentation, model_version: str) -> bytes:
-    """Every mask as COCO RLE. The same run gives the same bytes, so nothing in it tells of time or machine."""
+def masks_document(run_key: str, sha256: str, segmentation: Segmentation, model_version: str) -> bytes:
+    """Return every mask as COCO RLE. The same run gives the same bytes: neither time nor machine is in them."""
     document = {
         "run_key": run_key,
-        "image": {"sha256": sha256, "width": found.width, "height": found.height},
+        "image": {"sha256": sha256, "width": segmentation.width, "height": segmentation.height},
         "model_version": model_version,
-        "masks": found.masks_json(),
+        "masks": segmentation.masks_json(),
     }
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
 
-def label_map(found: Segmentation) -> bytes:
-    """An indexed PNG at full size: 0 where there is no label, k where the k-th mask is; 16-bit gray above 255 masks.
-    Where masks overlap, as referring expressions may, the one of the higher score is on top.
+def label_map(segmentation: Segmentation) -> bytes:
+    """Return an indexed PNG at full size: 0 without a label, k for the k-th mask; 16-bit gray above 255 masks.
+
+    Where masks overlap, as those of referring expressions may, the higher score is on top.
     """
-    many = len(found.masks) > _INDEXED
-    labels = np.zeros((found.height, found.width), np.uint16 if many else np.uint8)
-    for number, mask in sorted(enumerate(found.masks, start=1), key=lambda one: one[1].score):
+    masks = segmentation.masks
+    is_indexed = len(masks) <= _MAX_INDEXED
+    labels = np.zeros((segmentation.height, segmentation.width), np.uint8 if is_indexed else np.uint16)
+    for number, mask in sorted(enumerate(masks, start=1), key=lambda numbered: numbered[1].score):
         labels[decode_coco(mask.rle)] = number
     image = Image.fromarray(labels)
-    if not many:
-        image.putpalette([*_NOTHING, *(part for k in range(len(found.masks)) for part in label_color(k))])
-    return _encoded(image, "PNG")
+    if is_indexed:
+        image.putpalette([*_BACKGROUND_COLOR, *(channel for k in range(len(masks)) for channel in label_color(k))])
+    return _encode(image, "PNG")
 
 
 def preview(pixels: NDArray[np.uint8]) -> bytes:
-    """A JPEG of at most 1,024 pixels a side, for pages and overlays."""
+    """Return a JPEG of at most 1,024 pixels a side, for pages and overlays."""
     image = Image.fromarray(pixels)
     image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), reducing_gap=2.0)
-    return _encoded(image, "JPEG", quality=85)
+    return _encode(image, "JPEG", quality=85)
 
 
-def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+def _encode(image: Image.Image, image_format: str, **options: int) -> bytes:
     out = BytesIO()
-    image.save(out, format=kind, **options)
+    image.save(out, format=image_format, **options)
     return out.getvalue()

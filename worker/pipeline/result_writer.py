@@ -1,11 +1,11 @@
-"""What came to an end, into the database: a few items in one transaction, each fenced by its attempt."""
+"""Write ended items to the database: several in one transaction, each fenced by its attempt."""
 
 import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import structlog
@@ -21,7 +21,7 @@ from db.session import transaction
 from worker.pipeline.owned_items import OwnedItems
 from worker.pipeline.types import DrainStats
 
-_AT_ONCE = 64
+_MAX_BATCH = 64
 _GATHER_SECONDS = 0.02
 
 
@@ -35,7 +35,7 @@ class ComputedRun:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that came to nothing: all that wait for it end like its first item."""
+    """A run without a result: its first item and all items that wait for it fail alike."""
 
     run_key: str
     failed: FailedItem
@@ -48,180 +48,172 @@ class ResultWriter:
     """Runs on one thread from `start` to `close`. Entries come from any thread."""
 
     def __init__(
-        self, engine: Engine, worker: str, hand: OwnedItems, tally: DrainStats, count: Callable[[int], None]
+        self, engine: Engine, worker: str, owned_items: OwnedItems, stats: DrainStats, on_written: Callable[[int], None]
     ) -> None:
-        self._engine, self._worker, self._hand, self._tally, self._count = engine, worker, hand, tally, count
+        self._engine, self._worker, self._owned_items = engine, worker, owned_items
+        self._stats, self._on_written = stats, on_written
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._followers: dict[str, list[ClaimedItem]] = defaultdict(list)
+        self._waiters: dict[str, list[ClaimedItem]] = defaultdict(list)
         self._writing = 0
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="result-writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """When every entry is written."""
+        """Wait until every entry is written."""
         self._entries.put(None)
         self._thread.join()
 
     def claim_run(self, run_key: str, item: ClaimedItem) -> bool:
-        """Whether `item` is the first in hand that asks for this run; the others end as it does."""
+        """Return whether `item` is the run's first, which is to be computed; other items wait and end like it."""
         with self._lock:
-            first = run_key not in self._followers
-            followers = self._followers[run_key]
-            if not first:
-                followers.append(item)
-            return first
+            is_first = run_key not in self._waiters
+            waiters = self._waiters[run_key]
+            if not is_first:
+                waiters.append(item)
+            return is_first
 
     @property
     def waiting(self) -> int:
-        """Entries that are not committed yet. Their pictures are out of memory: only rows are left to be written."""
+        """Number of entries that are not committed yet. Their images are freed: only rows remain to be written."""
         return self._entries.qsize() + self._writing
 
-    def item_ended(self, one: CompletedItem) -> None:
-        self._entries.put(one)
-
-    def item_failed(self, one: FailedItem) -> None:
-        self._entries.put(one)
-
-    def computed(self, item: ClaimedItem, new: NewResult) -> None:
-        self._entries.put(ComputedRun(item, new))
-
-    def run_failed(self, run_key: str, failed: FailedItem) -> None:
-        self._entries.put(FailedRun(run_key, failed))
+    def put(self, entry: Entry) -> None:
+        self._entries.put(entry)
 
     def waiters(self, run_key: str) -> list[ClaimedItem]:
-        """Who waits for the run besides its first item."""
+        """Return the items that wait for the run, without its first item."""
         with self._lock:
-            return list(self._followers.get(run_key, ()))
+            return list(self._waiters.get(run_key, ()))
 
     def _run(self) -> None:
-        while True:
-            first = self._entries.get()
-            if first is None:
-                return
-            some, last = self._gather(first)
-            self._writing = len(some)
-            self._hand.wake()
-            self._write(some)
+        is_last = False
+        while not is_last and (first := self._entries.get()) is not None:
+            entries, is_last = self._gather(first)
+            self._writing = len(entries)
+            self._owned_items.wake()
+            self._write(entries)
             self._writing = 0
-            if last:
-                return
 
     def _gather(self, first: Entry) -> tuple[list[Entry], bool]:
-        """A commit costs about as much for many as for one, so it waits a moment for more."""
-        some: list[Entry] = [first]
-        until = time.monotonic() + _GATHER_SECONDS
-        while len(some) < _AT_ONCE:
+        """Wait a moment for more entries, since a commit costs about the same for many; also return whether the queue
+        was closed.
+        """
+        entries: list[Entry] = [first]
+        deadline = time.monotonic() + _GATHER_SECONDS
+        while len(entries) < _MAX_BATCH:
             try:
-                one = self._entries.get(timeout=max(0.0, until - time.monotonic()))
+                entry = self._entries.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            if one is None:
-                return some, True
-            some.append(one)
-        return some, False
+            if entry is None:
+                return entries, True
+            entries.append(entry)
+        return entries, False
 
-    def _write(self, some: list[Entry]) -> None:
-        settled = self._settled(some)
-        touched = [*settled.ended_items, *(one.item for one in settled.failed)]
-        written, ids = self._insist(settled, touched)
-        for run_key in [*(one.new.run_key for one in settled.computed), *settled.spoilt]:
-            self._release(run_key, {item.id for item in touched}, ids.get(run_key))
-        self._hand.discard(touched)
-        self._take_down(settled, written)
+    def _write(self, entries: list[Entry]) -> None:
+        batch = self._sort_entries(entries)
+        written, ids = self._commit_with_retry(batch)
+        batch_ids = {item.id for item in batch.items}
+        for run_key in [*(new.run_key for new in batch.computed), *batch.failed_runs]:
+            self._end_run(run_key, batch_ids, ids.get(run_key))
+        self._owned_items.discard(batch.items)
+        self._count(batch, written)
 
-    def _insist(self, settled: "_Settled", touched: list[ClaimedItem]) -> tuple[set[int], dict[str, UUID]]:
-        """Commit, again and again while the database is away and anything is still ours."""
+    def _commit_with_retry(self, batch: "_Batch") -> tuple[set[int], dict[str, UUID]]:
+        """Commit, and try again while the database is away and this worker still owns any of the items."""
         wait = 0.2
         while True:
             try:
-                return self._commit(settled)
+                return self._commit(batch)
             except DatabaseUnreachableError as error:
                 structlog.get_logger().warning("commit_failed", reason=str(error))
-                if not any(self._hand.owns(item) for item in touched):
+                if not any(self._owned_items.owns(item) for item in batch.items):
                     return set(), {}
                 time.sleep(wait)
                 wait = min(wait * 2, 5.0)
             except Exception:  # noqa: BLE001
-                # The edge: rows that cannot be written must not end the worker; their leases run out.
-                structlog.get_logger().exception("commit_broke", items=[item.id for item in touched])
+                # The edge: rows that cannot be written must not end the worker; their leases expire.
+                structlog.get_logger().exception("write_failed", items=[item.id for item in batch.items])
                 return set(), {}
 
-    def _release(self, run_key: str, known: set[int], result_id: UUID | None) -> None:
-        """The run is over: who joined while it was being written ends with it too."""
+    def _end_run(self, run_key: str, batch_ids: set[int], result_id: UUID | None) -> None:
+        """Forget a run, and end the items that began to wait for it while it was being written."""
         with self._lock:
-            late = [item for item in self._followers.pop(run_key, []) if item.id not in known]
+            late = [item for item in self._waiters.pop(run_key, []) if item.id not in batch_ids]
         if result_id is None:
-            self._hand.discard(late)
+            self._owned_items.discard(late)
             return
         for item in late:
             self._entries.put(CompletedItem(item, result_id, reused=True))
 
-    def _settled(self, some: list[Entry]) -> "_Settled":
-        """Followers join the run they waited for."""
-        settled = _Settled()
-        for one in some:
-            if isinstance(one, CompletedItem):
-                settled.reused.append(one)
-            elif isinstance(one, FailedItem):
-                settled.failed.append(one)
-            elif isinstance(one, ComputedRun):
-                settled.computed.append(one)
-                settled.followers += [(one.new.run_key, item) for item in self.waiters(one.new.run_key)]
+    def _sort_entries(self, entries: list[Entry]) -> "_Batch":
+        """Sort entries by kind, and add the items that wait for their runs."""
+        batch = _Batch()
+        for entry in entries:
+            if isinstance(entry, CompletedItem):
+                batch.reused.append(entry)
+            elif isinstance(entry, FailedItem):
+                batch.failed.append(entry)
+            elif isinstance(entry, ComputedRun):
+                run_key = entry.new.run_key
+                batch.computed.append(entry.new)
+                batch.run_items.append((run_key, entry.item, False))
+                batch.run_items += [(run_key, item, True) for item in self.waiters(run_key)]
             else:
-                settled.spoilt.append(one.run_key)
-                waiting, first = self.waiters(one.run_key), one.failed
-                settled.failed += [first, *(FailedItem(f, first.code, first.detail, first.retryable) for f in waiting)]
-        return settled
+                batch.failed_runs.append(entry.run_key)
+                batch.failed.append(entry.failed)
+                batch.failed += [replace(entry.failed, item=item) for item in self.waiters(entry.run_key)]
+        return batch
 
-    def _commit(self, settled: "_Settled") -> tuple[set[int], dict[str, UUID]]:
+    def _commit(self, batch: "_Batch") -> tuple[set[int], dict[str, UUID]]:
+        """Write the batch in one transaction; return the ids of the written items and the result ids by run key."""
         with transaction(self._engine) as session:
-            ours = items.lock_owned(
-                session, self._worker, [*settled.ended_items, *(one.item for one in settled.failed)]
-            )
-            # A run is stored where anyone who asked for it still may.
-            asked = {one.new.run_key for one in settled.computed if one.item.id in ours}
-            asked |= {run_key for run_key, item in settled.followers if item.id in ours}
-            new = [one.new for one in settled.computed if one.new.run_key in asked]
-            ids = result_store.store(session, self._worker, new)
-            ended = [one for one in settled.reused if one.item.id in ours]
-            ended += [
-                CompletedItem(one.item, ids[one.new.run_key], reused=False)
-                for one in settled.computed
-                if one.item.id in ours
+            owned = items.lock_owned(session, self._worker, batch.items)
+            # A run is stored if this worker still owns any item that asked for it.
+            needed = {run_key for run_key, item, _ in batch.run_items if item.id in owned}
+            ids = result_store.store(session, self._worker, [new for new in batch.computed if new.run_key in needed])
+            completed = [reused for reused in batch.reused if reused.item.id in owned]
+            completed += [
+                CompletedItem(item, ids[run_key], reused=waited)
+                for run_key, item, waited in batch.run_items
+                if item.id in owned
             ]
-            ended += [CompletedItem(item, ids[key], reused=True) for key, item in settled.followers if item.id in ours]
-            done = complete_items(session, self._worker, ended)
-            failed = items.fail(session, self._worker, [one for one in settled.failed if one.item.id in ours])
-            unasked = [one.new.run_key for one in settled.computed if one.new.run_key not in asked]
-            result_store.release(session, [*settled.spoilt, *unasked], self._worker)
+            done = complete_items(session, self._worker, completed)
+            failed = items.fail(session, self._worker, [fail for fail in batch.failed if fail.item.id in owned])
+            unneeded = [new.run_key for new in batch.computed if new.run_key not in needed]
+            result_store.release(session, [*batch.failed_runs, *unneeded], self._worker)
         return done | failed, ids
 
-    def _take_down(self, settled: "_Settled", written: set[int]) -> None:
-        ended = settled.ended_items
-        self._tally.done += sum(item.id in written for item in ended)
-        self._tally.failed += sum(one.item.id in written for one in settled.failed)
-        self._tally.reused += sum(one.item.id in written for one in settled.reused)
-        self._tally.reused += sum(item.id in written for _, item in settled.followers)
-        self._tally.dropped += sum(item.id not in written for item in ended)
-        self._count(len(written))
+    def _count(self, batch: "_Batch", written: set[int]) -> None:
+        stats = self._stats
+        completed = [item.id in written for item in batch.completed_items]
+        stats.done += sum(completed)
+        stats.dropped += len(completed) - sum(completed)
+        stats.failed += sum(failed.item.id in written for failed in batch.failed)
+        reused = [*(reused.item for reused in batch.reused), *(item for _, item, waited in batch.run_items if waited)]
+        stats.reused += sum(item.id in written for item in reused)
+        self._on_written(len(written))
 
 
 @dataclass
-class _Settled:
-    """Entries by what is to be done."""
+class _Batch:
+    """Entries of one transaction, by kind."""
 
     reused: list[CompletedItem] = field(default_factory=list)
-    computed: list[ComputedRun] = field(default_factory=list)
-    followers: list[tuple[str, ClaimedItem]] = field(default_factory=list)
-    """Run key and item of those that waited for one of `computed`."""
+    computed: list[NewResult] = field(default_factory=list)
+    run_items: list[tuple[str, ClaimedItem, bool]] = field(default_factory=list)
+    """The items of `computed`: run key, item, and whether it waited for another item's run."""
     failed: list[FailedItem] = field(default_factory=list)
-    spoilt: list[str] = field(default_factory=list)
-    """Run keys that nobody computes any more."""
+    failed_runs: list[str] = field(default_factory=list)
+    """Keys of the runs whose reservation is to be released."""
 
     @property
-    def ended_items(self) -> list[ClaimedItem]:
-        waiting = [item for _, item in self.followers]
-        return [*(one.item for one in self.reused), *(one.item for one in self.computed), *waiting]
+    def completed_items(self) -> list[ClaimedItem]:
+        return [*(reused.item for reused in self.reused), *(item for _, item, _ in self.run_items)]
+
+    @property
+    def items(self) -> list[ClaimedItem]:
+        return [*self.completed_items, *(failed.item for failed in self.failed)]

@@ -1,4 +1,4 @@
-"""What passes through the pipeline, and what it asks of its surroundings."""
+"""The types that pass through the pipeline, and the interfaces that it needs."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,7 +20,7 @@ from worker.pipeline.adaptive_limit import AdaptiveLimit
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What an item's job wants of its picture."""
+    """Vocabulary, recipe and weights of an item's run."""
 
     vocabulary_id: UUID
     recipe_id: UUID
@@ -32,56 +32,51 @@ class RunSpec:
 
 @dataclass(frozen=True, eq=False)
 class FetchedItem:
-    """An item whose picture is here."""
+    """An item with its decoded image."""
 
     item: ClaimedItem
     spec: RunSpec
     image: DecodedImage
     run_key: str
     preview_key: str | None = None
-    """Of its preview, where there is one already."""
+    """Object key of its preview, if there is one already."""
 
 
 class Model(Protocol):
-    """The part of a segmenter that needs the device: used by one thread."""
+    """The part of a segmenter that needs the device; for one thread."""
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """Role to sha256, of the pair that most recipes use."""
+        """Role to sha256 of the default models."""
 
     @property
     def device(self) -> str:
-        """Its name, for people."""
+        """Name of the device, for people."""
 
     batch: int
-    """Pictures that are under way through it together at most."""
+    """Most images in the model at a time."""
 
     def weights_for(self, recipe: Recipe) -> Mapping[str, str]:
-        """Of the pair that this recipe uses.
-
-        Raises:
-            CarError: this worker does not have it.
-
-        """
+        """Return role to sha256 of the recipe's models. Raises: CarError, if this worker does not have them."""
 
     def scheduler(self) -> "Scheduler":
-        """An empty one."""
+        """Return a new, empty scheduler."""
 
 
 class Scheduler(Protocol):
-    """Pictures under way through the model, whatever their words and recipes, each handed on as soon as it is ready.
-    What goes wrong with a picture is its own affair; see worker.segmenter.batch_scheduler.
+    """Continuous batching over images of any vocabulary and recipe; see worker.segmenter.batch_scheduler. Each image is
+    returned as soon as it is ready, and an error concerns its own image only.
     """
 
     shortages: int
-    """How often memory ran out, so that fewer pictures went on together."""
+    """How often memory ran out, so that an image was preempted."""
 
     def __len__(self) -> int:
-        """Pictures put in and not handed on."""
+        """Images that were added and not yet returned."""
 
     @property
     def room(self) -> int:
-        """How many more may be put in now."""
+        """Images that may be added now."""
 
     def add_request(
         self,
@@ -92,52 +87,36 @@ class Scheduler(Protocol):
         *,
         still_wanted: Callable[[], bool],
     ) -> None:
-        """`wanted` is asked when the model is about to begin with the picture, if ever."""
+        """Add an image; `still_wanted` is called just before the model would start with it."""
 
     def step(self) -> list[tuple[FetchedItem, Any]]:
-        """Compute a little. Those that are ready now: each with its unfinished picture for `Finish`, the exception that
-        ended it (MemoryError: too large for the device even by itself), or None where it was not wanted any more.
+        """Compute one step and return the images that are ready, each with its pending segmentation for `Postprocess`,
+        the exception that ended it (MemoryError: too large for the device even alone), or None if it was not started.
         """
 
 
 class Postprocess(Protocol):
-    """The part that needs a CPU."""
+    """The part of segmentation that needs a CPU."""
 
-    def submit(self, pending: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - whatever `Flow.turn` gave
-
-
-class ImageReader(Protocol):
-    """Where pictures come from: see worker.images.fetch.Sources."""
-
-    def read(self, uri: str, *, instance: str | None = None, task: int | None = None) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class Objects(Protocol):
-    """The part of db.objects.ObjectStore that the pipeline uses: see there."""
-
-    def read(self, bucket: str, key: str, *, max_bytes: int | None = None) -> bytes: ...
-
-    def put(self, name: str, data: bytes, content_type: str) -> str: ...
+    def submit(self, pending: Any) -> Future[Segmentation]: ...  # noqa: ANN401 - what `Scheduler.step` returned
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is in hand at a time."""
+    """Bounds of what a worker claims and works on at a time."""
 
     lease: timedelta = timedelta(seconds=30)
     fetch_threads: int = 8
     store_threads: int = 8
     images: ImageLimits = ImageLimits()
     claim_factor: int = 2
-    """Times as many pictures are claimed at least as the model takes: the others are on their way to it or from it."""
+    """Fewest claimed images, in batches of the model: the others are fetched, postprocessed or stored meanwhile."""
     max_claimed: int = 64
-    """Pictures that are claimed at most, where the model would wait with fewer; at least four times its batch."""
+    """Most claimed images, if fewer would let the model wait; at least twice the fewest."""
     max_image_bytes: int = 2 * 2**30
-    """Decoded pictures in hand: while there are more, the next wait to be fetched."""
+    """Memory of decoded images above which fetching pauses."""
     grace_seconds: float = 20.0
-    """Of a worker that was told to stop, for what it has begun."""
+    """Time that a stopping worker has for what it has started."""
 
     def adaptive_limit(self, batch: int) -> AdaptiveLimit:
         return AdaptiveLimit(max(8, self.claim_factor * batch), max(self.max_claimed, 2 * self.claim_factor * batch))
@@ -152,13 +131,13 @@ class DrainStats:
     failed: int = 0
     released: int = 0
     dropped: int = 0
-    """Results of items that were not this worker's any more."""
+    """Results of items that this worker no longer owned."""
     model_steps: int = 0
-    """Of the model: it computes, and then takes what has come and hands on what is ready."""
+    """Steps of the model's scheduler."""
     seconds: float = 0.0
     busy_seconds: float = 0.0
-    """Of `seconds`, those in which the model computed."""
+    """The part of `seconds` in which the model computed."""
     first_step_seconds: float | None = None
-    """From the beginning to the model's first turn: where waiting cannot be avoided."""
+    """Time until the model's first step, before which waiting cannot be avoided."""
     has_more: bool = False
     """Something may be left to claim."""

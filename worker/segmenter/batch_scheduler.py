@@ -1,20 +1,20 @@
-"""Continuous batching: pictures in flight share the batches of f and g, and whichever comes to rest makes room at once.
+"""Continuous batching: running images share the batches of f and g, and an image that ends makes room at once.
 
-The policy, in the order of what costs most:
+The policy, most expensive resource first:
 
-* g's batches are full as long as there are pictures: a batch takes the crops of whoever has waited longest, and a
-  picture that lacks none of its own goes on, while others still wait for the rest of theirs.
-* Pictures begin when g has no full batch left to do, and no earlier: what they hold in memory grows with g's batch.
-* f takes pictures of the size of which most are waiting. It would rather begin with a part of a batch than leave g one,
-  as its batch costs a small part of g's. A size that has been passed over often enough goes first.
-* g's batch is padded where no picture is left to begin, and not before.
+* g's batches are full as long as there are images: a batch takes crops of the images that have waited longest for g. An
+  image whose crops are all encoded goes on while others still wait for theirs.
+* Images are started when g has no full batch left, and no earlier: memory grows with the number of running images.
+* f takes images of the most frequent padded size. It rather runs a partly filled batch than leave g one, because its
+  batch costs a small part of g's. A size that was passed over too often goes first.
+* g runs a partly filled batch only when no image is left to start.
 
-Batches have one shape each, whatever is in them, so a result does not depend on who shares them. Where `images` is 1,
-as on a CPU, one picture is in flight at a time, nothing is padded, and a result is the same to the last bit.
+Every batch has the same shape whatever is in it, so a result does not depend on the other images in it. With `images`
+1, as on a CPU, one image runs at a time, nothing is padded, and results are reproducible to the last bit.
 
-Pictures are none the wiser for each other's troubles. What an error strikes fails by itself, for a batch that fails is
-tried again picture by picture. Where memory runs out, the younger half of the pictures in flight begins again later,
-the others lose nothing, and fewer are in flight for a while; a picture alone gets the smallest batches, then fails.
+Failures are isolated: a batch that fails is retried image by image, so that only the image with the error fails. When
+memory runs out, the younger half of the running images is preempted and restarted later, the others continue, and fewer
+run at a time for a while. An image that does not fit alone is retried with the smallest batches, then fails.
 """
 
 import traceback
@@ -45,265 +45,273 @@ from worker.segmenter.resizing import Image
 R = TypeVar("R")
 
 Completed = tuple[Any, R | Exception | None]
-"""A picture's key, and where it came to rest: its result, the error that ended it, or None where nobody wanted it any
-more when its turn came."""
+"""A request's key and its outcome: the result, the error that ended it, or None if it was no longer wanted."""
 
-_SMALLER = 8
-"""So many times fewer crops are in g's batch where a picture alone needs more memory than there is."""
-_SHORT = (torch.OutOfMemoryError, MemoryError)
+_SOLO_DIVISOR = 8
+"""g's batch is divided by it for an image that needs more memory than there is although it runs alone."""
+_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @dataclass
 class BatchStats:
-    """What was in the batches."""
+    """Counts of batches and of what was in them."""
 
     f_batches: int = 0
-    f_pictures: int = 0
+    f_images: int = 0
     g_batches: int = 0
     g_crops: int = 0
 
 
 @dataclass(eq=False)
 class RunningImage(Generic[R]):
-    """A picture in flight. It waits for the embeddings of `crops`."""
+    """A started image that waits for the embeddings of `crops`."""
 
-    waited: WaitingRequest
-    begun: StartedRequest[R]
-    number: int
+    waiting: WaitingRequest
+    started: StartedRequest[R]
+    age: int
+    """Counts starts: the lower, the older."""
     crops: Crops = field(default_factory=lambda: torch.zeros(0, 0, 0, 3, dtype=torch.uint8))
-    parts: list[Float[Tensor, "_ d"]] = field(default_factory=list)
-    """Embeddings of the first of `crops`."""
+    embeddings: list[Float[Tensor, "_ d"]] = field(default_factory=list)
+    """Those of the first of `crops`."""
 
     @property
-    def seen(self) -> int:
-        return sum(len(part) for part in self.parts)
+    def encoded(self) -> int:
+        return sum(map(len, self.embeddings))
 
     @property
-    def left(self) -> int:
-        return len(self.crops) - self.seen
+    def remaining(self) -> int:
+        return len(self.crops) - self.encoded
 
 
 class BatchScheduler(Generic[R]):
-    """Pictures under way, for one thread: it puts them in while there is `room`, and takes `turn`s."""
+    """Schedules images over f and g, for one thread, which adds requests while there is `room` and calls `step`."""
 
     def __init__(
-        self, eyes: ImageModel[R], *, images: int, crops: int, most: int = 0, clock: Clock | None = None
+        self, model: ImageModel[R], *, images: int, crops: int, capacity: int = 0, clock: Clock | None = None
     ) -> None:
-        """`images` and `crops` are the shapes of f's and g's batches; `most` is how many pictures are held, those that
-        wait for f included, among which it finds some of one size.
+        """`images` and `crops` are the batch sizes of f and g.
+
+        `capacity` limits the requests that are held; the more of them wait, the more share a size. 0: images + crops.
         """
-        self._eyes, self._images, self._crops, self._clock = eyes, images, crops, clock
-        self._most = 1 if images == 1 else most or images + crops
-        self._limit = self._most
-        """Pictures in flight; fewer after memory ran out."""
-        self._calm = 0
-        self._alone: WaitingRequest | None = None
-        """Needs the smallest batches, and has no company."""
-        self._line = WaitingQueue()
-        self._flights: list[RunningImage[R]] = []
-        """Who has waited longest for g comes first."""
-        self._numbers = count()
-        self._rested: list[Completed[R]] = []
-        self.slots = BatchStats()
+        self._model, self._images, self._crops, self._clock = model, images, crops, clock
+        self._capacity = 1 if images == 1 else capacity or images + crops
+        self._limit = self._capacity
+        """Running images; lowered after memory ran out."""
+        self._completed_since_shortage = 0
+        self._solo: WaitingRequest | None = None
+        """Needs the smallest batches and runs alone."""
+        self._waiting = WaitingQueue()
+        self._running: list[RunningImage[R]] = []
+        """The image that has waited longest for g first."""
+        self._ages = count()
+        self._completed: list[Completed[R]] = []
+        self.stats = BatchStats()
         self.shortages = 0
-        """How often memory ran out."""
+        """Times that memory ran out."""
 
     def __len__(self) -> int:
-        """Pictures put in and not handed on."""
-        return len(self._line) + len(self._flights) + len(self._rested)
+        """Return the number of requests that were added and not yet returned."""
+        return len(self._waiting) + len(self._running) + len(self._completed)
 
     @property
     def room(self) -> int:
-        """How many more pictures are of use to it now."""
-        return max(0, self._most - len(self))
+        """The number of further requests that it can use now."""
+        return max(0, self._capacity - len(self))
 
     def add_request(
         self,
-        key: Any,  # noqa: ANN401 - the caller's, and handed back
+        key: Any,  # noqa: ANN401 - the caller's, returned with the outcome
         image: Image,
         vocabulary: Vocabulary,
         recipe: Recipe,
         *,
         still_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`wanted` is asked once more before the picture begins."""
-        self._put(SegmentRequest(key, image, vocabulary, recipe, still_wanted=still_wanted))
+        """Add an image; `still_wanted` is called just before it is started."""
+        self._add(SegmentRequest(key, image, vocabulary, recipe, still_wanted=still_wanted))
 
-    def run(self, asks: Iterable[SegmentRequest]) -> Iterator[Completed[R]]:
-        """All of them, each as soon as it rests."""
-        source = iter(asks)
+    def run(self, requests: Iterable[SegmentRequest]) -> Iterator[Completed[R]]:
+        """Yield the outcome of every request as soon as it is there."""
+        source = iter(requests)
         while True:
-            for ask in islice(source, self.room):
-                self._put(ask)
+            for request in islice(source, self.room):
+                self._add(request)
             if not len(self):
                 return
             yield from self.step()
 
-    def _put(self, ask: SegmentRequest) -> None:
-        try:
-            self._line.put(WaitingRequest(ask, self._eyes.kind(ask)))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
-            self._rested.append((ask.key, error))
-
     def step(self) -> list[Completed[R]]:
-        """Compute a little, no more than a batch of g, and give those that have come to rest."""
-        while len(self._line) and not self._rested and not self._full():
-            at_once, most = (1, 1) if self._alone else (self._images, self._limit)
-            if len(self._flights) >= most:
+        """Compute at most one batch of g, and return the outcomes since the last step."""
+        while len(self._waiting) and not self._completed and not self._has_full_batch():
+            batch_size, limit = (1, 1) if self._solo else (self._images, self._limit)
+            if len(self._running) >= limit:
                 break
-            self._begin(self._line.take(at_once, most=most - len(self._flights)))
-        if not self._rested:
-            self._see()
-        rested, self._rested = self._rested, []
-        return rested
+            self._start(self._waiting.take(batch_size, limit=limit - len(self._running)))
+        if not self._completed:
+            self._encode_next_batch()
+        completed, self._completed = self._completed, []
+        return completed
 
-    def _full(self) -> bool:
-        return max(self._left().values(), default=0) >= self._crops
+    def _add(self, request: SegmentRequest) -> None:
+        try:
+            self._waiting.put(WaitingRequest(request, self._model.kind(request)))
+        except Exception as error:  # noqa: BLE001 - it fails alone
+            self._completed.append((request.key, error))
 
-    def _begin(self, some: list[WaitingRequest]) -> None:
-        wanted = [one for one in some if one.request.still_wanted()]
-        for one in some:
-            if one not in wanted:
-                self._end(one, None)
-        if not wanted:
+    # f
+
+    def _start(self, requests_to_start: list[WaitingRequest]) -> None:
+        batch = []
+        for waiting in requests_to_start:
+            if waiting.request.still_wanted():
+                batch.append(waiting)
+            else:
+                self._complete(waiting, None)
+        if not batch:
             return
         start = self._now()
         try:
-            begun = self._eyes.begin([one.request for one in wanted], at_once=1 if self._alone else self._images)
-        except Exception as error:  # noqa: BLE001 - neighbours go on
-            failed = error
+            requests = [waiting.request for waiting in batch]
+            started = self._model.begin(requests, batch_size=1 if self._solo else self._images)
+        except Exception as error:  # noqa: BLE001 - the batch is retried image by image
+            failure = error
         else:
-            self.slots.f_batches += 1
-            self.slots.f_pictures += len(wanted)
-            share = (self._now() - start) / len(wanted)
-            self._take_off([self._flight(one, its, share) for one, its in zip(wanted, begun, strict=True)])
+            self.stats.f_batches += 1
+            self.stats.f_images += len(batch)
+            self._admit(batch, started, (self._now() - start) / len(batch))
             return
-        if isinstance(failed, _SHORT):
-            self._preempt(failed, wanted)
-        elif len(wanted) == 1:
-            self._end(wanted[0], failed)
+        if isinstance(failure, _OUT_OF_MEMORY):
+            self._preempt(failure, batch)
+        elif len(batch) == 1:
+            self._complete(batch[0], failure)
         else:
-            for one in wanted:
-                self._begin([one])
+            for waiting in batch:
+                self._start([waiting])
 
-    def _flight(self, one: WaitingRequest, begun: StartedRequest[R], seconds: float) -> RunningImage[R]:
-        if self._clock:
-            begun.times["encode_ms"] += seconds * 1000
-        return RunningImage(one, begun, next(self._numbers))
-
-    def _take_off(self, fresh: list[RunningImage[R]]) -> None:
-        for place, flight in enumerate(fresh):
-            if len(self._flights) >= self._limit:  # memory has just run out
-                self._line.put_back([one.waited for one in fresh[place:]])
+    def _admit(self, batch: list[WaitingRequest], started: Sequence[StartedRequest[R]], seconds: float) -> None:
+        for number, (waiting, request) in enumerate(zip(batch, started, strict=True)):
+            if len(self._running) >= self._limit:  # memory has just run out
+                self._waiting.put_back(batch[number:])
                 return
-            self._advance(flight, None)
+            if self._clock:
+                request.timings["encode_ms"] += seconds * 1000
+            self._advance(RunningImage(waiting, request, next(self._ages)), None)
 
-    def _advance(self, flight: RunningImage[R], answer: Float[Tensor, "m d"] | None) -> None:
-        """To the crops that it wants to have seen next, or to rest."""
-        steps = flight.begun.steps
+    def _advance(self, image: RunningImage[R], embeddings: Float[Tensor, "m d"] | None) -> None:
+        """Run the recurrence until it yields crops or ends."""
+        recurrence = image.started.recurrence
         try:
-            flight.crops, flight.parts = next(steps) if answer is None else steps.send(answer), []
-        except StopIteration as rest:
-            self._end(flight.waited, rest.value)
+            image.crops, image.embeddings = next(recurrence) if embeddings is None else recurrence.send(embeddings), []
+        except StopIteration as end:
+            self._complete(image.waiting, end.value)
             return
-        except Exception as error:  # noqa: BLE001 - neighbours go on
-            failed = error
+        except Exception as error:  # noqa: BLE001 - it fails alone
+            failure = error
         else:
-            self._flights.append(flight)
+            self._running.append(image)
             return
-        if isinstance(failed, _SHORT):
-            self._preempt(failed, [flight.waited])
+        if isinstance(failure, _OUT_OF_MEMORY):
+            self._preempt(failure, [image.waiting])
         else:
-            self._end(flight.waited, failed)
+            self._complete(image.waiting, failure)
 
-    def _left(self) -> dict[CropEncoder | None, int]:
-        """Crops that are to be seen, by lens."""
-        left: dict[CropEncoder | None, int] = defaultdict(int)
-        for flight in self._flights:
-            left[flight.begun.encoder] += flight.left
-        return left
+    # g
 
-    def _see(self) -> None:
-        """One batch, first come, first served."""
-        left = self._left()
-        if not left:
-            return
-        lens = next((lens for lens, many in left.items() if many >= self._crops), next(iter(left)))
-        room, batch = self._at_once, []
-        for flight in self._flights:
-            if flight.begun.encoder == lens and room:
-                batch.append((flight, min(room, flight.left)))
-                room -= batch[-1][1]
-        self._look(batch)
+    def _remaining(self) -> dict[CropEncoder | None, int]:
+        """Return the number of crops to encode by encoder."""
+        remaining: dict[CropEncoder | None, int] = defaultdict(int)
+        for image in self._running:
+            remaining[image.started.encoder] += image.remaining
+        return remaining
+
+    def _has_full_batch(self) -> bool:
+        return max(self._remaining().values(), default=0) >= self._crops
 
     @property
-    def _at_once(self) -> int:
-        return max(1, self._crops // _SMALLER) if self._alone else self._crops
+    def _crop_batch_size(self) -> int:
+        return max(1, self._crops // _SOLO_DIVISOR) if self._solo else self._crops
 
-    def _look(self, batch: list[tuple[RunningImage[R], int]]) -> None:
-        lens, counts = batch[0][0].begun.encoder, [many for _, many in batch]
-        assert lens is not None, "who wants crops to be seen has a lens"  # noqa: S101
+    def _encode_next_batch(self) -> None:
+        """Encode one batch, first come, first served."""
+        remaining = self._remaining()
+        if not remaining:
+            return
+        full = (encoder for encoder, crops in remaining.items() if crops >= self._crops)
+        encoder = next(full, next(iter(remaining)))
+        room, batch = self._crop_batch_size, []
+        for image in self._running:
+            if image.started.encoder == encoder and room:
+                batch.append((image, min(room, image.remaining)))
+                room -= batch[-1][1]
+        self._encode(batch)
+
+    def _encode(self, batch: list[tuple[RunningImage[R], int]]) -> None:
+        """Encode the next crops of each image, as many as its number says."""
+        encoder, counts = batch[0][0].started.encoder, [crops for _, crops in batch]
+        assert encoder is not None, "a recurrence that yields crops has an encoder"  # noqa: S101
         start = self._now()
         try:
-            crops = torch.cat([flight.crops[flight.seen : flight.seen + many] for flight, many in batch])
-            embeddings = lens.encode(crops, at_once=self._at_once, padded=self._images > 1)
-        except Exception as error:  # noqa: BLE001 - neighbours go on
-            failed = error
+            crops = torch.cat([image.crops[image.encoded : image.encoded + number] for image, number in batch])
+            embeddings = encoder.encode(crops, batch_size=self._crop_batch_size, padded=self._images > 1)
+        except Exception as error:  # noqa: BLE001 - the batch is retried image by image
+            failure = error
         else:
-            self.slots.g_batches += 1
-            self.slots.g_crops += sum(counts)
-            self._answer(batch, torch.split(embeddings, counts), (self._now() - start) / sum(counts))
+            self.stats.g_batches += 1
+            self.stats.g_crops += sum(counts)
+            self._distribute(batch, torch.split(embeddings, counts), (self._now() - start) / sum(counts))
             return
-        if isinstance(failed, _SHORT):
-            self._preempt(failed)
+        if isinstance(failure, _OUT_OF_MEMORY):
+            self._preempt(failure)
         elif len(batch) == 1:
-            flight = batch[0][0]
-            self._flights.remove(flight)
-            flight.begun.steps.close()  # the error's traceback would keep what it holds
-            self._end(flight.waited, failed)
+            image = batch[0][0]
+            self._running.remove(image)
+            image.started.recurrence.close()  # the error's traceback would keep its tensors
+            self._complete(image.waiting, failure)
         else:
-            for one in batch:
-                if one[0] in self._flights:
-                    self._look([one])
+            for image, number in batch:
+                if image in self._running:
+                    self._encode([(image, number)])
 
-    def _answer(
-        self, batch: list[tuple[RunningImage[R], int]], parts: Sequence[Float[Tensor, "_ d"]], seconds: float
+    def _distribute(
+        self, batch: list[tuple[RunningImage[R], int]], embeddings: Sequence[Float[Tensor, "_ d"]], seconds: float
     ) -> None:
-        for (flight, many), part in zip(batch, parts, strict=True):
-            flight.parts.append(part)
+        for (image, crops), encoded in zip(batch, embeddings, strict=True):
+            image.embeddings.append(encoded)
             if self._clock:
-                flight.begun.times["classifier_ms"] += seconds * many * 1000
-        for flight, _ in batch:
-            if flight in self._flights and not flight.left:
-                self._flights.remove(flight)
-                self._advance(flight, torch.cat(flight.parts))
+                image.started.timings["classifier_ms"] += seconds * crops * 1000
+        for image, _ in batch:
+            if image in self._running and not image.remaining:
+                self._running.remove(image)
+                self._advance(image, torch.cat(image.embeddings))
 
-    def _end(self, one: WaitingRequest, found: R | Exception | None) -> None:
-        self._rested.append((one.request.key, found))
-        self._alone = None if one is self._alone else self._alone
-        self._calm += 1
-        if self._calm >= self._most:
-            self._calm, self._limit = 0, min(self._most, 2 * self._limit)
+    # Outcomes
 
-    def _preempt(self, error: Exception, grounded: Sequence[WaitingRequest] = ()) -> None:
-        """Memory ran out, with all that is in flight and `grounded`, which is not."""
+    def _complete(self, waiting: WaitingRequest, outcome: R | Exception | None) -> None:
+        self._completed.append((waiting.request.key, outcome))
+        self._solo = None if waiting is self._solo else self._solo
+        self._completed_since_shortage += 1
+        if self._completed_since_shortage >= self._capacity:
+            self._completed_since_shortage, self._limit = 0, min(self._capacity, 2 * self._limit)
+
+    def _preempt(self, error: Exception, starting: Sequence[WaitingRequest] = ()) -> None:
+        """Free memory after it ran out: preempt the younger half of the running images and of those `starting`."""
         self.shortages += 1
         traceback.clear_frames(error.__traceback__)  # they hold on to what was being computed
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        by_age = sorted(self._flights, key=lambda flight: flight.number)
-        held = [*(flight.waited for flight in by_age), *grounded]
+        by_age = sorted(self._running, key=lambda image: image.age)
+        held = [*(image.waiting for image in by_age), *starting]
         if len(held) > 1:
-            self._limit, self._calm = len(held) // 2, 0
-        kept = by_age[: self._limit] if len(held) > 1 else []
-        for flight in by_age[len(kept) :]:
-            flight.begun.steps.close()
-        self._flights = [flight for flight in self._flights if flight in kept]
-        if self._alone is held[0]:
-            self._end(held[0], MemoryError(str(error)))
+            self._limit, self._completed_since_shortage = len(held) // 2, 0
+        retained = by_age[: self._limit] if len(held) > 1 else []
+        for image in by_age[len(retained) :]:
+            image.started.recurrence.close()
+        self._running = [image for image in self._running if image in retained]
+        if self._solo is held[0]:
+            self._complete(held[0], MemoryError(str(error)))
             return
-        self._alone = held[0] if len(held) == 1 else None
-        self._line.put_back(held[len(kept) :])
+        self._solo = held[0] if len(held) == 1 else None
+        self._waiting.put_back(held[len(retained) :])
 
     def _now(self) -> float:
         return float(self._clock()) if self._clock else 0.0

@@ -1,4 +1,4 @@
-"""The mask classifier g: prompted pictures against all texts, as the similarity matrix P."""
+"""The mask classifier g: the similarity P of prompted images to all texts."""
 
 import numpy as np
 import torch
@@ -9,54 +9,54 @@ from torch.nn import functional
 
 from car.recipe import Arithmetic, Recipe
 from worker.segmenter.clip.encoder import Encoder
-from worker.segmenter.resampling import View
+from worker.segmenter.resampling import CropView
 
 Crops = UInt8[Tensor, "_ size size 3"]
-"""Any number of RGB crops of one size, wherever they were made. Those of several pictures are joined by torch.cat."""
+"""Any number of RGB crops of one size, on any device."""
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """CLIP's own view of an RGB picture: short side to `size` (PIL bicubic), then the centre square.
+    """Return CLIP's view of an RGB image: short side to `size` (PIL bicubic), then the centre square.
 
-    The ends of a long picture are lost to the classifier, as in the official code.
+    The classifier does not see the ends of a long image, as in the official code.
     """
     height, width = image.shape[:2]
-    view = View.of(height, width, size)
-    # One call would let the version of Pillow decide which pass comes first where a picture is tall.
-    narrow = Image.fromarray(image).resize((view.to[0], height), Image.Resampling.BICUBIC)
+    view = CropView.for_image(height, width, size)
+    # With one call the version of Pillow would decide which pass comes first for a tall image.
+    narrow = Image.fromarray(image).resize((view.resized[0], height), Image.Resampling.BICUBIC)
     narrow = narrow.crop((view.left, 0, view.left + size, height))
-    resized = narrow.resize((size, view.to[1]), Image.Resampling.BICUBIC)
+    resized = narrow.resize((size, view.resized[1]), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((0, view.top, size, view.top + size)))
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, at_once: int, padded: bool) -> Float[Tensor, "n d"]:
-    """Embeddings of length 1, float32, of crops of the encoder's own size.
+def encode(encoder: Encoder, crops: Crops, recipe: Recipe, *, batch_size: int, padded: bool) -> Float[Tensor, "n d"]:
+    """Return embeddings of length 1, float32, of crops of the encoder's own size.
 
-    The official g reads the class token one block early. `padded` fills the last batch up to `at_once` with blanks, so
-    that an embedding does not depend on the number of its companions: needed where they are other pictures' crops.
+    The official g reads the class token one block early. `padded` fills the last batch with blanks, so that embeddings
+    do not depend on the number of crops in it, which matters if they are crops of other images.
     """
     depth = encoder.depth - (recipe.classifier_depth is Arithmetic.OFFICIAL)
     parts = [torch.zeros(0, encoder.width, device=encoder.device)]
-    for start in range(0, len(crops), at_once):
-        chunk = crops[start : start + at_once].to(encoder.device)
-        blanks = at_once - len(chunk) if padded else 0
-        pixels = functional.pad(chunk, (0, 0, 0, 0, 0, 0, 0, blanks)) if blanks else chunk
+    for start in range(0, len(crops), batch_size):
+        batch = crops[start : start + batch_size].to(encoder.device)
+        blanks = batch_size - len(batch) if padded else 0
+        pixels = functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, blanks)) if blanks else batch
         images = encoder.normalise(pixels)
         tokens = encoder.embed(images, round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
         tokens, _ = encoder.blocks(tokens, 0, depth - 1, attention_from=depth)
         z = encoder.project(encoder.class_token(tokens, depth - 1)).float()
-        parts.append(functional.normalize(z, dim=-1)[: len(chunk)])  # blanks go last: shapes stay the same to the end
+        parts.append(functional.normalize(z, dim=-1)[: len(batch)])  # last, so blanks change no shape before
     return torch.cat(parts)
 
 
 def similarity(
     crops: Float[Tensor, "m d"], texts: Float[Tensor, "k n d"], scale: float, recipe: Recipe, *, templated: bool
 ) -> Float[Tensor, "m n"]:
-    """P: row i is how much crop i looks like each of the n texts; rows sum to 1.
+    """Return P: row i has the similarities of crop i to the n texts; rows sum to 1.
 
-    With templates the official code takes a softmax for each of the k, adds them up, and takes a softmax of the sums;
-    `paper` takes one softmax over the mean text of the templates. Without templates it is one softmax.
+    With k templates the official code computes a softmax for each, and a softmax of their sum; `paper` computes one
+    softmax over the mean text of the templates. Without templates it is one softmax.
     """
     if not templated:
         return (scale * crops @ texts[0].T).softmax(-1)

@@ -1,15 +1,22 @@
-"""What is asked of a picture, in which order: one pass over its words, or two for things and stuff."""
+"""The passes over an image: one over all labels, or one over things and one over stuff.
+
+No torch, because postprocessing uses it.
+"""
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Float
+
 from car.recipe import Arithmetic, Recipe, VisualPrompt
-from car.segmentation import Pass, Step
+from car.segmentation import Pass, Step, StopReason, WorkCounters
 from car.vocabulary import Vocabulary
+from worker.segmenter.crf.mean_field import Labels
 
 
 @dataclass(frozen=True)
 class PassSpec:
-    """One pass over a picture: its words, their background, and how masks are shown and sharpened."""
+    """One pass: its labels and their background words, visual prompts and the CRF's background exponent."""
 
     pass_kind: Pass
     vocabulary: Vocabulary
@@ -17,28 +24,46 @@ class PassSpec:
     bg_factor: float
 
 
+@dataclass(frozen=True)
+class PassResult:
+    """The labels that survived a pass, and the pass's steps."""
+
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    cams: Float[np.ndarray, "n rows columns"]
+    """Proposals of the last step at the grid's size, 0..1."""
+    bg_factor: float
+    steps: tuple[Step, ...]
+    stop_reason: StopReason
+    work: WorkCounters
+    crf_labels: Labels | None = None
+    """The label of each pixel, if the CRF was run already."""
+
+
 def build_passes(vocabulary: Vocabulary, recipe: Recipe) -> list[PassSpec]:
-    """One pass, or two where the recipe names stuff labels and the vocabulary has both kinds: things against the
-    background words, then stuff against the things (the official mutual background).
+    """Return one pass, or two if the recipe names stuff labels and the vocabulary has both kinds.
+
+    Then things compete with the background words, and stuff with the things (the official mutual background).
     """
     stuff = [name for name in vocabulary.names if name in recipe.stuff]
     things = [name for name in vocabulary.names if name not in recipe.stuff]
-    background = vocabulary.background
-    shown_stuff = recipe.stuff_visual_prompts or recipe.visual_prompts
-    if not stuff or not things:
-        within = Pass.STUFF if stuff else Pass.THINGS
-        shown, bg_factor = (shown_stuff, recipe.stuff_bg_factor) if stuff else (recipe.visual_prompts, recipe.bg_factor)
-        return [PassSpec(within, vocabulary, shown, bg_factor)]
-    behind_things = background if recipe.stuff_background is Arithmetic.OFFICIAL else tuple(stuff)
+    stuff_prompts = recipe.stuff_visual_prompts or recipe.visual_prompts
+    if not stuff:
+        return [PassSpec(Pass.THINGS, vocabulary, recipe.visual_prompts, recipe.bg_factor)]
+    if not things:
+        return [PassSpec(Pass.STUFF, vocabulary, stuff_prompts, recipe.stuff_bg_factor)]
+    background = vocabulary.background if recipe.stuff_background is Arithmetic.OFFICIAL else tuple(stuff)
     return [
-        PassSpec(Pass.THINGS, vocabulary.subset(things, behind_things), recipe.visual_prompts, recipe.bg_factor),
-        PassSpec(Pass.STUFF, vocabulary.subset(stuff, tuple(things)), shown_stuff, recipe.stuff_bg_factor),
+        PassSpec(Pass.THINGS, vocabulary.subset(things, background), recipe.visual_prompts, recipe.bg_factor),
+        PassSpec(Pass.STUFF, vocabulary.subset(stuff, tuple(things)), stuff_prompts, recipe.stuff_bg_factor),
     ]
 
 
-def canonical(vocabulary: Vocabulary, recipe: Recipe) -> Vocabulary:
-    """The labels in alphabetical order, in which everything is computed: so the order in which a vocabulary is written
-    down cannot change a single bit. The official refer filter alone depends on places.
+def canonical_order(vocabulary: Vocabulary, recipe: Recipe) -> Vocabulary:
+    """Return the vocabulary with its labels in alphabetical order, in which everything is computed.
+
+    So the order in which a vocabulary is written cannot change a single bit. Only the official refer filter depends on
+    the order and keeps it.
     """
     if recipe.refer_filter is Arithmetic.OFFICIAL and not vocabulary.classifier_templates:
         return vocabulary
@@ -46,6 +71,6 @@ def canonical(vocabulary: Vocabulary, recipe: Recipe) -> Vocabulary:
 
 
 def reorder_step(step: Step, vocabulary: Vocabulary) -> Step:
-    """The step with its queries in the order in which the user wrote them."""
+    """Return the step with its queries in the vocabulary's order."""
     by_label = {query.label: query for query in step.queries}
     return replace(step, queries=tuple(by_label[name] for name in vocabulary.names if name in by_label))

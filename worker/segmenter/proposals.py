@@ -5,9 +5,9 @@ l over the competing texts. With g_j = mean over tokens of d<z, t_j>/dA and M_j 
 
     cam_i = relu(s p_i (M_i - sum_j p_j M_j))
 
-and neither g nor M depends on which texts compete. So a picture costs one vector-Jacobian product a text, plus one for
-all background texts folded together; a step of the recurrence is a small matrix product. The factor s p_i > 0 falls out
-of the min-max scaling and is left out, which saves the CAMs of improbable texts from underflow.
+and neither g nor M depends on which texts compete. So an image costs one vector-Jacobian product per text, plus one for
+all background texts together; a step of the recurrence is a small matrix product. The factor s p_i > 0 cancels in the
+min-max scaling and is left out, so CAMs of improbable texts do not underflow.
 """
 
 from collections.abc import Sequence
@@ -25,40 +25,38 @@ from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.clip.last_block import LastBlock
 
 MULTIPLE = 16
-"""Pictures are enlarged to multiples of this before f sees them, whatever its patch size (official code)."""
+"""Images are enlarged to multiples of this before f sees them, whatever its patch size (official code)."""
 _AFFINITY_MAPS = 8
 _SINKHORN_ROUNDS = 3
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which f sees a picture of this size."""
+    """Return (height, width) at which f sees an image of this size."""
     return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
 
 
 @dataclass
 class EncodedImage:
-    """What f knows about one picture, whatever is asked of it.
-
-    `products` counts the vector-Jacobian products taken so far.
-    """
+    """An image encoded by f, for any texts."""
 
     a: Float[Tensor, "p c"]
     """ln_1 of the last block, patch tokens, float32."""
     z: Float[Tensor, " d"]
     """Embedding of the mean patch, of length 1, float32."""
     affinity: Float[Tensor, "p p"] | None
-    """CAA's transition matrix; none for plain GradCAM."""
+    """CAA's transition matrix; None for plain GradCAM."""
     grid: tuple[int, int]
     """(rows, columns) of patches."""
     last_block: LastBlock
     products: int = 0
+    """Vector-Jacobian products computed so far."""
     _jacobian: Float[Tensor, "d c"] | None = None
 
     def maps(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
-        """M = A g of each text, float32.
+        """Return M = A g of each text, float32.
 
-        Beyond as many texts as the embedding has dimensions the whole Jacobian is cheaper, and it is kept: any further
-        text is then one matrix product.
+        For more texts than the embedding has dimensions the whole Jacobian is cheaper. It is cached, so any further
+        text costs one matrix product.
         """
         if self._jacobian is None and texts.shape[0] > texts.shape[1]:
             self._jacobian = self._gradients(torch.eye(texts.shape[1], device=texts.device))
@@ -66,24 +64,24 @@ class EncodedImage:
         return g @ self.a.T
 
     def _gradients(self, cotangents: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """The mean over patches of d<z, t>/dA for each row t."""
+        """Return the mean over patches of d<z, t>/dA for each row t."""
         self.products += len(cotangents)
         return self.last_block.gradients(cotangents).float()
 
 
 @torch.no_grad()
 def encode(
-    encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe, *, at_once: int
+    encoder: Encoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], recipe: Recipe, *, batch_size: int
 ) -> list[EncodedImage]:
-    """What f sees of at most `at_once` RGB pictures of one padded size: one forward pass for all later questions.
+    """Encode at most `batch_size` RGB images of one padded size in one forward pass.
 
-    The batch is filled up with blanks to `at_once`, so that what f sees of a picture does not depend on its company.
-    The official code resizes with PIL's bicubic filter; a picture that has the size already passes unchanged.
+    The batch is padded with blanks to `batch_size`, so an encoding does not depend on the other images. The official
+    code resizes with PIL's bicubic filter; an image that already has the padded size passes unchanged.
     """
     height, width = padded_size(*images[0].shape[:2])
     if any(padded_size(*image.shape[:2]) != (height, width) for image in images):
-        raise ValueError(f"pictures of sizes {[image.shape[:2] for image in images]} do not share a padded size")
-    pixels = torch.zeros(at_once, height, width, 3, dtype=torch.uint8)
+        raise ValueError(f"images of sizes {[image.shape[:2] for image in images]} do not share a padded size")
+    pixels = torch.zeros(batch_size, height, width, 3, dtype=torch.uint8)
     for row, image in enumerate(images):
         pixels[row] = torch.from_numpy(resize(image, height, width))
     with_affinity = recipe.cam is Cam.CAA
@@ -91,7 +89,7 @@ def encode(
     tokens = encoder.embed(encoder.normalise(pixels), round_positions=recipe.position_rounding is Arithmetic.OFFICIAL)
     tokens, attention = encoder.blocks(tokens, 0, encoder.depth - 1, attention_from=first_map)
     grid = (height // encoder.patch, width // encoder.patch)
-    # The last block is kept picture by picture: texts, not pictures, are what its products are batched over.
+    # The last block is kept image by image, because its products are batched over texts, not images.
     return [
         encode_tokens(encoder, row[None], maps[None] if with_affinity else None, grid)
         for row, maps in zip(tokens[: len(images)], attention[: len(images)], strict=True)
@@ -100,14 +98,9 @@ def encode(
 
 @torch.no_grad()
 def encode_tokens(
-    encoder: Encoder,
-    tokens: Float[Tensor, "1 t c"],
-    attention: Float[Tensor, "1 t t"] | None,
-    grid: tuple[int, int],
+    encoder: Encoder, tokens: Float[Tensor, "1 t c"], attention: Float[Tensor, "1 t t"] | None, grid: tuple[int, int]
 ) -> EncodedImage:
-    """What f sees of one picture, from the tokens that enter the last block and the sum of the attention maps before it
-    (none: no CAA).
-    """
+    """Encode an image from the last block's input tokens and the sum of earlier attention maps (None: no CAA)."""
     last = encoder.last_block(tokens[0])
     affinity = None
     if attention is not None:
@@ -117,14 +110,14 @@ def encode_tokens(
 
 
 def resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An RGB picture at the size at which f sees it."""
+    """Return an RGB image at the size at which f sees it."""
     if image.shape[:2] == (height, width):
         return np.array(image)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def transition(w: Float[Tensor, "p p"]) -> Float[Tensor, "p p"]:
-    """CAA's matrix of an affinity: three rounds of Sinkhorn scaling (columns, then rows), made symmetric, squared."""
+    """Return CAA's matrix: the affinity after Sinkhorn scaling (columns, then rows), made symmetric and squared."""
     for _ in range(_SINKHORN_ROUNDS):
         w = w / w.sum(0, keepdim=True)
         w = w / w.sum(1, keepdim=True)
@@ -135,25 +128,25 @@ def transition(w: Float[Tensor, "p p"]) -> Float[Tensor, "p p"]:
 def gradcams(
     m: Float[Tensor, "n p"], logits: Float[Tensor, " n"], m_bg: Float[Tensor, " p"], logit_bg: Float[Tensor, ""]
 ) -> Float[Tensor, "n p"]:
-    """GradCAMs of n texts that compete with each other and with the background, in 0..1.
+    """Return the GradCAMs of n texts that compete with each other and with the background, in 0..1.
 
-    `m_bg` is M of the background's texts folded into one, weighted by exp(l_j - logit_bg), where `logit_bg` is the
-    log-sum-exp of their logits (-inf where there is no background). Where a CAM is zero everywhere, the background is
-    left out for it (CLIP-ES); what comes out then stands.
+    `m_bg` is the sum of the background texts' M weighted by exp(l_j - logit_bg), where `logit_bg` is the log-sum-exp of
+    their logits (-inf without a background). A CAM that is zero everywhere is computed again without the background
+    (CLIP-ES).
     """
     total = torch.logsumexp(torch.cat([logits, logit_bg[None]]), 0)
     mean = (logits - total).exp() @ m + (logit_bg - total).exp() * m_bg
     cams = (m - mean).relu()
     empty = cams.amax(1) == 0
     if bool(empty.any()):
-        alone = (m[empty] - logits.softmax(0) @ m).relu()
-        # With one text p is 1 and the gradient 0, whatever rounding says.
-        cams[empty] = alone if len(m) > 1 else torch.zeros_like(alone)
+        retried = (m[empty] - logits.softmax(0) @ m).relu()
+        # With one text p is 1 and the gradient 0, apart from rounding.
+        cams[empty] = retried if len(m) > 1 else torch.zeros_like(retried)
     return min_max(cams)
 
 
 def min_max(maps: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Each row scaled to 0..1 as the official code does, which leaves a constant row at zero."""
+    """Scale each row to 0..1 like the official code, which turns a constant row into zeros."""
     shifted = maps - maps.amin(1, keepdim=True)
     return shifted / (1e-15 + shifted.amax(1, keepdim=True))
 
@@ -161,10 +154,10 @@ def min_max(maps: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 def refine(
     cams: Float[Tensor, "n p"], affinity: Float[Tensor, "p p"], grid: tuple[int, int], recipe: Recipe
 ) -> Float[Tensor, "n p"]:
-    """CAA: each CAM spread along the affinity from the patches inside its boxes, in 0..1."""
-    sheets = cams.cpu().numpy().reshape(-1, *grid)
+    """CAA: spread each CAM along the affinity from the patches inside its boxes, in 0..1."""
     inclusive = recipe.box_ends is Arithmetic.PAPER
-    boxes = np.stack([boxes_mask(sheet, recipe.lambda_, inclusive=inclusive) for sheet in sheets])
+    grids = cams.cpu().numpy().reshape(-1, *grid)
+    boxes = np.stack([boxes_mask(cam, recipe.lambda_, inclusive=inclusive) for cam in grids])
     inside = torch.from_numpy(boxes.reshape(len(cams), -1)).to(cams)
     return min_max((inside * cams) @ affinity.T)
 
@@ -172,19 +165,19 @@ def refine(
 def boxes_mask(
     cam: Float[np.ndarray, "rows columns"], lambda_: float, *, inclusive: bool
 ) -> Bool[np.ndarray, "rows columns"]:
-    """The union of the bounding boxes of what exceeds lambda times the CAM's maximum.
+    """Return the union of the bounding boxes of the regions above lambda times the CAM's maximum.
 
-    lambda falls by 0.1 until something does. The official code ends boxes before the grid's last row and column;
+    lambda falls by 0.1 until there is a region. The official code ends boxes before the grid's last row and column;
     `inclusive` ends them where the region ends.
     """
     rows, columns = cam.shape
     levels = (cam * 255).astype(np.uint8)
-    share = lambda_
+    threshold = lambda_
     while True:
-        above = (levels > int(share * levels.max())).astype(np.uint8)
-        if above.any() or share <= 0:
+        above = (levels > int(threshold * levels.max())).astype(np.uint8)
+        if above.any() or threshold <= 0:
             break
-        share -= 0.1
+        threshold -= 0.1
     mask = np.zeros(cam.shape, bool)
     contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     for contour in contours:

@@ -1,4 +1,4 @@
-"""What a flow is asked and how it sees: pictures, the models as it uses them, and the line in which pictures wait."""
+"""What the batch scheduler works with: requests, the models as it calls them, and the queue of requests before f."""
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Sequence
@@ -17,67 +17,69 @@ from worker.segmenter.resizing import Image
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-Steps = Generator[Crops, Float[Tensor, "m d"], R]
-"""A recurrence: yields crops, at least one, and is sent their embeddings, until it rests."""
+Recurrence = Generator[Crops, Float[Tensor, "m d"], R]
+"""Yields crops, at least one each time, and receives their embeddings; returns the result."""
 
-_PATIENCE = 8
-"""So many batches of f may pass over a picture; then its size goes first."""
+_MAX_PASSED_OVER = 8
+"""Batches of f that may pass over a request before its batch key goes first."""
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentRequest:
-    """One picture, and what is asked of it."""
+    """An image to segment with a vocabulary and a recipe."""
 
     key: Any
-    """The caller's name for it."""
+    """The caller's name for the request."""
     image: Image
     vocabulary: Vocabulary
     recipe: Recipe
     observe: Callable[[StepTrace], None] | None = None
-    """Called with each step, once the picture rests."""
+    """Called with each step once the recurrence has ended."""
     still_wanted: Callable[[], bool] = lambda: True
-    """Asked once more before the picture begins."""
+    """Called just before the image is started; False drops the request."""
 
 
 @runtime_checkable
 class CropEncoder(Protocol):
-    """g, as recipes of one kind use it. Crops of equal lenses share its batches."""
+    """g as configured by a recipe. Crops of equal encoders share its batches."""
 
-    def encode(self, crops: Crops, *, at_once: int, padded: bool) -> Float[Tensor, "m d"]: ...
+    def encode(self, crops: Crops, *, batch_size: int, padded: bool) -> Float[Tensor, "m d"]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class StartedRequest(Generic[R_co]):
-    """A picture that f has seen."""
+    """An image that f has encoded."""
 
-    steps: Steps[R_co]
+    recurrence: Recurrence[R_co]
     encoder: CropEncoder | None = None
-    """None where it yields no crops at all."""
-    times: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Milliseconds by stage; of what pictures shared, its part. To be read when it rests."""
+    """None if the recurrence yields no crops at all."""
+    timings: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Milliseconds by stage, with the image's share of batches; complete once the recurrence has ended."""
 
 
 @runtime_checkable
 class ImageModel(Protocol[R_co]):
-    """The models, as a flow uses them."""
+    """The models as the batch scheduler calls them."""
 
-    def kind(self, ask: SegmentRequest) -> Hashable:
-        """Equal for pictures that can share a batch of f."""
+    def kind(self, request: SegmentRequest) -> Hashable:
+        """Return a key that is equal for requests that can share a batch of f."""
 
-    def begin(self, asks: Sequence[SegmentRequest], *, at_once: int) -> Sequence[StartedRequest[R_co]]:
-        """What f sees of pictures of one kind, in one batch filled up to `at_once`."""
+    def begin(self, requests: Sequence[SegmentRequest], *, batch_size: int) -> Sequence[StartedRequest[R_co]]:
+        """Encode images of one kind with f, in one batch that is padded to `batch_size`."""
 
 
 @dataclass(eq=False)
 class WaitingRequest:
+    """A request that f has not seen yet, or has to see again."""
+
     request: SegmentRequest
     kind: Hashable
-    passed: int = 0
-    """Batches of f that others were in while it waited."""
+    passed_over: int = 0
+    """Batches of f that went to other requests while it waited."""
 
 
 class WaitingQueue:
-    """Those that wait for f."""
+    """The requests that wait for f."""
 
     def __init__(self) -> None:
         self._waiting: list[WaitingRequest] = []
@@ -85,25 +87,28 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, one: WaitingRequest) -> None:
-        self._waiting.append(one)
+    def put(self, request: WaitingRequest) -> None:
+        self._waiting.append(request)
 
-    def put_back(self, some: Sequence[WaitingRequest]) -> None:
-        """They were taken first, and are the first again."""
-        self._waiting[:0] = some
+    def put_back(self, requests: Sequence[WaitingRequest]) -> None:
+        """Return requests to the head of the queue."""
+        self._waiting[:0] = requests
 
-    def take(self, at_once: int, *, most: int) -> list[WaitingRequest]:
-        """Those that f sees next: of the kind of which most are here, and of the first in line's where it has been
-        passed over often enough; `at_once` at most, which fill a batch, and `most`.
+    def take(self, batch_size: int, *, limit: int) -> list[WaitingRequest]:
+        """Remove and return the requests of f's next batch, at most `batch_size` and at most `limit`.
+
+        They are of the most frequent kind, or of the first request's kind if that was passed over too often.
         """
         kinds: dict[Hashable, list[WaitingRequest]] = defaultdict(list)
-        for one in self._waiting:
-            kinds[one.kind].append(one)
+        for waiting in self._waiting:
+            kinds[waiting.kind].append(waiting)
         first = self._waiting[0]
-        patient = first.passed < _PATIENCE
-        chosen = max(kinds.values(), key=lambda some: min(at_once, len(some))) if patient else kinds[first.kind]
-        chosen = chosen[: min(at_once, most)]
-        self._waiting = [one for one in self._waiting if one not in chosen]
-        for one in self._waiting:
-            one.passed += 1
+        if first.passed_over < _MAX_PASSED_OVER:
+            chosen = max(kinds.values(), key=lambda requests: min(batch_size, len(requests)))
+        else:
+            chosen = kinds[first.kind]
+        chosen = chosen[: min(batch_size, limit)]
+        self._waiting = [waiting for waiting in self._waiting if waiting not in chosen]
+        for waiting in self._waiting:
+            waiting.passed_over += 1
         return chosen

@@ -1,4 +1,4 @@
-"""`car bench`: measure the service on this machine, before buying another one."""
+"""`car bench`: measure a machine before it is bought."""
 
 import typer
 
@@ -7,10 +7,6 @@ from cli.commands.bench.engine import engine
 from cli.commands.bench.sam import sam
 from cli.commands.bench.segmenter import segmenter
 
-COMMANDS = (segmenter, crf, sam, engine)
-
 bench = typer.Typer(help="Measure the speed of the models and of the service on this machine.", no_args_is_help=True)
-for command in COMMANDS:
+for command in (segmenter, crf, sam, engine):
     bench.command()(command)
-
-__all__ = ["COMMANDS", "bench"]

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine
 
 from car.bulk_source import BulkSource
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from cli.embedded import ALL, start_engines
 from db import vocabularies
-from db.models import Job, JobKind, Priority
+from db.models import JobKind, Priority
 from db.queue import jobs, listings
-from db.queue.listings import ListedObject, Listing
+from db.queue.listings import ListedObject
 from db.schema import migrate
 from db.session import make_engine, transaction
 from db.settings import EngineSettings
 
 _LEASE = timedelta(seconds=60)
-_ROWS_PER_COMMIT = 4_000
+_PAGE = 4_000
 
 
 @dataclass(frozen=True)
@@ -43,44 +43,27 @@ class BenchEnvironment:
                 kind=JobKind.BULK,
                 priority=Priority.BULK,
                 source=source,
-                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.of(labels)),
+                vocabulary_id=vocabularies.get_or_create(session, Vocabulary.from_words(labels)),
                 recipe_id=vocabularies.get_or_create_recipe(session, preset(recipe)),
             )
             return jobs.create(session, new)[0].id
 
-    def queue_images(self, uris: Sequence[str], labels: Sequence[str], recipe: str = "demo") -> UUID:
-        """Create a bulk job with these items, completely listed."""
-        job = self.create_job(BulkSource.parse("s3://bench/in/").to_json(), labels, recipe)
-        listing = self.claim_listing(job, "bench")
+    def queue_images(self, uris: Sequence[str], labels: Sequence[str], recipe: str = "demo") -> None:
+        """Create a bulk job with these items, completely listed. No other job may wait to be listed."""
+        self.create_job(BulkSource.parse("s3://bench/in/").to_json(), labels, recipe)
         with transaction(self.engine) as session:
-            for start in range(0, len(uris), _ROWS_PER_COMMIT):
-                page = [ListedObject(uri) for uri in uris[start : start + _ROWS_PER_COMMIT]]
+            listing = listings.claim(session, "bench", _LEASE)
+            if listing is None:
+                raise AssertionError("the new job cannot be listed")
+            for start in range(0, len(uris), _PAGE):
+                page = [ListedObject(uri) for uri in uris[start : start + _PAGE]]
                 listings.add(session, "bench", listing, page, cursor={}, lease=_LEASE)
             listings.finish(session, "bench", listing)
-        return job
-
-    def claim_listing(self, job: UUID, worker: str) -> Listing:
-        """Claim the listing of a new job for a minute."""
-        with transaction(self.engine) as session:
-            listing = listings.claim(session, worker, _LEASE)
-        if listing is None or listing.id != job:
-            raise AssertionError("another job is waiting to be listed")
-        return listing
-
-    def delete_job(self, job: UUID) -> None:
-        """Delete the job and its items."""
-        with transaction(self.engine) as session:
-            session.execute(delete(Job).where(Job.id == job))
 
 
 @contextmanager
 def bench_environment(*, durable: bool, which: Collection[str] = ALL) -> Iterator[BenchEnvironment]:
-    """Start the engines. `durable`: PostgreSQL waits for the disk at each commit that asks for it, as in production.
-
-    Raises:
-        EngineError: an engine cannot be started.
-
-    """
+    """Start the engines. `durable`: PostgreSQL waits for the disk as in production. Raises: EngineError."""
     with (
         tempfile.TemporaryDirectory(prefix="car-bench-") as folder,
         start_engines(Path(folder) / "engines", durable=durable, which=which) as engines,

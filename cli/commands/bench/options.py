@@ -36,23 +36,17 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figur
 
 def parse_sizes(sizes: Sequence[str]) -> list[tuple[int, int]]:
     """Return (width, height) of each size. Raises: typer.BadParameter."""
-    return [_parse_size(size) for size in sizes]
-
-
-def _parse_size(size: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
-    if match is None:
-        raise typer.BadParameter(f"{size!r} is not a size: write WIDTHxHEIGHT, such as 512x384")
-    return int(match[1]), int(match[2])
+    parsed = []
+    for size in sizes:
+        match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
+        if match is None:
+            raise typer.BadParameter(f"{size!r} is not a size: write WIDTHxHEIGHT, such as 512x384")
+        parsed.append((int(match[1]), int(match[2])))
+    return parsed
 
 
 def set_up_torch(device: BenchDevice, threads: int) -> None:
-    """Set torch's threads and check the device.
-
-    Raises:
-        WrongUse: --device cuda on a machine without CUDA.
-
-    """
+    """Set torch's threads and check the device. Raises: UsageError, for cuda on a machine without CUDA."""
     import torch
 
     if device is BenchDevice.CUDA and not torch.cuda.is_available():

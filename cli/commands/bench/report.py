@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import re
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,20 +33,11 @@ class Report:
 
     @classmethod
     def start(
-        cls,
-        context: typer.Context,
-        json_file: Path | None,
-        *,
-        device: str = "cpu",
-        resolved: Mapping[str, Any] | None = None,
+        cls, context: typer.Context, json_file: Path | None, *, device: str = "cpu", **resolved: object
     ) -> "Report":
         """Describe the command that runs now, and check its output before anything is measured.
 
-        `resolved` replaces options that were left to be chosen.
-
-        Raises:
-            OutputError: the folder of the file cannot be made.
-
+        `resolved` replaces options that were left to be chosen. Raises: OutputError, if the folder cannot be made.
         """
         if json_file is not None:
             try:
@@ -57,17 +50,12 @@ class Report:
             "bench": context.info_name,
             "command": _command(context),
             "machine": _machine(device),
-            "setting": setting | dict(resolved or {}),
+            "setting": setting | resolved,
         }
         return cls(header, json_file)
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """Write the figures.
-
-        Raises:
-            OutputError: the file cannot be written.
-
-        """
+        """Write the figures. Raises: OutputError."""
         if self.json_file is None:
             return
         try:
@@ -76,8 +64,17 @@ class Report:
             raise OutputError(f"{self.json_file} cannot be written: {error.strerror}") from None
 
 
+def peak_memory(device: str = "cpu") -> int:
+    """Return the most memory so far in bytes: of this process, or of PyTorch on CUDA."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _command(context: typer.Context) -> str:
-    """The command line without its output file and without secrets."""
+    """Return the command line without its output file and without secrets."""
     words = [context.command_path]
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -88,12 +85,12 @@ def _command(context: typer.Context) -> str:
         if isinstance(value, bool):
             words.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
-            words += [f"{parameter.opts[0]} {one}" for one in (value if isinstance(value, list) else [value])]
+            words += [f"{parameter.opts[0]} {item}" for item in (value if isinstance(value, list) else [value])]
     return " ".join(words)
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """The hardware, libraries and load: absolute times of a loaded machine compare with nothing."""
+    """Return the hardware, libraries and load."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
@@ -104,7 +101,7 @@ def _machine(device: str) -> dict[str, Any]:
         "gpu": _gpu() if device == "cuda" else None,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "torch": _torch_version(),
+        "torch": metadata.version("torch"),
         "load_before": round(os.getloadavg()[0], 2),
     }
 
@@ -112,11 +109,4 @@ def _machine(device: str) -> dict[str, Any]:
 def _gpu() -> str:
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-
-
-def _torch_version() -> str | None:
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return None
+    return torch.cuda.get_device_name()

@@ -97,7 +97,7 @@ class TestWhileS3Hangs:
                     url = path.replace("{result_id}", str(result.id)).replace("{label}", "cat")
                     for name in ("{job_id}", "{recipe_id}", "{key_id}"):
                         url = url.replace(name, "01a0b1c2-0000-7000-8000-000000000000")
-                    url = url.replace("{number}", "1").replace("{reference}", "nothing")
+                    url = url.replace("{ls_project_id}", "1").replace("{reference}", "nothing")
                     label_studio = path in ("/setup", "/predict", "/health", "/")
                     access = {"auth": BASIC} if label_studio else {"headers": bearer(keys.admin)}
                     body = recorded(path[1:]) if path in ("/setup", "/predict") else {}

@@ -82,7 +82,7 @@ def test_what_failed_is_tried_again_when_asked_for(client, project, broker_url):
     assert client.get(SEVEN).json()["unsent"][0]["code"] == "prediction_rejected"
     answer = client.post(f"{SEVEN}/retry")
     assert answer.status_code == 202, answer.text
-    assert (answer.json()["pictures"], answer.json()["predictions"]) == (1, 1)
+    assert (answer.json()["images"], answer.json()["predictions"]) == (1, 1)
     shown = answer.json()["project"]
     assert (shown["items"]["queued"], shown["items"]["failed"], shown["predictions"]["pending"]) == (1, 0, 1)
     with redis.Redis.from_url(broker_url) as bell:

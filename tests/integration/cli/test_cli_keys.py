@@ -16,10 +16,10 @@ def car(database_url, monkeypatch):
 
 @pytest.fixture
 def check(database_url):
-    """Whether a key is good for a scope."""
+    """A function that tells whether a key is valid for a scope."""
     engine = make_engine(database_url)
 
-    def good(secret, scope):
+    def is_valid(secret, scope):
         try:
             with transaction(engine) as session:
                 api_keys.check(session, secret, scope)
@@ -27,7 +27,7 @@ def check(database_url):
             return False
         return True
 
-    yield good
+    yield is_valid
     engine.dispose()
 
 
@@ -63,29 +63,29 @@ def test_a_revoked_key_opens_nothing(car, check, by):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["create", "x", "--expires", "soon"], "12h, 90d or 8w"),
         (["create", "x", "--scope", "root"], "read"),
-        (["revoke", "nothing"], "no key"),
+        (["revoke", "nothing"], "no key with the id or prefix"),
         (["revoke", "01900000-0000-7000-8000-000000000000"], "there is no API key"),
     ],
 )
-def test_wrong_use_is_said_with_exit_code_2(car, arguments, says):
+def test_wrong_usage_is_reported_with_exit_code_2(car, arguments, message):
     result = car(*arguments)
     assert result.exit_code == 2
-    assert says in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
 
 
-def test_a_database_that_is_away_is_said_in_words(car, monkeypatch):
+def test_an_unreachable_database_is_reported(car, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://car:x@127.0.0.1:9/car")
     result = car("list")
     assert result.exit_code == 2
     assert "PostgreSQL at 127.0.0.1:9/car does not answer" in result.stderr
 
 
-def test_without_any_database_it_says_where_one_comes_from(car, monkeypatch, tmp_path):
+def test_without_a_database_the_error_names_both_ways_to_get_one(car, monkeypatch, tmp_path):
     monkeypatch.delenv("DATABASE_URL")
     result = car("list", "--data-dir", str(tmp_path))
     assert result.exit_code == 2

@@ -27,7 +27,7 @@ HERE = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AW
 
 @pytest.fixture
 def refused(tmp_path):
-    """What `car up` says when it is run with the variables and refuses."""
+    """A function that returns the output of a `car up` that refuses the given variables."""
 
     def run(variables, port=None):
         none = dict.fromkeys((*OUTSIDE, *HERE))
@@ -48,16 +48,16 @@ def test_a_taken_port_is_named(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         begun = time.monotonic()
-        said = refused({}, port)
-        assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use" in said
-        assert f"process {os.getpid()}" in said or not sys.platform.startswith("linux")
-        assert "--port" in said
+        output = refused({}, port)
+        assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use" in output
+        assert f"process {os.getpid()}" in output or not sys.platform.startswith("linux")
+        assert "--port" in output
         assert time.monotonic() - begun < 10  # the engines are not started first; other tests share the cores
 
 
 def test_half_of_the_outside_engines_is_refused(refused):
-    said = refused({"DATABASE_URL": "postgresql://somewhere/car"})
-    assert "DATABASE_URL set, but not CELERY_BROKER_URL, S3_BUCKET" in said
+    output = refused({"DATABASE_URL": "postgresql://somewhere/car"})
+    assert "DATABASE_URL set, but not CELERY_BROKER_URL, S3_BUCKET" in output
 
 
 def outside(environment):
@@ -67,32 +67,32 @@ def outside(environment):
 def test_a_wrong_password_of_the_database_is_named(refused, engine_environment):
     variables = outside(engine_environment)
     url = variables["DATABASE_URL"]
-    said = refused(variables | {"DATABASE_URL": url.replace(without_password(url), "wrong")})
-    assert "check the name and password in DATABASE_URL" in said
+    output = refused(variables | {"DATABASE_URL": url.replace(without_password(url), "wrong")})
+    assert "check the name and password in DATABASE_URL" in output
 
 
 def test_a_wrong_password_of_redis_is_named(refused, engine_environment):
     variables = outside(engine_environment)
     url = variables["CELERY_BROKER_URL"]
-    said = refused(variables | {"CELERY_BROKER_URL": url.replace(without_password(url), "wrong")})
-    assert "refuses the password; check the one in CELERY_BROKER_URL" in said
+    output = refused(variables | {"CELERY_BROKER_URL": url.replace(without_password(url), "wrong")})
+    assert "refuses the password; check the one in CELERY_BROKER_URL" in output
 
 
 def test_an_engine_that_is_away_is_named(refused, engine_environment):
     variables = outside(engine_environment)
     away = free_port()
-    said = refused(variables | {"CELERY_BROKER_URL": f"redis://127.0.0.1:{away}/0"})
-    assert f"Redis at 127.0.0.1:{away} does not answer" in said
-    said = refused(variables | {"DATABASE_URL": f"postgresql://car:x@127.0.0.1:{away}/car"})
-    assert f"PostgreSQL at 127.0.0.1:{away}/car does not answer" in said
-    said = refused(variables | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{away}"})
-    assert f"127.0.0.1:{away}" in said
+    output = refused(variables | {"CELERY_BROKER_URL": f"redis://127.0.0.1:{away}/0"})
+    assert f"Redis at 127.0.0.1:{away} does not answer" in output
+    output = refused(variables | {"DATABASE_URL": f"postgresql://car:x@127.0.0.1:{away}/car"})
+    assert f"PostgreSQL at 127.0.0.1:{away}/car does not answer" in output
+    output = refused(variables | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{away}"})
+    assert f"127.0.0.1:{away}" in output
 
 
 def test_a_denied_bucket_is_named(refused, engine_environment):
     variables = outside(engine_environment)
-    said = refused(variables | {"AWS_SECRET_ACCESS_KEY": "wrong"})
-    assert variables["S3_BUCKET"] in said
+    output = refused(variables | {"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert variables["S3_BUCKET"] in output
 
 
 def test_env_of_a_folder_where_nothing_ran_says_so(tmp_path):
@@ -110,7 +110,7 @@ def test_env_can_be_evaluated_by_a_shell(tmp_path):
         assert not shell.stderr
     after = CliRunner().invoke(app, ["env", "--data-dir", str(tmp_path)])
     assert after.exit_code == 0
-    assert "nothing runs on" in after.output
+    assert "no service runs on" in after.output
 
 
 @contextmanager
@@ -153,21 +153,21 @@ def read_env(folder):
 
 def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    return found
+    return value
 
 
 def below(pid):
     """The process' children, their children, and so on, with their command lines."""
-    found = {}
-    with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+    processes = {}
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in children.read_text().split():
-                found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found |= below(child)
-    return found
+                processes[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                processes |= below(child)
+    return processes
 
 
 @pytest.mark.skipif(util.find_spec("api.__main__") is None, reason="there is no API to run yet")

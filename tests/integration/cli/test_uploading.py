@@ -58,7 +58,7 @@ def test_what_is_there_is_not_sent_again_and_what_changed_is(store, folder, buck
     assert store.read(bucket.name, "uploads/pics/a b.png") == (folder / "a b.png").read_bytes()
 
 
-@pytest.mark.parametrize(("name", "says"), [("missing", "no such folder"), ("empty", "holds no pictures")])
+@pytest.mark.parametrize(("name", "says"), [("missing", "no such folder"), ("empty", "has no images")])
 def test_a_folder_without_pictures_is_refused(store, tmp_path, name, says):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CarError, match=says):

@@ -41,10 +41,10 @@ def running(*arguments, environment, log):
 
 def wait_for(condition, log, seconds=180):
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-    return found
+    return value
 
 
 def children(pid):
@@ -52,35 +52,37 @@ def children(pid):
 
 
 @pytest.fixture
-def living(database_url):
-    """Who says that it works."""
+def alive_workers(database_url):
+    """A function that lists the workers with a recent heartbeat."""
     engine = make_engine(database_url)
 
-    def look():
+    def query():
         with transaction(engine) as session:
             return workers.list_alive(session)
 
-    yield look
+    yield query
     engine.dispose()
 
 
 @pytest.mark.parametrize("queues", ["gpu", "io"])
-def test_a_worker_begins_answers_bells_and_leaves_at_sigterm(queues, engine_environment, living, tmp_path):
+def test_a_worker_starts_answers_notifications_and_stops_at_sigterm(
+    queues, engine_environment, alive_workers, tmp_path
+):
     log = tmp_path / "log"
     broker = engine_environment["CELERY_BROKER_URL"]
     with running("worker", "--queues", queues, environment=engine_environment, log=log) as process:
-        assert wait_for(living, log)[0].queue == queues
+        assert wait_for(alive_workers, log)[0].queue == queues
         assert notify(make_celery_app(broker), TaskName.SEGMENT if queues == "gpu" else TaskName.LIST)
         with redis.Redis.from_url(broker) as client:
             wait_for(lambda: not client.llen(queues) and not client.hlen("unacked"), log)
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
-    assert not living()
+    assert not alive_workers()
     assert '"level": "error"' not in log.read_text()
     assert broker.split(":")[2].split("@")[0] not in log.read_text()
 
 
-def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_environment, living, tmp_path):
+def test_an_io_worker_publishes_and_syncs_when_notified(outbox, engine_environment, alive_workers, tmp_path):
     log = tmp_path / "log"
     outbox.enqueue(3)
     new = outbox.studio.add_tasks(outbox.number, ["s3://bucket/new.jpg"])
@@ -88,8 +90,8 @@ def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_envir
     here = {"LABEL_STUDIO_URL": outbox.studio.url + "/", "LABEL_STUDIO_API_KEY": outbox.studio.personal_token()}
     environment = engine_environment | here | {"S3_PREFIX": "car/", "CAR_PRESET": "demo", "CAR_SYNC_SECONDS": "0"}
     with running("worker", "--queues", "io", environment=environment, log=log) as process:
-        wait_for(living, log)
-        assert notify(make_celery_app(environment["CELERY_BROKER_URL"]), TaskName.REAP)
+        wait_for(alive_workers, log)
+        assert notify(make_celery_app(environment["CELERY_BROKER_URL"]), TaskName.MAINTENANCE)
         wait_for(lambda: outbox.states() == {"sent": 3}, log)
         wait_for(lambda: outbox.row().synced_at is not None, log)
         process.terminate()
@@ -101,10 +103,10 @@ def test_an_io_worker_writes_back_and_syncs_when_it_is_rung(outbox, engine_envir
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems tell no child that its parent died")
-def test_no_child_of_a_killed_worker_keeps_its_device(engine_environment, living, tmp_path):
+def test_no_child_of_a_killed_worker_keeps_its_device(engine_environment, alive_workers, tmp_path):
     log = tmp_path / "log"
     with running("worker", "--queues", "io", environment=engine_environment, log=log) as process:
-        wait_for(living, log)
+        wait_for(alive_workers, log)
         pool = children(process.pid)
         assert pool
         process.kill()
@@ -119,15 +121,15 @@ def test_the_parent_of_a_worker_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_beat_rings_for_the_reaper(engine_environment, tmp_path):
+def test_the_scheduler_notifies_for_maintenance(engine_environment, tmp_path):
     log = tmp_path / "log"
-    environment = engine_environment | {"CAR_REAP_SECONDS": "0.5"}
+    environment = engine_environment | {"CAR_MAINTENANCE_SECONDS": "0.5"}
     with (
         redis.Redis.from_url(environment["CELERY_BROKER_URL"]) as client,
         running("scheduler", environment=environment, log=log) as process,
     ):
         wait_for(lambda: client.llen("io") >= 2, log)
-        assert str(TaskName.REAP).encode() in client.lindex("io", 0)
+        assert str(TaskName.MAINTENANCE).encode() in client.lindex("io", 0)
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
 
@@ -161,14 +163,14 @@ def test_migrate_says_that_the_password_is_wrong(empty_database_url):
     assert "postgresql://user:password@host:5432/name" in missing.output
 
 
-def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, database_url):
+def test_a_host_is_healthy_while_it_has_a_worker_with_a_heartbeat(engine_environment, database_url):
     def alive():
         command = [sys.executable, "-m", "worker.healthcheck"]
         return subprocess.run(command, env=engine_environment, capture_output=True, text=True, timeout=60, check=False)
 
     silent = alive()
     assert silent.returncode == 1
-    assert "was heard of" in silent.stderr
+    assert "no heartbeat" in silent.stderr
     engine = make_engine(database_url)
     with transaction(engine) as session:
         workers.heartbeat(session, workers.WorkerInfo(f"{socket.gethostname()}:1:abc", "gpu", "cpu", {}, "0"))
@@ -179,15 +181,15 @@ def test_a_host_is_well_while_a_worker_of_it_is_heard_of(engine_environment, dat
     assert alive().returncode == 1
 
 
-def test_beat_keeps_a_file_for_health_checks_where_it_is_told_to(engine_environment, tmp_path):
+def test_the_scheduler_keeps_a_file_for_health_checks_if_asked(engine_environment, tmp_path):
     file = tmp_path / "schedule"
     command = [sys.executable, "-m", "cli.main", "scheduler", "--schedule", str(file)]
-    beat = subprocess.Popen(command, env=engine_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    scheduler = subprocess.Popen(command, env=engine_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("schedule*")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
-        beat.terminate()
-        assert beat.wait(20) == 0
+        scheduler.terminate()
+        assert scheduler.wait(20) == 0

@@ -41,7 +41,7 @@ def test_each_scope_holds_those_before_it(rows, scopes, opens):
         if scope in opens:
             assert rows.do(api_keys.check, secret, scope).id == key.id
         else:
-            with pytest.raises(KeyRefusedError, match=f"needs the scope {scope}"):
+            with pytest.raises(KeyRefusedError, match=f"lacks the scope {scope}"):
                 rows.do(api_keys.check, secret, scope)
 
 
@@ -67,7 +67,7 @@ def test_a_wrong_key_learns_nothing_of_the_right_one(rows):
     for wrong in (secret[:-1], secret + "x", secret[:12] + "x" * 31, "", "car_", secret.upper()):
         with pytest.raises(KeyRefusedError) as refused:
             rows.do(api_keys.check, wrong, Scope.READ)
-        assert str(refused.value) == "this API key is not known; make one with `car keys create`"
+        assert str(refused.value) == "this API key is unknown; create one with `car keys create`"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,4 +91,4 @@ def test_the_last_use_is_noted_once_a_minute(rows):
 
 def test_keys_are_listed_newest_first(rows):
     made = [rows.do(api_keys.create, name, [Scope.READ])[0].id for name in ("one", "two")]
-    assert [key.id for key in rows.do(api_keys.every)] == made[::-1]
+    assert [key.id for key in rows.do(api_keys.list_all)] == made[::-1]

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import text
 
 from db import leases
-from db.label_studio import feedback, outbox, outbox_sql, project_sync
+from db.label_studio import feedback, outbox, project_sync
 from db.queue import items, listings
 from db.queue.items import CompletedItem, FailedItem
 from db.session import transaction
@@ -180,13 +180,13 @@ class Machine(RuleBasedStateMachine):
         self.rows.sql("TRUNCATE job, item, project, prediction, annotation CASCADE")
         self.adapter = self.user(self.rows)
 
-    def found(self):
+    def stored_rows(self):
         return {
             row.id: row
             for row in self.rows.sql(f"SELECT *, {self.user.is_open} AS open FROM {self.user.table.name}")  # noqa: S608
         }
 
-    def some(self, number):
+    def pick(self, number):
         """One of all claims, with its worker, and the row's life if it is still that worker's attempt."""
         if not self.claims:
             return None, None, None
@@ -198,7 +198,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def add(self):
         self.adapter.add()
-        for new in self.found().keys() - self.lives.keys():
+        for new in self.stored_rows().keys() - self.lives.keys():
             self.lives[new] = Life()
 
     @rule(worker=st.sampled_from(WORKERS))
@@ -215,26 +215,26 @@ class Machine(RuleBasedStateMachine):
         }
         claimed = self.adapter.claim(worker)
         assert bool(claimed) == bool(available)
-        for one in claimed:
-            life = self.lives[one.id]
-            assert one.id in available
-            assert one.attempt == life.attempt + 1
-            life.attempt, life.worker, life.expired = one.attempt, worker, False
-            self.claims.append((worker, one))
+        for entry in claimed:
+            life = self.lives[entry.id]
+            assert entry.id in available
+            assert entry.attempt == life.attempt + 1
+            life.attempt, life.worker, life.expired = entry.attempt, worker, False
+            self.claims.append((worker, entry))
 
     @rule(number=st.integers(0, 6))
     def extend(self, number):
-        worker, claim, life = self.some(number)
+        worker, claim, life = self.pick(number)
         if claim is not None:
-            kept = self.rows.do(leases.extend, self.user.table, worker, [claim], LEASE)
+            kept = self.rows.do(leases.extend, worker, [claim], LEASE, table=self.user.table)
             assert kept == ({claim.id} if life else set())
-            assert kept == self.rows.do(leases.lock_owned, self.user.table, worker, [claim])
+            assert kept == self.rows.do(leases.lock_owned, worker, [claim], table=self.user.table)
             if life:
                 life.expired = False
 
     @rule(number=st.integers(0, 6))
     def complete(self, number):
-        worker, claim, life = self.some(number)
+        worker, claim, life = self.pick(number)
         if claim is not None:
             assert self.adapter.complete(worker, claim) == (life is not None)
             if life:
@@ -242,7 +242,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 6), retryable=st.booleans())
     def fail(self, number, retryable):
-        worker, claim, life = self.some(number)
+        worker, claim, life = self.pick(number)
         if claim is None:
             return
         self.adapter.fail(worker, claim, retryable=retryable)
@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 6))
     def release(self, number):
-        worker, claim, life = self.some(number)
+        worker, claim, life = self.pick(number)
         if claim is not None:
             self.adapter.release(worker, claim)
             if life:
@@ -287,10 +287,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_as_they_should(self):
-        found = self.found()
-        assert found.keys() == self.lives.keys()
+        actual = self.stored_rows()
+        assert actual.keys() == self.lives.keys()
         for number, life in self.lives.items():
-            row = found[number]
+            row = actual[number]
             assert (row.open, row.attempt) == (not life.ended, life.attempt)
             assert (row.lease_expires_at is not None) == (life.worker is not None)
             if not life.ended:
@@ -305,7 +305,7 @@ class Machine(RuleBasedStateMachine):
         while claimed := self.adapter.claim("last"):
             for claim in claimed:
                 assert self.adapter.complete("last", claim)
-        assert not any(row.open for row in self.found().values())
+        assert not any(row.open for row in self.stored_rows().values())
 
 
 @pytest.mark.parametrize("user", [Items, Listings, Predictions, Syncs, Annotations], ids=lambda user: user.__name__)
@@ -333,8 +333,8 @@ def test_waits_grow_threefold_to_five_minutes_with_a_spread(rows, user):
 CLAIMS = [
     (items._CLAIM, {"occupied": False}, "item_queued_idx"),
     (listings._CLAIM, {}, "job_unlisted_idx"),
-    (outbox_sql.CHOOSE, {"instance": INSTANCE}, "prediction_pending_idx"),
-    (outbox_sql.CHOOSE, {"instance": INSTANCE}, "prediction_unrendered_idx"),
+    (outbox.CHOOSE, {"instance": INSTANCE}, "prediction_pending_idx"),
+    (outbox.CHOOSE, {"instance": INSTANCE}, "prediction_unrendered_idx"),
     (feedback._CLAIM, {}, "annotation_pending_idx"),
     (leases._reclaim(items.ITEMS, "state = 'queued'", "id", "true"), {}, "item_running_idx"),
 ]
@@ -346,6 +346,6 @@ def test_a_claim_finds_its_rows_by_a_partial_index(rows, statement, values, inde
         session.execute(text("SET LOCAL enable_seqscan = off"))  # the tables are empty
         session.execute(text("SET LOCAL enable_bitmapscan = off"))
         given = {"limit": 10, "worker": "w", "lease": 30.0} | values
-        wanted = {name: given[name] for name in statement.compile().params if name in given}
-        plan = "\n".join(session.scalars(text(f"EXPLAIN {statement.text}"), wanted))
-    assert index in plan
+        selected = {name: given[name] for name in statement.compile().params if name in given}
+        config = "\n".join(session.scalars(text(f"EXPLAIN {statement.text}"), selected))
+    assert index in config

@@ -17,7 +17,7 @@ from db import schema
 from db.errors import DatabaseBusyError, DatabaseUnreachableError, SchemaOutdatedError
 from db.models import Base
 from db.results import store as result_store
-from db.schema import RETIRED, MigrationBlockedError, current, downgrade, head, migrate, require_current
+from db.schema import RETIRED, MigrationBlockedError, current, head, migrate, require_current
 from db.session import make_engine, transaction
 from tests.support.paths import ROOT
 from tests.support.rows import LEASE, Rows, together
@@ -34,6 +34,10 @@ def empty(empty_database_url):
 
 def tables(engine):
     return set(inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def downgrade(engine, revision):
+    return schema._move(engine, lambda config: command.downgrade(config, revision))
 
 
 def fill(engine):
@@ -58,7 +62,7 @@ def test_up_down_and_up_again_on_an_empty_database(empty):
 def test_up_down_and_up_again_on_a_filled_database(empty):
     migrate(empty)
     fill(empty)
-    for revision in [one.revision for one in scripts().walk_revisions()][1:]:
+    for revision in [entry.revision for entry in scripts().walk_revisions()][1:]:
         downgrade(empty, revision)
     downgrade(empty, "base")
     migrate(empty)
@@ -84,9 +88,9 @@ def test_the_models_are_what_the_migrations_make(rows):
 
 def test_alembic_check_finds_nothing_to_do(database_url, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", database_url)
-    said = StringIO()
-    command.check(Config(str(ROOT / "alembic.ini"), stdout=said))
-    assert "No new upgrade operations" in said.getvalue()
+    message = StringIO()
+    command.check(Config(str(ROOT / "alembic.ini"), stdout=message))
+    assert "No new upgrade operations" in message.getvalue()
 
 
 def test_constraints_and_indexes_are_named_by_convention(rows):
@@ -98,12 +102,13 @@ def test_constraints_and_indexes_are_named_by_convention(rows):
     ends = re.compile(r"_(pkey|key|fkey|check)$")
     constraints = rows.sql(of)
     assert len(constraints) > 20
-    assert [one.name for one in constraints if not (one.name.startswith(one.of) and ends.search(one.name))] == []
+    unusual = [entry for entry in constraints if not (entry.name.startswith(entry.of) and ends.search(entry.name))]
+    assert unusual == []
     indexes = rows.sql(
         "SELECT tablename AS of, indexname AS name FROM pg_indexes WHERE schemaname = 'public' "
         "AND indexname NOT IN (SELECT conname FROM pg_constraint)"
     )
-    assert [one.name for one in indexes if not re.fullmatch(rf"{one.of}_\w+_idx", one.name)] == []
+    assert [entry.name for entry in indexes if not re.fullmatch(rf"{entry.of}_\w+_idx", entry.name)] == []
 
 
 @pytest.mark.parametrize("file", VERSIONS, ids=lambda file: file.stem)
@@ -121,7 +126,7 @@ def test_the_template_gives_up_on_a_lock_after_a_moment():
 
 def waits_shortly(source):
     """Whether lock_timeout is the first thing that both directions set."""
-    functions = {one.name: one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef)}
+    functions = {entry.name: entry for entry in ast.parse(source).body if isinstance(entry, ast.FunctionDef)}
     first = [ast.unparse(functions[name].body[0]) for name in ("upgrade", "downgrade")]
     return all("SET LOCAL lock_timeout" in line for line in first)
 
@@ -197,23 +202,23 @@ def test_a_database_of_before_the_first_release_is_refused_with_what_to_delete_a
 def test_errors_of_the_connection_say_what_to_change(database_url):
     def refused(url):
         engine = make_engine(url)
-        with pytest.raises(DatabaseUnreachableError) as found, transaction(engine) as session:
+        with pytest.raises(DatabaseUnreachableError) as actual, transaction(engine) as session:
             session.execute(text("SELECT 1"))
         engine.dispose()
-        assert found.value.retryable
-        return str(found.value)
+        assert actual.value.retryable
+        return str(actual.value)
 
-    user, _, rest = database_url.removeprefix("postgresql://").partition(":")
-    password, _, place = rest.partition("@")
-    wrong = refused(f"postgresql://{user}:not-the-password@{place}")
+    user, _, after_user = database_url.removeprefix("postgresql://").partition(":")
+    password, _, location = after_user.partition("@")
+    wrong = refused(f"postgresql://{user}:not-the-password@{location}")
     assert re.search(r"password authentication failed.*check the name and password in DATABASE_URL", wrong)
     assert "not-the-password" not in wrong
-    server = place.partition("/")[0]
+    server = location.partition("/")[0]
     missing = refused(f"postgresql://{user}:{password}@{server}/no_such_database")
     assert re.search(r'"no_such_database" does not exist.*check the database', missing)
     assert password not in missing
     away = refused(f"postgresql://{user}:{password}@127.0.0.1:1/x")
-    assert re.search(r"127.0.0.1:1/x does not answer \(.*refused\); check DATABASE_URL, and that it runs", away)
+    assert re.search(r"127.0.0.1:1/x does not answer \(.*refused\); check DATABASE_URL and whether it is running", away)
     assert password not in away
 
 

@@ -10,7 +10,7 @@ from tests.support.rows import together
 
 
 def words(*labels):
-    return Vocabulary.of(labels)
+    return Vocabulary.from_words(labels)
 
 
 def test_equal_vocabularies_are_kept_once_however_many_bring_them_at_once(rows):
@@ -30,14 +30,14 @@ def test_recipes_of_the_same_arithmetic_are_kept_once(rows):
     page, cursor = rows.do(vocabularies.recipes, cursor=None, limit=1)
     assert page[0].id == other
     page, cursor = rows.do(vocabularies.recipes, cursor=cursor, limit=1)
-    assert ({one.id for one in page}, cursor) == (set(ids), None)
+    assert ({entry.id for entry in page}, cursor) == (set(ids), None)
 
 
 def test_a_name_gets_a_new_version_only_for_another_vocabulary(rows):
-    one, other = rows.do(vocabularies.get_or_create, words("a")), rows.do(vocabularies.get_or_create, words("b"))
-    numbers = [rows.do(vocabularies.name, number, "defects") for number in (one, one, other, other, one)]
+    entry, other = rows.do(vocabularies.get_or_create, words("a")), rows.do(vocabularies.get_or_create, words("b"))
+    numbers = [rows.do(vocabularies.name, number, "defects") for number in (entry, entry, other, other, entry)]
     assert numbers == [1, 1, 2, 2, 3]
-    assert rows.do(vocabularies.find, "defects").id == one
+    assert rows.do(vocabularies.find, "defects").id == entry
     assert rows.do(vocabularies.find, "defects", 2).vocabulary == words("b")
     assert rows.do(vocabularies.find, "defects", 2).version == 2
 
@@ -51,14 +51,14 @@ def test_versions_named_at_once_have_no_holes_and_no_doubles(rows):
 def test_what_is_not_there_is_said_by_name(rows):
     with pytest.raises(NotFoundError, match="'defects'"):
         rows.do(vocabularies.find, "defects")
-    one = rows.do(vocabularies.get_or_create, words("a"))
-    rows.do(vocabularies.name, one, "defects")
+    entry = rows.do(vocabularies.get_or_create, words("a"))
+    rows.do(vocabularies.name, entry, "defects")
     with pytest.raises(NotFoundError, match="'defects' version 7"):
         rows.do(vocabularies.find, "defects", 7)
     with pytest.raises(NotFoundError):
         rows.do(vocabularies.get, rows.do(vocabularies.get_or_create_recipe, preset("demo")))
     with pytest.raises(NotFoundError):
-        rows.do(vocabularies.recipe, one)
+        rows.do(vocabularies.recipe, entry)
 
 
 def test_pages_hold_each_vocabulary_once_newest_first_with_its_newest_name(rows):
@@ -71,14 +71,14 @@ def test_pages_hold_each_vocabulary_once_newest_first_with_its_newest_name(rows)
         seen += page
         if cursor is None:
             break
-    assert [one.id for one in seen] == made[::-1]
+    assert [entry.id for entry in seen] == made[::-1]
     assert (seen[-1].name, seen[-1].version, seen[0].name) == ("new", 1, None)
     with pytest.raises(CursorInvalidError):
         rows.do(vocabularies.recipes, cursor="nonsense", limit=2)
 
 
 def test_words_of_many_tasks_are_kept_in_the_order_given(rows):
-    words = [Vocabulary.of([name]) for name in ("c", "a", "b", "a")]
+    words = [Vocabulary.from_words([name]) for name in ("c", "a", "b", "a")]
     kept = rows.do(vocabularies.get_or_create_many, words)
-    assert kept == [rows.do(vocabularies.get_or_create, one) for one in words]
+    assert kept == [rows.do(vocabularies.get_or_create, entry) for entry in words]
     assert rows.do(vocabularies.get_or_create_many, []) == []

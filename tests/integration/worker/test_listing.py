@@ -1,9 +1,9 @@
-"""Sources in a real S3 become items: none left out, none twice, whatever the names, the lines and the interruptions."""
+"""Sources in a real S3 become items: none missing, none twice, for any names, lines and interruptions."""
 
 import pytest
 
 from car.bulk_source import MAX_URI, BulkSource
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.queue import jobs, listings
 from db.queue.progress import JobStatus, progress_of
 from worker import listing as lister
@@ -24,15 +24,15 @@ STRANGE = [
 
 @pytest.fixture
 def store(bucket):
-    return ObjectStore(bucket.client, bucket.name, "car/")
+    return S3ObjectStore(bucket.client, bucket.name, "car/")
 
 
 @pytest.fixture
 def listed(rows, store):
-    """List all that waits as `name`; the items found."""
+    """List all waiting sources as the worker `name`."""
 
-    def run(name="l1", **how):
-        return list_sources(rows.engine, store, name, **how)
+    def run(name="l1", **options):
+        return list_sources(rows.engine, store, name, **options)
 
     return run
 
@@ -48,8 +48,8 @@ def job_of(rows, bucket):
 
 
 def keys(rows, bucket, state="queued"):
-    found = rows.sql("SELECT uri FROM item WHERE state = :state ORDER BY id", state=state)
-    return [row.uri.removeprefix(f"s3://{bucket.name}/") for row in found]
+    items = rows.sql("SELECT uri FROM item WHERE state = :state ORDER BY id", state=state)
+    return [row.uri.removeprefix(f"s3://{bucket.name}/") for row in items]
 
 
 def progress(rows, job):
@@ -61,19 +61,19 @@ def again(rows, job):
 
 
 class Killed(BaseException):
-    """As sudden as kill -9: no line of the lister's runs after it."""
+    """Like kill -9: no line of the lister runs after it."""
 
 
 @pytest.fixture
 def small_pages(monkeypatch, bucket):
-    """Pages of three keys or lines, as if there were thousands."""
+    """Pages of three keys or lines instead of a thousand."""
     monkeypatch.setattr(lister, "_PAGE", 3)
-    monkeypatch.setattr(lister, "_PAGES_AT_ONCE", 2)
-    whole = bucket.client.list_objects_v2
-    monkeypatch.setattr(bucket.client, "list_objects_v2", lambda **how: whole(**{"MaxKeys": 3} | how))
+    monkeypatch.setattr(lister, "_PAGES_PER_COMMIT", 2)
+    list_objects = bucket.client.list_objects_v2
+    monkeypatch.setattr(bucket.client, "list_objects_v2", lambda **options: list_objects(**{"MaxKeys": 3} | options))
 
 
-def test_keys_of_all_kinds_come_through_as_they_are(rows, bucket, listed, job_of):
+def test_keys_of_all_kinds_become_items_unchanged(rows, bucket, listed, job_of):
     for key in STRANGE:
         bucket.put(key, b"x")
     job = job_of("")
@@ -82,7 +82,7 @@ def test_keys_of_all_kinds_come_through_as_they_are(rows, bucket, listed, job_of
     assert progress(rows, job).status is JobStatus.RUNNING
 
 
-def test_a_prefix_takes_pictures_and_leaves_folders_and_other_files_out(rows, bucket, listed, job_of):
+def test_a_prefix_takes_images_but_no_folders_and_other_files(rows, bucket, listed, job_of):
     for key in ("in/a.JPG", "in/deep/b.png", "in/notes.md", "in.jpg", "out/c.jpg"):
         bucket.put(key, b"x")
     bucket.put("in/empty.jpg", b"")
@@ -92,7 +92,7 @@ def test_a_prefix_takes_pictures_and_leaves_folders_and_other_files_out(rows, bu
     assert keys(rows, bucket) == ["in/a.JPG", "in/deep/b.png"]
 
 
-def test_a_prefix_may_be_a_whole_key(rows, bucket, listed, job_of):
+def test_a_prefix_may_be_a_complete_key(rows, bucket, listed, job_of):
     for key in ("one.jpg", "one.png", "other.jpg"):
         bucket.put(key, b"x")
     job_of("one.jpg")
@@ -112,7 +112,7 @@ def test_a_prefix_may_be_a_whole_key(rows, bucket, listed, job_of):
         ("x/notes.{md,txt}", ["x/notes.md"]),
     ],
 )
-def test_a_glob_takes_what_it_names(rows, bucket, listed, job_of, glob, expected):
+def test_a_glob_takes_matching_keys(rows, bucket, listed, job_of, glob, expected):
     for key in ("a.jpg", "a.png", "x/b.jpg", "x/y/c.jpg", "x/notes.md"):
         bucket.put(key, b"x")
     job_of(glob)
@@ -123,7 +123,7 @@ def test_a_glob_takes_what_it_names(rows, bucket, listed, job_of, glob, expected
 @pytest.mark.parametrize("kind", ["prefix", "manifest", "given"])
 @pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
 @pytest.mark.usefixtures("small_pages")
-def test_a_listing_goes_on_after_a_kill_without_a_gap_or_a_double(rows, bucket, listed, job_of, kind, killed_at):
+def test_a_listing_resumes_after_a_kill_without_gaps_or_duplicates(rows, bucket, listed, job_of, kind, killed_at):
     names = [f"in/{number:02}.jpg" for number in range(14)]
     uris = [f"s3://{bucket.name}/{name}" for name in names]
     if kind == "manifest":
@@ -140,7 +140,7 @@ def test_a_listing_goes_on_after_a_kill_without_a_gap_or_a_double(rows, bucket, 
             raise Killed
 
     with pytest.raises(Killed):
-        listed("l1", found=die)
+        listed("l1", on_added=die)
     before = keys(rows, bucket)
     assert before == names[: len(before)]
     assert listed("l2").jobs == 0  # the lease has not run out
@@ -151,7 +151,7 @@ def test_a_listing_goes_on_after_a_kill_without_a_gap_or_a_double(rows, bucket, 
 
 
 @pytest.mark.usefixtures("small_pages")
-def test_a_lister_that_is_told_to_stop_hands_back_and_the_next_goes_on(rows, bucket, listed, job_of):
+def test_a_stopped_lister_releases_its_source_and_the_next_resumes(rows, bucket, listed, job_of):
     names = [f"{number:02}.jpg" for number in range(14)]
     for name in names:
         bucket.put(name, b"x")
@@ -169,7 +169,7 @@ def test_a_job_cancelled_midway_stops_its_lister(rows, bucket, listed, job_of):
     for number in range(14):
         bucket.put(f"{number:02}.jpg", b"x")
     job = job_of("")
-    listed(found=lambda: rows.do(jobs.cancel, job))
+    listed(on_added=lambda: rows.do(jobs.cancel, job))
     assert progress(rows, job).status is JobStatus.CANCELLED
     assert len(keys(rows, bucket, "cancelled")) == 3
     assert keys(rows, bucket) == []
@@ -189,7 +189,7 @@ def test_listing_again_adds_what_is_new_or_has_changed_and_nothing_else(rows, bu
     assert keys(rows, bucket) == ["a.jpg", "b.jpg", "b.jpg", "c.jpg"]
 
 
-def test_lines_of_a_manifest_that_name_no_picture_fail_alone(rows, bucket, listed, job_of):
+def test_lines_of_a_manifest_that_name_no_image_fail_alone(rows, bucket, listed, job_of):
     good = ["s3://other/a.jpg", "s3://other/b c.jpg", "s3://other/ü.jpg", "s3://other/json.jpg"]
     deep = '{"uri": ' + "[" * 20_000
     lines = [
@@ -237,7 +237,7 @@ def test_a_line_longer_than_all_memory_for_lines_hides_no_other(rows, bucket, li
     assert len(keys(rows, bucket, "failed")) == 1  # the same text twice
 
 
-def test_addresses_of_a_request_that_name_no_picture_fail_alone(rows, listed, job_of):
+def test_addresses_of_a_request_that_name_no_image_fail_alone(rows, listed, job_of):
     job_of(["s3://other/a.jpg", "ftp://x", "", "s3://other/b.jpg"])
     assert listed().items == 2
     [row] = rows.sql("SELECT uri, error_detail FROM item WHERE state = 'failed'")

@@ -23,5 +23,5 @@ def test_the_list_of_models_has_the_demo_pair_and_every_hub_id(car, monkeypatch)
 def test_a_model_that_cannot_be_fetched_is_a_failure_in_words(car):
     result = car("models", "pull", "not a hub id")
     assert result.exit_code == 1
-    assert "not a hub id could not be fetched" in result.stderr
+    assert "not a hub id could not be downloaded" in result.stderr
     assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""`car segment` as a user meets it: real models (tiny, random), real files, exit codes, messages, results."""
+"""`car segment` with real models (tiny, random), real files, exit codes, messages, results."""
 
 import json
 import os
@@ -30,12 +30,12 @@ def car(tiny_clips):
 
 
 @pytest.fixture(scope="module")
-def everything(tiny_clips, pictures, tmp_path_factory):
-    """One picture with every kind of result asked for."""
-    out = tmp_path_factory.mktemp("everything")
-    places = ["--json", out / "new" / "a.json", "--masks", out / "masks"]
-    places += ["--overlay", out / "overlay.png", "--history", out / "history.png"]
-    arguments = ["segment", pictures / "alpha.png", "--labels", LABELS, "--models", tiny_clips, *places]
+def full_run(tiny_clips, pictures, tmp_path_factory):
+    """The output folder and CLI result of a run with every kind of output."""
+    out = tmp_path_factory.mktemp("full_run")
+    options = ["--json", out / "new" / "a.json", "--masks", out / "masks"]
+    options += ["--overlay", out / "overlay.png", "--history", out / "history.png"]
+    arguments = ["segment", pictures / "alpha.png", "--labels", LABELS, "--models", tiny_clips, *options]
     arguments += ["--preset", "coco", "--set", "theta=0.195", "--device", "cpu"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
@@ -50,8 +50,8 @@ def all_there(shape):
     return dict.fromkeys(shape, True)
 
 
-def test_the_json_document_has_the_fields_that_outside_programs_read(everything, pictures):
-    doc = json.loads((everything[0] / "new" / "a.json").read_text())
+def test_the_json_document_has_the_fields_that_outside_programs_read(full_run, pictures):
+    doc = json.loads((full_run[0] / "new" / "a.json").read_text())
     shape = {"path": str, "width": int, "height": int, "sha256": str}
     assert fields_of(doc["image"], shape) == all_there(shape)
     assert (doc["image"]["path"], doc["image"]["width"]) == (str(pictures / "alpha.png"), 64)
@@ -67,15 +67,15 @@ def test_the_json_document_has_the_fields_that_outside_programs_read(everything,
         assert mask["rle"]["size"] == [48, 64]
 
 
-def test_the_queries_of_a_step_are_those_the_step_before_kept(everything):
-    steps = json.loads((everything[0] / "new" / "a.json").read_text())["steps"]
+def test_the_queries_of_a_step_are_those_the_step_before_kept(full_run):
+    steps = json.loads((full_run[0] / "new" / "a.json").read_text())["steps"]
     for before, after in pairwise(steps):
-        kept = [query["label"] for query in before["queries"] if query["kept"]]
-        assert [query["label"] for query in after["queries"]] == kept
+        survivors = [query["label"] for query in before["queries"] if query["kept"]]
+        assert [query["label"] for query in after["queries"]] == survivors
 
 
-def test_mask_files_hold_the_pixels_of_the_run_lengths(everything):
-    out, _ = everything
+def test_mask_files_hold_the_pixels_of_the_run_lengths(full_run):
+    out, _ = full_run
     doc = json.loads((out / "new" / "a.json").read_text())
     index = json.loads((out / "masks" / "index.json").read_text())
     assert doc["masks"], "this recipe finds something"
@@ -86,17 +86,17 @@ def test_mask_files_hold_the_pixels_of_the_run_lengths(everything):
         np.testing.assert_array_equal(pixels == 255, decode_coco(mask["rle"]))
 
 
-def test_pictures_of_masks_and_history_are_larger_than_the_picture(everything):
-    out, _ = everything
+def test_overlay_and_history_images_are_larger_than_the_input(full_run):
+    out, _ = full_run
     for name in ("overlay.png", "history.png"):
-        with Image.open(out / name) as picture:
-            assert picture.format == "PNG"
-            assert picture.width > 64
-            assert picture.height > 48
+        with Image.open(out / name) as image:
+            assert image.format == "PNG"
+            assert image.width > 64
+            assert image.height > 48
 
 
-def test_the_table_names_every_word_its_scores_and_why_it_ended(everything):
-    out, result = everything
+def test_the_table_names_every_label_its_scores_and_why_it_ended(full_run):
+    out, result = full_run
     doc = json.loads((out / "new" / "a.json").read_text())
     for query in doc["steps"][0]["queries"]:
         assert f"{query['label']} " in result.stdout
@@ -132,7 +132,7 @@ def test_stdout_is_json_alone_where_it_is_asked_for(car, pictures):
     assert "step 1" in result.stderr
 
 
-def test_pictures_of_equal_name_get_files_of_their_own(car, pictures, tmp_path):
+def test_images_of_equal_name_get_files_of_their_own(car, pictures, tmp_path):
     other = tmp_path / "other" / "ALPHA.png"
     other.parent.mkdir()
     other.write_bytes((pictures / "alpha.png").read_bytes())
@@ -146,7 +146,7 @@ def test_pictures_of_equal_name_get_files_of_their_own(car, pictures, tmp_path):
     }
 
 
-def test_words_that_no_file_name_can_hold_get_safe_ones(car, pictures, tmp_path):
+def test_labels_that_no_file_name_can_hold_get_safe_ones(car, pictures, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text('../../etc\n{"name": "a/b", "prompts": ["thing"]}\na b\n強い犬\n', encoding="utf-8")
     result = car(pictures / "alpha.png", "--labels-file", labels, "--set", "theta=0", "--masks", tmp_path / "m")
@@ -178,7 +178,7 @@ WRONG = {
     "a SAM that is not there": (["--labels", "cat", "--sam", "nowhere/sam"], "nowhere/sam"),
     "a SAM that was never pulled": (["--labels", "cat", "--sam", "sam-vit-h"], "car models pull sam-vit-h"),
     "a SAM where the models have none": (["--labels", "cat", "--set", "sam=on"], "sam/"),
-    "no SAM and one": (["--labels", "cat", "--set", "sam=on", "--sam", "none"], "opposite"),
+    "no SAM and one": (["--labels", "cat", "--set", "sam=on", "--sam", "none"], "contradict"),
     "a device": (["--labels", "cat", "--device", "abacus"], "abacus"),
     "a JPEG overlay": (["--labels", "cat", "--overlay", "o.jpg"], "PNG"),
     "a place that cannot be": (["--labels", "cat", "--json", "/dev/null/a.json"], "/dev/null/a.json"),
@@ -188,7 +188,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_use_is_said_in_words_that_name_it(tiny_clips, pictures, arguments, named):
+def test_wrong_usage_is_named(tiny_clips, pictures, arguments, named):
     models = ["--models", str(tiny_clips)]
     result = CliRunner().invoke(app, ["segment", str(pictures / "alpha.png"), *arguments, *models])
     assert result.exit_code == 2
@@ -207,21 +207,21 @@ def test_wrong_use_is_said_in_words_that_name_it(tiny_clips, pictures, arguments
 )
 def test_models_that_are_not_there_are_named(tiny_clips, pictures, models, named, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rest = ["--labels", "cat", "--classifier-model", str(tiny_clips / "classifier"), *models]
-    result = CliRunner().invoke(app, ["segment", str(pictures / "alpha.png"), *rest])
+    options = ["--labels", "cat", "--classifier-model", str(tiny_clips / "classifier"), *models]
+    result = CliRunner().invoke(app, ["segment", str(pictures / "alpha.png"), *options])
     assert result.exit_code == 2
     assert named in result.stderr
 
 
-def test_no_pictures_at_all_is_wrong_use(car, tmp_path):
+def test_no_images_at_all_is_wrong_usage(car, tmp_path):
     result = car(tmp_path, tmp_path / "nowhere.png", "--labels", "cat")
     assert result.exit_code == 2
-    assert "no pictures" in result.stderr
+    assert "no images" in result.stderr
     assert "nowhere.png" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--overlay", "--history", "--json"])
-def test_a_picture_is_never_overwritten_by_its_own_results(car, pictures, option):
+def test_an_image_is_never_overwritten_by_its_own_results(car, pictures, option):
     before = (pictures / "alpha.png").read_bytes()
     result = car(pictures / "alpha.png", "--labels", "cat", option, pictures / "alpha.png")
     assert result.exit_code == 2
@@ -229,13 +229,13 @@ def test_a_picture_is_never_overwritten_by_its_own_results(car, pictures, option
     assert (pictures / "alpha.png").read_bytes() == before
 
 
-def test_pictures_in_the_folder_of_their_overlays_are_safe(car, pictures):
+def test_images_in_the_folder_of_their_overlays_are_safe(car, pictures):
     result = car(pictures / "alpha.png", pictures / "beta.png", "--labels", "cat", "--overlay", pictures)
     assert result.exit_code == 2
     assert "alpha.png" in result.stderr
 
 
-def test_results_of_an_earlier_run_survive_wrong_use(car, pictures, tmp_path):
+def test_results_of_an_earlier_run_survive_wrong_usage(car, pictures, tmp_path):
     (tmp_path / "a.json").write_text("precious")
     result = car(pictures / "alpha.png", "--labels", "x" * 120, "--json", tmp_path / "a.json")
     assert result.exit_code == 2
@@ -264,7 +264,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert done.stdout.strip() == "0 set()"
 
 
-def test_a_reader_that_has_had_enough_is_no_bug(tiny_clips, pictures):
+def test_a_closed_pipe_is_no_bug(tiny_clips, pictures):
     command = (
         f"{sys.executable} -c 'from cli.main import app; app()' segment {pictures / 'alpha.png'} --models {tiny_clips}"
     )

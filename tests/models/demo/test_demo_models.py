@@ -58,8 +58,8 @@ def test_any_text_is_tokenised_and_comes_back(tokenizer, text):
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
     assert ids.count(tokenizer.eos_token_id) == 1
-    said = tokenizer.decode(ids, skip_special_tokens=True)
-    assert said.replace(" ", "") == text.lower().replace(" ", "")
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    assert decoded.replace(" ", "") == text.lower().replace(" ", "")
 
 
 def test_words_of_the_world_are_single_tokens(tokenizer):
@@ -70,7 +70,7 @@ def test_the_end_token_pools_the_text_whatever_stands_behind_it(model, tokenizer
     ids = torch.tensor([tokenizer("red circle")["input_ids"]])
     padded = torch.nn.functional.pad(ids, (0, 9), value=tokenizer.eos_token_id)
     with torch.no_grad():
-        short, long = (model.text_model(input_ids=one).pooler_output for one in (ids, padded))
+        short, long = (model.text_model(input_ids=tokens).pooler_output for tokens in (ids, padded))
     assert torch.allclose(short, long, atol=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_random_masks_and_crops_are_the_same_for_the_same_seed():
     assert random_mask(np.random.default_rng(4), scene.labels).shape == scene.labels.shape
 
 
-def test_a_label_map_is_framed_as_the_classifier_frames_its_picture():
+def test_a_label_map_is_framed_as_the_classifier_frames_its_image():
     labels = np.zeros((100, 200), np.int16)
     labels[:, 50:150] = 7
     assert (framed(labels, 64) == 7).all()

@@ -1,4 +1,4 @@
-"""What the tiny SAM is shown and asked for."""
+"""Training data and losses of the tiny SAM."""
 
 import numpy as np
 import pytest
@@ -23,29 +23,29 @@ def drawn(seed: int, *, windowed: bool) -> SamSample:
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_point_lies_on_the_mask_that_is_asked_for_it(seed, windowed):
-    one = drawn(seed, windowed=windowed)
-    side = TINY.patch * one.window.side
-    assert one.pixels.shape == (3, side, side)
-    for (x, y), mask, on_object in zip(one.points.tolist(), one.masks, one.on_object, strict=True):
-        column = int((x + 0.5 - one.window.left * TINY.patch) * 4 / TINY.patch)
-        row = int((y + 0.5 - one.window.top * TINY.patch) * 4 / TINY.patch)
+    sample = drawn(seed, windowed=windowed)
+    side = TINY.patch * sample.window.side
+    assert sample.pixels.shape == (3, side, side)
+    for (x, y), mask, on_object in zip(sample.points.tolist(), sample.masks, sample.on_object, strict=True):
+        column = int((x + 0.5 - sample.window.left * TINY.patch) * 4 / TINY.patch)
+        row = int((y + 0.5 - sample.window.top * TINY.patch) * 4 / TINY.patch)
         near = mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
         assert bool(near.max() > 0) == bool(on_object)
         assert bool(mask.any()) == bool(on_object)
 
 
-def test_a_window_is_the_part_of_the_picture_that_it_says():
+def test_a_window_is_the_part_of_the_image_that_it_says():
     window = Window(top=8, left=16, side=16)
     sheet = torch.arange(TINY.grid**2).reshape(TINY.grid, TINY.grid)
-    assert torch.equal(window.of(sheet), sheet[8:24, 16:32])
+    assert torch.equal(window.from_mask(sheet), sheet[8:24, 16:32])
 
 
-def test_the_encoder_of_a_whole_picture_is_the_packages(stage):
-    one = drawn(0, windowed=False)
+def test_the_encoder_of_a_whole_image_is_the_packages(stage):
+    sample = drawn(0, windowed=False)
     with torch.no_grad():
-        theirs = stage.model.image_encoder(one.pixels[None])
-        ours = encode(stage.model, [one])
-    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.98  # ours is in bfloat16
+        official = stage.model.image_encoder(sample.pixels[None])
+        embedding = encode(stage.model, [sample])
+    assert torch.nn.functional.cosine_similarity(embedding, official, dim=1).min() > 0.98  # embedding is in bfloat16
 
 
 def a_square() -> torch.Tensor:
@@ -60,11 +60,11 @@ def logits_of(mask: torch.Tensor) -> torch.Tensor:
 
 def test_the_right_mask_costs_next_to_nothing_and_overlaps_wholly():
     masks = a_square()
-    right, nobody = logits_of(masks), torch.zeros_like(masks)
+    right, no_rivals = logits_of(masks), torch.zeros_like(masks)
     # Dice counts what is left of doubt over the whole square.
-    assert mask_loss(right, masks, nobody).max() < 0.01
+    assert mask_loss(right, masks, no_rivals).max() < 0.01
     assert (overlap(right, masks) == 1).all()
-    assert (mask_loss(-right, masks, nobody) > 1).all()
+    assert (mask_loss(-right, masks, no_rivals) > 1).all()
     assert (overlap(-right, masks) == 0).all()
 
 
@@ -80,10 +80,10 @@ def test_a_half_covered_rim_is_asked_for_where_it_lies_but_decided():
     """The stability score is of logits between -1 and 1: few may lie there."""
     masks = a_square()
     masks[0, 8:20, 20] = 0.3
-    nobody = torch.zeros_like(masks)
+    no_rivals = torch.zeros_like(masks)
     decided, doubting = logits_of(masks), logits_of(masks)
     doubting[..., 20] = torch.logit(torch.tensor(0.3))
-    assert (mask_loss(decided, masks, nobody) < mask_loss(doubting, masks, nobody)).all()
+    assert (mask_loss(decided, masks, no_rivals) < mask_loss(doubting, masks, no_rivals)).all()
 
 
 def test_contacts_are_where_another_object_is_near():
@@ -98,20 +98,20 @@ def test_contacts_are_where_another_object_is_near():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rivals_are_other_objects(seed):
-    one = drawn(seed, windowed=False)
-    both = one.masks + one.rivals
+    sample = drawn(seed, windowed=False)
+    both = sample.masks + sample.rivals
     assert both.max() <= 1 + 1e-5
-    on_ground = ~one.on_object
-    assert torch.equal(both[on_ground], one.rivals[on_ground])
+    on_ground = ~sample.on_object
+    assert torch.equal(both[on_ground], sample.rivals[on_ground])
 
 
 def test_a_scene_without_objects_asks_for_no_mask():
     rng = np.random.default_rng(0)
     scene = draw_scene(rng)
     scene.labels[:] = 0
-    one = make_sample(rng, scene, windowed=True)
-    assert not one.on_object.any()
-    assert not one.masks.any()
+    sample = make_sample(rng, scene, windowed=True)
+    assert not sample.on_object.any()
+    assert not sample.masks.any()
 
 
 def test_a_step_has_a_finite_loss_with_a_gradient(stage):

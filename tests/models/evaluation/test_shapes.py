@@ -48,7 +48,7 @@ def test_a_segmenter_that_is_always_right_scores_one(scenes):
     result = evaluate(Oracle(scenes), scenes, preset("demo"))
     assert result.scenes == 4
     assert (result.miou, result.boundary_f, result.precision, result.recall) == (1, 1, 1, 1)
-    assert {one.name for one in result.per_class} == {"background", *(word for s in scenes for word in s.words)}
+    assert {row.name for row in result.per_class} == {"background", *(word for s in scenes for word in s.words)}
 
 
 def test_what_the_recurrence_gains_shows_in_the_one_step_figure(scenes):
@@ -59,7 +59,7 @@ def test_what_the_recurrence_gains_shows_in_the_one_step_figure(scenes):
 def test_the_one_step_figure_can_be_left_out(scenes):
     result = evaluate(Oracle(scenes), scenes, preset("demo"), one_step=False)
     assert result.miou_one_step is None
-    assert all(one.iou_one_step is None for one in result.per_class)
+    assert all(row.iou_one_step is None for row in result.per_class)
 
 
 def test_progress_counts_scenes(scenes):
@@ -91,13 +91,15 @@ class Smudged(Oracle):
 
 @dataclass(frozen=True)
 class _Smudged:
-    found: Segmentation
+    segmentation: Segmentation
     regions: tuple[int, ...] = (1,)
 
     def finish(self):
         if self.regions:
-            return replace(self.found, masks=tuple(replace(m, source=MaskSource.SAM) for m in self.found.masks))
-        return replace(self.found, masks=tuple(map(_without_rim, self.found.masks)))
+            return replace(
+                self.segmentation, masks=tuple(replace(m, source=MaskSource.SAM) for m in self.segmentation.masks)
+            )
+        return replace(self.segmentation, masks=tuple(map(_without_rim, self.segmentation.masks)))
 
 
 def _without_rim(mask):

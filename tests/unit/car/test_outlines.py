@@ -8,8 +8,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw
 from shapely import Polygon, contains_xy, get_coordinates, union_all
 
-from car.connected_components import remove_small_components, select_by_prompt
+from car.connected_components import remove_small_components
 from car.label_studio.prompts import SpatialPrompt
+from car.label_studio.regions import select_by_prompt
 from car.polygons import MIN_POLYGON_IOU, iou, is_simple_polygon, mask_to_polygons, outline, polygons_to_mask
 from evaluation.synthetic_images import blobs
 

@@ -11,13 +11,13 @@ from car.vocabulary import Label, Vocabulary, background_words, parse_labels, pa
 
 
 def test_labels_keep_their_order_and_stand_for_themselves() -> None:
-    vocabulary = Vocabulary.of(["rusty bolt", "pepsi can"])
+    vocabulary = Vocabulary.from_words(["rusty bolt", "pepsi can"])
     assert vocabulary.names == ("rusty bolt", "pepsi can")
     assert vocabulary.labels[0].prompts == ("rusty bolt",)
 
 
 def test_a_label_may_have_several_prompts() -> None:
-    label = Vocabulary.of([{"name": "car", "prompts": ["car", "automobile"]}]).labels[0]
+    label = Vocabulary.from_words([{"name": "car", "prompts": ["car", "automobile"]}]).labels[0]
     assert label == Label("car", ("car", "automobile"))
     assert label.text == "car | automobile"
 
@@ -42,7 +42,7 @@ def test_the_groups_of_the_papers_ablation_can_be_joined() -> None:
 
 
 def test_referring_expressions_have_no_classifier_templates() -> None:
-    assert Vocabulary.of(["the left dog"], mode=Mode.REFER).classifier_templates == ()
+    assert Vocabulary.from_words(["the left dog"], mode=Mode.REFER).classifier_templates == ()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_referring_expressions_have_no_classifier_templates() -> None:
     [
         ([], "the vocabulary is empty"),
         (["cat", "dog", "cat"], "label 'cat' occurs twice"),
-        (["cat", "Cat"], "label 'Cat' occurs twice, as 'cat' too: CLIP does not see upper case"),
+        (["cat", "Cat"], "label 'Cat' occurs twice, also as 'cat': CLIP ignores case"),
         (["cat", "  "], r"label '  ' is empty"),
         (["x" * 201], "has 201 characters, at most 200"),
         (["a\tb\x07"], "control character"),
@@ -64,11 +64,11 @@ def test_referring_expressions_have_no_classifier_templates() -> None:
 )
 def test_a_word_that_cannot_be_used_is_named(labels: list[object], says: str) -> None:
     with pytest.raises(VocabularyError, match=says):
-        Vocabulary.of(labels)  # type: ignore[arg-type]
+        Vocabulary.from_words(labels)  # type: ignore[arg-type]
 
 
 def test_2000_labels_are_allowed() -> None:
-    assert len(Vocabulary.of([f"word {i}" for i in range(2000)]).labels) == 2000
+    assert len(Vocabulary.from_words([f"word {i}" for i in range(2000)]).labels) == 2000
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}"])
@@ -79,7 +79,7 @@ def test_a_template_holds_the_word_once(template: str) -> None:
 
 def test_an_unknown_background_list_is_answered_with_the_known_ones() -> None:
     with pytest.raises(VocabularyError, match="known lists: shipped, terrestrial"):
-        Vocabulary.of(["cat"], background="heavenly")
+        Vocabulary.from_words(["cat"], background="heavenly")
 
 
 def test_a_comma_separates_labels_and_a_line_may_hold_one() -> None:
@@ -107,9 +107,9 @@ WORDS = st.lists(
 
 @given(WORDS)
 def test_the_digest_sees_words_and_order(words: list[str]) -> None:
-    vocabulary = Vocabulary.of(words)
-    assert Vocabulary.of(list(words)).digest == vocabulary.digest
-    assert Vocabulary.of([*words, "one more word"]).digest != vocabulary.digest
+    vocabulary = Vocabulary.from_words(words)
+    assert Vocabulary.from_words(list(words)).digest == vocabulary.digest
+    assert Vocabulary.from_words([*words, "one more word"]).digest != vocabulary.digest
     if len(words) > 1:
-        assert Vocabulary.of(words[::-1]).digest != vocabulary.digest
-    assert Vocabulary.of(words, background="none").digest != vocabulary.digest
+        assert Vocabulary.from_words(words[::-1]).digest != vocabulary.digest
+    assert Vocabulary.from_words(words, background="none").digest != vocabulary.digest

@@ -1,4 +1,4 @@
-"""`car` and `car recipes`: what they list, and what they say where something is missing."""
+"""`car` and `car recipes`: what they list, and their errors."""
 
 from dataclasses import fields
 
@@ -32,8 +32,8 @@ def test_the_list_of_recipes_has_every_preset(car):
 
 
 def test_a_recipe_shows_every_key_that_can_be_set(car):
-    shown = {line.split()[0] for line in car("recipes", "show", "coco").stdout.splitlines()}
-    assert shown >= {key_of(one.name) for one in fields(Recipe)} - {"preset"} | {"arithmetic"}
+    keys = {line.split()[0] for line in car("recipes", "show", "coco").stdout.splitlines()}
+    assert keys >= {key_of(field.name) for field in fields(Recipe)} - {"preset"} | {"arithmetic"}
 
 
 def test_an_unknown_recipe_is_named(car):

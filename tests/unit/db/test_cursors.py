@@ -27,9 +27,9 @@ def packed(document):
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
 
 
-def marked(*keys, of="jobs"):
+def marked(*keys, list_name="jobs"):
     """As a stranger would make one who has read the code."""
-    mark = json.loads(base64.urlsafe_b64decode(Cursor(of).write("x") + "=="))[0]
+    mark = json.loads(base64.urlsafe_b64decode(Cursor(list_name).write("x") + "=="))[0]
     return packed([mark, *keys])
 
 
@@ -48,7 +48,7 @@ def test_ids_and_numbers_are_read_as_such():
 
 
 def test_a_cursor_of_another_list_or_filter_is_refused():
-    with pytest.raises(CursorInvalidError, match="another list or other filters; begin without one"):
+    with pytest.raises(CursorInvalidError, match="another list or to other filters; start without a cursor"):
         Cursor("results label=cat").read(Cursor("results label=dog").write(7))
 
 
@@ -73,10 +73,10 @@ def test_a_key_of_another_kind_is_refused(key):
 
 def refused_or(read, cursor, kind):
     try:
-        found = read(cursor)
+        actual = read(cursor)
     except CursorInvalidError:
         return
-    assert isinstance(found, kind)
+    assert isinstance(actual, kind)
 
 
 @given(st.one_of(st.text(), st.text(st.characters(codec="ascii")), ANYTHING.map(packed), ANYTHING.map(marked)))

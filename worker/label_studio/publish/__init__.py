@@ -1,4 +1,4 @@
-"""Results to Label Studio: each is rendered into a prediction, and reaches it once."""
+"""Send results to Label Studio: each is rendered into a prediction and stored there once."""
 
 from worker.label_studio.publish.publisher import Publisher, PublishStats
 

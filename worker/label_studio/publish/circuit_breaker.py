@@ -1,4 +1,4 @@
-"""Whether Label Studio is worth asking now: where it is away or refuses the token, one row finds out for all."""
+"""Circuit breaker: while Label Studio is away or refuses the token, only single rows test it."""
 
 import threading
 import time
@@ -8,48 +8,47 @@ import structlog
 
 from worker.label_studio.errors import LabelStudioBusyError, LabelStudioError
 
-_PATIENCE = 3
-"""Failures one after the other before all wait: a single row that breaks Label Studio, or a proxy, stops no other."""
-_FIRST, _LONGEST = 5.0, 300.0
-_REFUSED = 60.0
-"""The first wait where somebody has to change something."""
+_THRESHOLD = 3
+"""Consecutive retryable failures that open the breaker: a single row that makes Label Studio fail must not."""
+_FIRST_WAIT, _MAX_WAIT = 5.0, 300.0
+_FIRST_REFUSED_WAIT = 60.0
+"""Seconds, if a person has to change something first."""
 
 
 class CircuitBreaker:
-    """Open at first. What has happened is remembered from one publish to the next, and said once."""
+    """Closed at first. The state outlives a publish task; each change is logged once."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._until = 0.0
-        self._failures = 0
-        self._shut = 0
-        """Times it was shut since something last went well."""
-        self._said: str | None = None
+        self._open_until = 0.0
+        self._failure_count = 0
+        self._open_count = 0
+        """Times it opened since the last success."""
+        self._logged_code: str | None = None
 
     @property
     def is_closed(self) -> bool:
-        return self._now() >= self._until
+        return self._now() >= self._open_until
 
     def record_success(self) -> None:
-        """Label Studio answered as it should."""
         with self._lock:
-            if self._said is not None:
-                structlog.get_logger().info("label_studio_answers_again", after=self._said)
-            self._failures, self._shut, self._said = 0, 0, None
+            if self._logged_code is not None:
+                structlog.get_logger().info("label_studio_sending_resumed", after=self._logged_code)
+            self._failure_count, self._open_count, self._logged_code = 0, 0, None
 
     def record_failure(self, error: LabelStudioError) -> None:
-        """It did not, for this row."""
         with self._lock:
-            self._failures += 1
-            if error.retryable and not isinstance(error, LabelStudioBusyError) and self._failures < _PATIENCE:
+            self._failure_count += 1
+            requested_wait = error.wait if isinstance(error, LabelStudioBusyError) else None
+            if error.retryable and requested_wait is None and self._failure_count < _THRESHOLD:
                 return
-            if self._now() < self._until:  # of the same trouble as another row that was under way
+            if not self.is_closed:  # opened by another row that was under way at the same time
                 return
-            first = _FIRST if error.retryable else _REFUSED
-            asked = error.wait if isinstance(error, LabelStudioBusyError) else 0.0
-            self._until = self._now() + max(min(first * 2**self._shut, _LONGEST), asked)
-            self._shut += 1
-            if self._said != error.code:
-                self._said = error.code
+            first_wait = _FIRST_WAIT if error.retryable else _FIRST_REFUSED_WAIT
+            wait = min(first_wait * 2**self._open_count, _MAX_WAIT)
+            self._open_until = self._now() + max(wait, requested_wait or 0.0)
+            self._open_count += 1
+            if self._logged_code != error.code:
+                self._logged_code = error.code
                 structlog.get_logger().error("label_studio_sending_stopped", code=error.code, reason=str(error))

@@ -1,6 +1,6 @@
-"""One prediction into Label Studio, which stores one more at every POST: looked for before it is sent again.
+"""Store one prediction in Label Studio exactly once, although each POST creates another.
 
-Whoever finds several of a version keeps the oldest, so that all who look decide alike (docs/decisions/0008).
+Of several predictions of a version, every worker keeps the oldest (docs/decisions/0008).
 """
 
 from collections.abc import Callable
@@ -12,47 +12,46 @@ from worker.label_studio.errors import TaskNotFoundError
 
 
 class LeaseExpiringError(CarError):
-    """Too little of the lease is left for a POST to end within it; nothing was sent."""
+    """The lease ends before a POST could; nothing was sent."""
 
     code = "lease_ending"
     retryable = True
 
 
 def send_prediction(client: LabelStudio, row: OutboxRow, document: str, *, in_time: Callable[[], bool]) -> int:
-    """Label Studio's id of the row's one prediction. `in_time` is asked right before anything is sent.
+    """Return Label Studio's id of the row's one prediction. `in_time` is called right before the POST.
 
     Raises:
-        LabelStudioError: see there; after OutcomeUncertain it may be stored all the same.
-        LeaseEnding: nothing was sent.
+        LabelStudioError: after OutcomeUncertainError the prediction may have been stored.
+        LeaseExpiringError: nothing was sent.
 
     """
     if row.replaces is not None:
         client.delete_prediction(row.replaces)
-    again = row.attempt > 1
-    if again and (known := deduplicate(client, row, but=row.replaces)) is not None:
-        return known
+    is_retry = row.attempt > 1
+    if is_retry and (stored_id := deduplicate(client, row, ignore=row.replaces)) is not None:
+        return stored_id
     if not in_time():
-        raise LeaseExpiringError("the worker was too slow; another attempt follows")
+        raise LeaseExpiringError("the lease ends too soon; the row is sent by another attempt")
     stored = client.create_prediction(row.ls_task_id, document)
-    if stored.project not in (None, row.ls_project_id):
-        # Label Studio was set up anew, and its numbers are of other things.
-        client.delete_prediction(stored.number)
+    if stored.ls_project_id not in (None, row.ls_project_id):
+        # Label Studio was installed anew and uses the same ids for other tasks.
+        client.delete_prediction(stored.id)
         raise TaskNotFoundError(
-            f"task {row.ls_task_id} is of project {stored.project}, not of {row.ls_project_id}, in Label Studio now"
+            f"task {row.ls_task_id} now belongs to project {stored.ls_project_id}, not {row.ls_project_id}"
         )
-    # An earlier POST that nobody waited for may have been stored since it was looked for.
-    return (deduplicate(client, row, but=row.replaces) if again else None) or stored.number
+    # Label Studio may have stored an earlier, unanswered POST since the check above.
+    return (deduplicate(client, row, ignore=row.replaces) if is_retry else None) or stored.id
 
 
-def deduplicate(client: LabelStudio, row: OutboxRow | DuplicateCheck, *, but: int | None = None) -> int | None:
-    """The oldest of our version, once it is the only one. `but` does not count, and stays.
+def deduplicate(client: LabelStudio, row: OutboxRow | DuplicateCheck, *, ignore: int | None = None) -> int | None:
+    """Delete all but the oldest prediction of the row's version, and return its id. Raises: LabelStudioError.
 
-    Raises:
-        LabelStudioError: see there.
-
+    The prediction `ignore` is neither counted nor deleted.
     """
     stored = client.predictions(project=row.ls_project_id, task=row.ls_task_id)
-    ours = [one.number for one in stored if one.model_version == row.model_version and one.number != but]
-    for double in ours[1:]:
-        client.delete_prediction(double)
-    return ours[0] if ours else None
+    ids = [prediction.id for prediction in stored if prediction.model_version == row.model_version]
+    ids = [prediction_id for prediction_id in ids if prediction_id != ignore]
+    for duplicate in ids[1:]:
+        client.delete_prediction(duplicate)
+    return ids[0] if ids else None

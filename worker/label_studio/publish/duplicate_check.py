@@ -1,4 +1,4 @@
-"""What was sent under doubt is looked for again: one prediction of it is left in Label Studio, however late another."""
+"""Check sent predictions again whose POST was uncertain: one stays in Label Studio, however late another is stored."""
 
 import time
 from collections.abc import Callable
@@ -14,38 +14,42 @@ from worker.label_studio.errors import ProjectNotFoundError, TaskNotFoundError
 from worker.label_studio.publish.circuit_breaker import CircuitBreaker
 from worker.label_studio.publish.delivery import deduplicate
 
-_AT_ONCE = 16
+_BATCH = 16
 
 
-def run(engine: Engine, client: LabelStudio, gate: CircuitBreaker, *, stop: Callable[[], bool], until: float) -> bool:
-    """All that are due, one after the other: they are few. Whether the time was over before they were.
+def run(
+    engine: Engine, client: LabelStudio, breaker: CircuitBreaker, *, stop: Callable[[], bool], until: float
+) -> bool:
+    """Run the due checks one by one; return whether `until` came before their end.
 
     Raises:
-        DatabaseUnreachableError: the next look makes up for what was in hand.
+        DatabaseUnreachableError: claimed checks are due again later.
 
     """
-    while gate.is_closed and not stop():
+    while breaker.is_closed and not stop():
         if time.monotonic() > until:
             return True
         with transaction(engine) as session:
-            due = outbox.claim_checks(session, client.url, limit=_AT_ONCE)
-        if not due:
+            checks = outbox.claim_checks(session, client.url, limit=_BATCH)
+        if not checks:
             break
-        for one in due:
-            _look(engine, client, gate, one)
+        for check in checks:
+            _run(engine, client, breaker, check)
     return False
 
 
-def _look(engine: Engine, client: LabelStudio, gate: CircuitBreaker, one: DuplicateCheck) -> None:
+def _run(engine: Engine, client: LabelStudio, breaker: CircuitBreaker, check: DuplicateCheck) -> None:
     try:
-        found = deduplicate(client, one)
+        oldest = deduplicate(client, check)
     except (TaskNotFoundError, ProjectNotFoundError):
-        return  # nothing is left to be there twice
+        return  # deleted with all its predictions
     except LabelStudioError as error:
-        gate.record_failure(error)
-        structlog.get_logger().warning("second_look_failed", task=one.ls_task_id, code=error.code, reason=str(error))
+        breaker.record_failure(error)
+        structlog.get_logger().warning(
+            "duplicate_check_failed", task=check.ls_task_id, code=error.code, reason=str(error)
+        )
         return
-    gate.record_success()
-    if found not in (None, one.ls_prediction_id):
+    breaker.record_success()
+    if oldest not in (None, check.ls_prediction_id):
         with transaction(engine) as session:
-            outbox.keep_oldest(session, one, found)
+            outbox.keep_oldest(session, check, oldest)

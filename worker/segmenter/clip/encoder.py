@@ -1,4 +1,4 @@
-"""CLIP's two towers over transformers' CLIPModel: text embeddings, image tokens up to a block, attention maps."""
+"""CLIP's two towers over transformers' CLIPModel: text embeddings, image tokens of any block, attention maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,22 +9,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from car.errors import VocabularyError
-from worker.segmenter.clip.last_block import LastBlock
+from worker.segmenter.clip.last_block import QUICK_GELU, LastBlock
 
 CONTEXT = 77
 """Tokens that CLIP's text tower reads."""
-_TEXTS_AT_ONCE = 256
-_POSITIONS_STEP = 4
-_QUICK_GELU = 1.702
+_TEXT_BATCH_SIZE = 256
+_CONTEXT_STEP = 4
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Encoder:
-    """One CLIP model, of any patch size and depth, in the precision in which it is given.
+    """A CLIP model of any patch size, depth and precision.
 
-    The towers are walked block by block because CaR needs what a forward pass does not return: tokens before the last
-    block, its ln_1 activation, head-averaged attention maps. Nothing is kept between calls.
+    It runs the image tower block by block because CaR needs what a forward pass does not return: tokens before the last
+    block, its ln_1 activation, head-averaged attention maps. It keeps no state between calls.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transformers publishes no types
@@ -49,10 +48,10 @@ class Encoder:
         return self._model.visual_projection.weight.dtype  # type: ignore[no-any-return]
 
     def round_blocks(self, dtype: torch.dtype) -> None:
-        """From now on multiply in this precision in the image tower's blocks, and there alone.
+        """Convert the matrices of the image tower's blocks, and nothing else, to this precision.
 
-        These matrices are nearly all of a picture's time. Tokens between blocks, norms, softmax, projection and texts
-        keep theirs, which leaves a fifth of the error of a whole model in bfloat16.
+        They take nearly all of an image's time. Tokens between blocks, norms, softmax, projection and texts keep their
+        precision, which leaves a fifth of the error of a whole model in bfloat16.
         """
         for layer in self._model.vision_model.encoder.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -62,58 +61,56 @@ class Encoder:
     # Text
 
     def tokens(self, texts: Sequence[str]) -> Int[Tensor, "n 77"]:
-        """Token ids, padded to CLIP's context.
+        """Return token ids, padded to CLIP's context.
 
         Raises:
-            VocabularyError: a text of more tokens than CLIP reads; the message names it.
+            VocabularyError: a text has more tokens than CLIP reads; the message names it.
 
         """
         ids = self._tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
         for text, row in zip(texts, ids, strict=True):
             if len(row) > CONTEXT:
                 raise VocabularyError(
-                    f"{text!r} is {len(row)} tokens long; CLIP reads {CONTEXT}, start and end included: shorten it"
+                    f"{text!r} has {len(row)} tokens, but CLIP reads {CONTEXT}, start and end included: shorten it"
                 )
-        # What stands behind the end token is never read: the text tower looks back only.
-        padded = torch.full((len(ids), CONTEXT), int(self._tokenizer.eos_token_id), dtype=torch.long)
-        for i, row in enumerate(ids):
-            padded[i, : len(row)] = torch.tensor(row)
-        return padded.to(self.device)
+        # The padding is never read, because the text tower attends to earlier tokens only.
+        padding = [int(self._tokenizer.eos_token_id)] * CONTEXT
+        return torch.tensor([(row + padding)[:CONTEXT] for row in ids], dtype=torch.long).to(self.device)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str], *, context: int | None = None) -> Float[Tensor, "n d"]:
-        """Embeddings of length 1, float32.
+        """Return embeddings of length 1, float32.
 
-        The tower looks back only, so positions behind the end token change nothing. It computes `context` of them, or
-        no more than the longest text needs, in steps of a few so that a text's company seldom changes the shape.
+        Positions behind the end token change nothing, so the tower computes `context` positions or, by default, as many
+        as the longest text needs, rounded up so that the other texts seldom change the shape.
         """
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         tokens = self.tokens(texts)
         if context is None:
             longest = 1 + int((tokens == int(self._tokenizer.eos_token_id)).int().argmax(1).max())
-            context = min(CONTEXT, -(-longest // _POSITIONS_STEP) * _POSITIONS_STEP)
+            context = min(CONTEXT, -(-longest // _CONTEXT_STEP) * _CONTEXT_STEP)
         tokens = tokens[:, :context]
         parts = []
-        for chunk in torch.split(tokens, _TEXTS_AT_ONCE):
-            pooled = self._model.text_model(input_ids=chunk).pooler_output
-            parts.append(_unit(self._model.text_projection(pooled).float()))
+        for batch in torch.split(tokens, _TEXT_BATCH_SIZE):
+            pooled = self._model.text_model(input_ids=batch).pooler_output
+            parts.append(functional.normalize(self._model.text_projection(pooled).float(), dim=-1))
         return torch.cat(parts)
 
     # Image
 
     def normalise(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """RGB bytes to CLIP's input: 0..1, then its own mean and deviation."""
+        """Turn RGB bytes into CLIP's input: scaled to 0..1, then standardised with its mean and deviation."""
         floats = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(_STD, device=self.device).view(1, 3, 1, 1)
         return ((floats - mean) / std).to(self.dtype)
 
     def embed(self, images: Float[Tensor, "b 3 h w"], *, round_positions: bool) -> Float[Tensor, "b t c"]:
-        """Tokens that enter block 1: class token first, then patches row by row.
+        """Return the tokens that enter the first block: class token first, then patches row by row.
 
-        The grid of positions is resized bilinearly to the picture's (official clip wrapper), and rounded to float16
-        where asked, which the official code does on every device.
+        The grid of positions is resized bilinearly to the image's (official clip wrapper). `round_positions` rounds
+        them to float16, as the official code does on every device.
         """
         vision = self._model.vision_model
         patches = vision.embeddings.patch_embedding(images)
@@ -135,8 +132,9 @@ class Encoder:
     def blocks(
         self, tokens: Float[Tensor, "b t c"], start: int, stop: int, *, attention_from: int
     ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t t"]]:
-        """Tokens after blocks `start`..`stop`-1 (counted from 0), and the sum of the head-averaged attention maps of
-        the blocks from `attention_from` on, float32 (zero where there are none).
+        """Return the tokens after blocks `start`..`stop`-1 (from 0), and a sum of attention maps, float32.
+
+        It adds the head-averaged maps of the blocks from `attention_from` on, and is zero if there are none.
         """
         total = torch.zeros(1, 1, 1, device=tokens.device).expand(len(tokens), tokens.shape[1], tokens.shape[1])
         for index in range(start, stop):
@@ -146,15 +144,15 @@ class Encoder:
         return tokens, total
 
     def ln_1(self, tokens: Float[Tensor, "b t c"], index: int) -> Float[Tensor, "b t c"]:
-        """The normalised tokens that a block's attention reads: A of the GradCAM, where the block is the last."""
+        """Return the normalised tokens that a block's attention reads: A of the GradCAM if the block is the last."""
         return self._layer(index).layer_norm1(tokens)  # type: ignore[no-any-return]
 
     def block(
         self, tokens: Float[Tensor, "b t c"], normed: Float[Tensor, "b t c"], index: int, *, attention: bool
     ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b t t"] | None]:
-        """One residual block; `normed` is `ln_1(tokens)`, taken apart so that gradients may stop there.
+        """Run one residual block; `normed` is `ln_1(tokens)`, a parameter so that gradients can stop there.
 
-        The second value is the attention map averaged over heads, float32, where asked.
+        The second value is the attention map averaged over heads, float32, or None.
         """
         layer = self._layer(index)
         attended, weights = _attend(layer.self_attn, normed, attention=attention)
@@ -162,33 +160,31 @@ class Encoder:
         return tokens + self._mlp(layer, tokens), weights
 
     def class_token(self, tokens: Float[Tensor, "b t c"], index: int) -> Float[Tensor, "b c"]:
-        """The class token after a block, for a sixth of the block's work: the others lend keys and values alone."""
+        """Return the class token after a block, for a sixth of its work: other tokens need keys and values only."""
         layer = self._layer(index)
         attended, _ = _attend(layer.self_attn, self.ln_1(tokens, index), attention=False, queries=1)
         first = tokens[:, :1] + attended
         return (first + self._mlp(layer, first))[:, 0]
 
     def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
-        """One picture's last block with its gradients, from the tokens that enter it."""
-        vision = self._model.vision_model
-        return LastBlock(self._layer(self.depth - 1), vision.post_layernorm, self._model.visual_projection, tokens)
+        """Return the last block of one image from the tokens that enter it."""
+        return LastBlock(self._model, tokens)
 
     def project(self, tokens: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
-        """ln_post, then the projection into the space of texts."""
+        """Apply ln_post and the projection into the text space."""
         return self._model.visual_projection(self._model.vision_model.post_layernorm(tokens))  # type: ignore[no-any-return]
 
     def project_mean(self, tokens: Float[Tensor, "b p c"]) -> Float[Tensor, "b d"]:
-        """Embedding of length 1, float32, of the mean over tokens after ln_post."""
+        """Return the embedding of length 1, float32, of the mean over tokens after ln_post."""
         mean = self._model.vision_model.post_layernorm(tokens).mean(1)
-        return _unit(self._model.visual_projection(mean).float())
+        return functional.normalize(self._model.visual_projection(mean).float(), dim=-1)
 
     def _mlp(self, layer: Any, tokens: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:  # noqa: ANN401
         hidden = _linear(layer.mlp.fc1, layer.layer_norm2(tokens))
         if not self._quick or torch.is_grad_enabled():
             return _linear(layer.mlp.fc2, layer.mlp.activation_fn(hidden))
-        # In place: fresh memory for what is four times as wide as the tokens takes a CPU longer than the arithmetic.
-        gate = (_QUICK_GELU * hidden).sigmoid_()
-        return _linear(layer.mlp.fc2, hidden.mul_(gate))
+        # In place: on a CPU allocating four times the size of the tokens takes longer than the arithmetic.
+        return _linear(layer.mlp.fc2, hidden.mul_((QUICK_GELU * hidden).sigmoid_()))
 
     def _layer(self, index: int) -> Any:  # noqa: ANN401 - transformers publishes no types
         return self._model.vision_model.encoder.layers[index]
@@ -201,18 +197,15 @@ def _attend(
     attention: bool,
     queries: int | None = None,
 ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q t"] | None]:
-    """What the first `queries` tokens (none: all) gather from all tokens."""
+    """Attend from the first `queries` tokens (None: all) to all tokens."""
     b, _, c = normed.shape
 
     def heads(projected: Tensor) -> Tensor:
         return projected.view(b, projected.shape[1], layer.num_heads, -1).transpose(1, 2)
 
     normed = normed.to(layer.q_proj.weight.dtype)
-    q, k, v = (
-        heads(_linear(layer.q_proj, normed[:, :queries])),
-        heads(_linear(layer.k_proj, normed)),
-        heads(_linear(layer.v_proj, normed)),
-    )
+    q = heads(_linear(layer.q_proj, normed[:, :queries]))
+    k, v = heads(_linear(layer.k_proj, normed)), heads(_linear(layer.v_proj, normed))
     if not attention:
         out = functional.scaled_dot_product_attention(q, k, v)
         return _linear(layer.out_proj, out.transpose(1, 2).reshape(b, -1, c)), None
@@ -223,7 +216,3 @@ def _attend(
 
 def _linear(layer: Any, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b t o"]:  # noqa: ANN401
     return functional.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
-
-
-def _unit(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-    return functional.normalize(x, dim=-1)

@@ -1,15 +1,15 @@
 """The last block of f with its backward pass written out, for the one gradient that GradCAM needs.
 
-What is wanted of a text t is g = mean over patches of d<z, t>/dA: one vector, not a gradient a token. Two things follow
-from that, which automatic differentiation cannot know:
+GradCAM needs g = mean over patches of d<z, t>/dA of a text t: one vector, not a gradient per token. Automatic
+differentiation cannot use what follows from that:
 
-- z reads the mean of ln_post over patches, so every patch gets the same cotangent, and the way back through ln_post and
-  the MLP's second matrix splits into a part of the text and a part of the picture that all texts share.
+- z reads the mean of ln_post over patches, so every patch gets the same cotangent, and the backward pass through
+  ln_post and the MLP's second matrix splits into a part of the text and a part of the image that all texts share.
 - Rows of an attention map sum to 1, so the sums over tokens of the gradients to queries, keys and values need one
-  product with the attention map, and the three projections are passed by one vector each.
+  product with the attention map, and one vector goes through each of the three projections.
 
-A text costs 6 products of (tokens x width) by (width x width) in place of 17. All is float32, or the model's own
-precision where that is higher.
+A text costs 6 products of (tokens x width) by (width x width) instead of 17. All is float32, or the model's own
+precision if that is higher.
 """
 
 from dataclasses import dataclass
@@ -20,69 +20,63 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-_GELU = 1.702
+QUICK_GELU = 1.702
 """Slope of CLIP's quick GELU, x sigmoid(1.702 x)."""
-_TEXTS_AT_ONCE = 16
+_TEXT_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Norm:
-    """Rows of a layer norm's input, centred and scaled to deviation 1, with what its backward pass needs."""
+    """A layer norm applied to rows, with what its backward pass needs."""
 
     rows: Float[Tensor, "t c"]
+    """The input, centred and scaled to deviation 1."""
     inverse: Float[Tensor, "t 1"]
     """1 / deviation."""
     weight: Float[Tensor, " c"]
     bias: Float[Tensor, " c"]
 
     @classmethod
-    def of(cls, layer: Any, x: Float[Tensor, "t c"]) -> "Norm":  # noqa: ANN401 - transformers publishes no types
+    def from_layer(cls, layer: Any, x: Float[Tensor, "t c"]) -> "Norm":  # noqa: ANN401 - transformers publishes no types
         centred = x - x.mean(-1, keepdim=True)
         inverse = (centred.square().mean(-1, keepdim=True) + layer.eps).rsqrt()
         return cls(centred * inverse, inverse, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
     @property
-    def out(self) -> Float[Tensor, "t c"]:
+    def output(self) -> Float[Tensor, "t c"]:
         return torch.addcmul(self.bias, self.rows, self.weight)
 
-    def back(self, cotangent: Float[Tensor, "t c"]) -> Float[Tensor, "t c"]:
+    def backward(self, cotangent: Float[Tensor, "t c"]) -> Float[Tensor, "t c"]:
         scaled = cotangent * self.weight
         along = (scaled * self.rows).mean(-1, keepdim=True)
         return (scaled - scaled.mean(-1, keepdim=True) - self.rows * along) * self.inverse
 
 
 class LastBlock:
-    """One picture at the last block: z, the attention map, and g of any texts."""
+    """The last block applied to one image: z, the attention map, and g of any texts."""
 
-    def __init__(
-        self,
-        layer: Any,  # noqa: ANN401 - transformers publishes no types
-        post: Any,  # noqa: ANN401
-        projection: Any,  # noqa: ANN401
-        tokens: Float[Tensor, "t c"],
-    ) -> None:
-        """`layer` is the block, `post` ln_post, `projection` the matrix into the space of texts; `tokens` enter the
-        block, class token first.
-        """
+    def __init__(self, model: Any, tokens: Float[Tensor, "t c"]) -> None:  # noqa: ANN401 - transformers publishes no types
+        """`model` is a transformers CLIPModel; `tokens` enter its last block, class token first."""
         x = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        layer = model.vision_model.encoder.layers[-1]
         self._layer, self._dtype = layer, x.dtype
-        self.a = Norm.of(layer.layer_norm1, x).out
+        self.a = Norm.from_layer(layer.layer_norm1, x).output
         """ln_1 of the tokens."""
         self._attend()
-        y = x + self._linear(layer.self_attn.out_proj, self._merge(self._o))
-        self._ln_2 = Norm.of(layer.layer_norm2, y)
-        hidden = self._linear(layer.mlp.fc1, self._ln_2.out)
-        gate = torch.sigmoid(_GELU * hidden)
-        out = y + self._linear(layer.mlp.fc2, hidden * gate)
-        self._slope = gate * (1 + _GELU * hidden * (1 - gate))
+        y = x + self._linear(layer.self_attn.out_proj, self._o.transpose(0, 1).flatten(1))
+        self._ln_2 = Norm.from_layer(layer.layer_norm2, y)
+        hidden = self._linear(layer.mlp.fc1, self._ln_2.output)
+        passed = torch.sigmoid(QUICK_GELU * hidden)
+        out = y + self._linear(layer.mlp.fc2, hidden * passed)
+        self._slope = passed * (1 + QUICK_GELU * hidden * (1 - passed))
         self._slope[0] = 0  # the class token is not read
-        self._ln_post = Norm.of(post, out)
-        self._projection = projection.weight.to(x.dtype)
-        mean = self._ln_post.out[1:].mean(0) @ self._projection.T
+        self._ln_post = Norm.from_layer(model.vision_model.post_layernorm, out)
+        self._projection = model.visual_projection.weight.to(x.dtype)
+        mean = self._ln_post.output[1:].mean(0) @ self._projection.T
         self._length = mean.norm()
         self.z = mean / self._length
         """Embedding of the mean patch, of length 1."""
-        # What all texts share on the way back through the MLP.
+        # The part of the backward pass through the MLP that all texts share.
         along = (self._ln_post.rows @ layer.mlp.fc2.weight.to(x.dtype)) * self._slope
         self._shared = along @ layer.mlp.fc1.weight.to(x.dtype)
 
@@ -103,17 +97,17 @@ class LastBlock:
         return self._p.mean(0)
 
     def gradients(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """G of each text: the mean over patches of d<z, t>/dA."""
+        """Return g of each text: the mean over patches of d<z, t>/dA."""
         texts = texts.to(self._dtype)
         patches = len(self.a) - 1
         to_mean = (texts - (texts @ self.z)[:, None] * self.z) / (self._length * patches)
-        chunks = torch.split(to_mean @ self._projection, _TEXTS_AT_ONCE)
+        batches = torch.split(to_mean @ self._projection, _TEXT_BATCH_SIZE)
         return torch.cat(
-            [self._through_attention(torch.stack([self._through_mlp(row) for row in chunk])) for chunk in chunks]
+            [self._through_attention(torch.stack([self._through_mlp(row) for row in batch])) for batch in batches]
         )
 
     def _through_mlp(self, cotangent: Float[Tensor, " c"]) -> Float[Tensor, "t c"]:
-        """The gradient to the attention's output, from the cotangent of ln_post's output, one for all patches."""
+        """Return the gradient to the attention's output from the cotangent of ln_post's output at every patch."""
         mlp = self._layer.mlp
         scaled = cotangent * self._ln_post.weight
         centred = scaled - scaled.mean()
@@ -123,7 +117,7 @@ class LastBlock:
         to_out = (centred - self._ln_post.rows * along) * inverse
         own = (centred @ mlp.fc2.weight.to(self._dtype))[:, None] * mlp.fc1.weight.to(self._dtype)
         to_mlp = (self._slope @ own - self._shared * along) * inverse
-        return to_out + self._ln_2.back(to_mlp)
+        return to_out + self._ln_2.backward(to_mlp)
 
     def _through_attention(self, cotangents: Float[Tensor, "n t c"]) -> Float[Tensor, "n c"]:
         attention, (n, t, _) = self._layer.self_attn, cotangents.shape
@@ -136,7 +130,7 @@ class LastBlock:
         to_k = -torch.einsum("htn,hte->hne", to_first, self._q) * attention.scale
         summed = (self._p[:, 1:].transpose(-1, -2) @ to_o[:, 1:].flatten(2)).view(len(first), t, n, -1)
         columns = summed.mul_(self._v[:, :, None]).sum(-1)
-        # The drift's part is sum over q of drift(q) (P k)(q), so it needs no product with the map of its own.
+        # The drift's part is the sum over q of drift(q) (P k)(q), so it needs no further product with the map.
         to_q = torch.einsum("htn,hte->hne", columns, self._k)
         to_q = (to_q - torch.einsum("htn,hte->hne", drift[:, 1:], self._pk[:, 1:])) * attention.scale
         total = torch.zeros_like(cotangents[:, 0])
@@ -146,6 +140,3 @@ class LastBlock:
 
     def _linear(self, layer: Any, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:  # noqa: ANN401
         return functional.linear(x, layer.weight.to(self._dtype), layer.bias.to(self._dtype))
-
-    def _merge(self, heads: Float[Tensor, "h t e"]) -> Float[Tensor, "t c"]:
-        return heads.transpose(0, 1).reshape(heads.shape[1], -1)

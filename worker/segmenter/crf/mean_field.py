@@ -2,9 +2,10 @@
 
 Each iteration: Q_k <- softmax(-U_k + sum of the kernels' filtered Q_k). Two things make it cheaper, not different:
 
-- The Q of a pixel sum to 1 and a filter is linear, so the background's is the filtered ones less all words'. It is
-  never stored: the energy that is kept of word k is relative to it.
-- A filter knows no channels. Words are filtered a few at a time in place, so that memory holds one Q whatever they are.
+- The Q of a pixel sum to 1 and a filter is linear, so the background's filtered Q is the filtered ones minus those of
+  all labels. It is never stored: the energies of labels are relative to it.
+- A filter treats channels alike. Labels are filtered a few at a time in place, so memory holds one Q however many there
+  are.
 """
 
 from collections.abc import Sequence
@@ -22,20 +23,21 @@ from worker.segmenter.crf.compiled_lattice import build as build_compiled
 from worker.segmenter.crf.permutohedral import Lattice, build
 
 Labels = UInt8[np.ndarray, "m h w"] | UInt16[np.ndarray, "m h w"]
-"""Who has each pixel: 0 the background, k the k-th word. One sheet where words compete, else one a word (0 or 1)."""
+"""The label of each pixel: 0 the background, k the k-th label. One layer if labels compete, else one each (0/1)."""
 
-_KEPT = 24
-"""Words whose evidence is kept. That of more is computed in every iteration: memory holds one table of all."""
-_NOBODY = -1e30
-"""Evidence of columns that are no word's."""
-_LEAST = 1e-5
+_MAX_CACHED = 24
+"""Labels whose unary is cached. With more it is computed in every iteration: then memory holds one table of all."""
+_UNUSED_COLUMN = -1e30
+"""Unary of columns without a label."""
+MIN_PROBABILITY = 1e-5
+"""Least probability before the logarithm (pydensecrf's unary_from_softmax as the official code calls it)."""
 _STEEP = 40.0
-"""Sum of the kernels' weights from which exp() may overflow unless the greatest is subtracted first."""
+"""Sum of the kernels' weights from which exp() may overflow unless the maximum is subtracted first."""
 
 
 @dataclass(frozen=True)
-class Field:
-    """Both kernels of one picture: for all its words, passes and iterations."""
+class MeanField:
+    """Both kernels of one image, for all its labels, passes and iterations."""
 
     arrays: Arrays
     size: tuple[int, int]
@@ -44,45 +46,44 @@ class Field:
     steep: bool
 
     @classmethod
-    def over(cls, arrays: Arrays, appearance: UInt8[np.ndarray, "h w 3"], recipe: Recipe) -> "Field":
-        """Raises: LatticeTooFine."""
+    def from_image(cls, arrays: Arrays, appearance: UInt8[np.ndarray, "h w 3"], recipe: Recipe) -> "MeanField":
+        """Build the lattices. Raises: LatticeTooFineError."""
         height, width = appearance.shape[:2]
         pixel = arrays.arange(height * width)
         x, y = arrays.to_float32(pixel % width), arrays.to_float32(pixel // width)
-        colours = arrays.to_float32(arrays.from_numpy(np.ascontiguousarray(appearance)).reshape(-1, 3))
-        near, far = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
-        seen = [colours[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
-        bilateral = _built(arrays, [x / far, y / far, *seen], recipe.crf_bilateral_compat)
-        gaussian = _built(arrays, [x / near, y / near], recipe.crf_gaussian_compat, bilateral.order)
+        colors = arrays.to_float32(arrays.from_numpy(np.ascontiguousarray(appearance)).reshape(-1, 3))
+        gaussian_sxy, bilateral_sxy = recipe.crf_gaussian_sxy, recipe.crf_bilateral_sxy
+        channels = [colors[:, channel] / recipe.crf_bilateral_srgb for channel in range(3)]
+        bilateral = _build(arrays, [x / bilateral_sxy, y / bilateral_sxy, *channels], recipe.crf_bilateral_compat)
+        gaussian = _build(arrays, [x / gaussian_sxy, y / gaussian_sxy], recipe.crf_gaussian_compat, bilateral.order)
         steep = recipe.crf_gaussian_compat + recipe.crf_bilateral_compat > _STEEP
         return cls(arrays, (height, width), (gaussian, bilateral), recipe.crf_iterations, steep)
 
     def filter(self, table: Array) -> Array:
-        """Sum of the kernels, each with its weight, of (pixels, channels)."""
-        channels, table = table.shape[1], self.arrays.padded(table)
+        """Filter (pixels, channels) with both kernels, and return the weighted sum."""
+        channels, table = table.shape[1], self.arrays.pad_columns(table)
         return self.kernels[1].filter(table, onto=self.kernels[0].filter(table))[:, :channels]
 
-    def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, alone: bool) -> Labels:
-        """Labels of the last iteration. `alone`: each word against the background by itself."""
+    def label(self, cams: Float[np.ndarray, "n rows columns"], bg_factor: float, *, independent: bool) -> Labels:
+        """Return the labels after the last iteration. `independent`: each CAM competes with the background alone."""
         if not len(cams):
-            return np.zeros((0 if alone else 1, *self.size), np.uint8)
-        inference = (Binary if alone else MultiLabel)(self, _Evidence(self, cams, bg_factor, alone=alone))
+            return np.zeros((0 if independent else 1, *self.size), np.uint8)
+        unary = _Unary(self, cams, bg_factor, independent=independent)
+        inference = (Binary if independent else MultiLabel)(self, unary)
         for _ in range(self.iterations):
             inference.step()
-        found = inference.labels()
-        labels: Labels = np.empty_like(found)
-        labels[:, self.arrays.to_numpy(self.kernels[1].order)] = found
+        ordered = inference.labels()
+        labels: Labels = np.empty_like(ordered)
+        labels[:, self.arrays.to_numpy(self.kernels[1].order)] = ordered
         return labels.reshape(-1, *self.size)
 
     @property
-    def ones(self) -> Array:
+    def filtered_ones(self) -> Array:
         """The filtered Q of all labels together: (pixels, 1)."""
-        return (
-            self.filter(self.arrays.full(1.0, self.size[0] * self.size[1], 1)) + 0
-        )  # a column with no others beside it
+        return self.filter(self.arrays.full(1.0, self.size[0] * self.size[1], 1)) + 0  # a copy without padding columns
 
 
-def _built(
+def _build(
     arrays: Arrays, features: Sequence[Array], weight: float, order: Array | None = None
 ) -> Lattice | CompiledLattice:
     if isinstance(arrays, CompiledArrays):
@@ -91,123 +92,120 @@ def _built(
 
 
 @dataclass
-class _Evidence:
-    """U_background - U_k, from the CAMs at the grid's size: enlarged anew each time where there are many."""
+class _Unary:
+    """U_background - U_k, computed from the CAMs at the grid's size."""
 
-    on: Field
+    mean_field: MeanField
     cams: Float[np.ndarray, "n rows columns"]
     bg_factor: float
-    alone: bool
+    independent: bool
     blocks: list[slice] = field(init=False)
     _background: Array = field(init=False, default=None)
-    _kept: dict[int, Array] = field(init=False, default_factory=dict)
+    _cache: dict[int, Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, many = len(self.cams), self.on.arrays.at_once
-        self.blocks = [slice(start, min(start + many, n)) for start in range(0, n, many)]
-        if not self.alone:
-            arrays = self.on.arrays
-            greatest: Array = None
+        arrays, n = self.mean_field.arrays, len(self.cams)
+        step = arrays.max_columns
+        self.blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+        if not self.independent:
+            maximum: Array = None
             for block in self.blocks:
-                top = arrays.max_argmax(self._enlarged(block))[0][:, None]
-                greatest = top if greatest is None else arrays.maximum(greatest, top)
-            self._background = self._log(1 - greatest, self.bg_factor)
+                block_maximum = arrays.max_argmax(self._enlarge(block))[0][:, None]
+                maximum = block_maximum if maximum is None else arrays.xp.maximum(maximum, block_maximum)
+            self._background = self._log(1 - maximum, self.bg_factor)
 
-    def of(self, block: slice) -> Array:
-        """(pixels, columns), the words of the block first; to be read."""
-        if block.start in self._kept:
-            return self._kept[block.start]
-        cams = self._enlarged(block)
-        background = self._log(1 - cams, self.bg_factor) if self.alone else self._background
-        cams = self._log(cams, 1.0)
-        cams -= background
-        words = block.stop - block.start
-        if cams.shape[1] > words:
-            cams[:, words:] = _NOBODY
-        if len(self.cams) <= _KEPT:
-            self._kept[block.start] = cams
-        return cams
+    def block(self, block: slice) -> Array:
+        """Return (pixels, columns), the block's labels first. Read-only."""
+        if block.start in self._cache:
+            return self._cache[block.start]
+        cams = self._enlarge(block)
+        background = self._log(1 - cams, self.bg_factor) if self.independent else self._background
+        unary = self._log(cams, 1.0)
+        unary -= background
+        labels = block.stop - block.start
+        if unary.shape[1] > labels:
+            unary[:, labels:] = _UNUSED_COLUMN
+        if len(self.cams) <= _MAX_CACHED:
+            self._cache[block.start] = unary
+        return unary
 
     def _log(self, probabilities: Array, power: float) -> Array:
         raised = probabilities if power == 1 else probabilities**power
-        return self.on.arrays.log_(raised.clip(_LEAST, 1.0))
+        clipped = raised.clip(MIN_PROBABILITY, 1.0)
+        return self.mean_field.arrays.xp.log(clipped, out=clipped)
 
-    def _enlarged(self, block: slice) -> Array:
-        arrays = self.on.arrays
+    def _enlarge(self, block: slice) -> Array:
+        arrays = self.mean_field.arrays
         cams = arrays.from_numpy(np.ascontiguousarray(self.cams[block], np.float32))
-        return arrays.upsample(cams, *self.on.size)[self.on.kernels[1].order]
+        return arrays.upsample(cams, *self.mean_field.size)[self.mean_field.kernels[1].order]
 
 
 @dataclass
 class MultiLabel:
-    """Words that compete for each pixel. The energies are kept less what all words have in common."""
+    """Labels that compete for each pixel. Their energies are relative to the sum that all labels share."""
 
-    field: Field
-    evidence: _Evidence
+    mean_field: MeanField
+    unary: _Unary
 
     def __post_init__(self) -> None:
-        self.ones = self.field.ones
-        self.background = self.ones * 0
-        """Its energy."""
-        self.energies = [self.evidence.of(block) + 0 for block in self.evidence.blocks]
+        self.filtered_ones = self.mean_field.filtered_ones
+        self.background = self.filtered_ones * 0
+        """The background's energy."""
+        self.energies = [self.unary.block(block) + 0 for block in self.unary.blocks]
 
     def step(self) -> None:
-        arrays = self.field.arrays
+        arrays = self.mean_field.arrays
         self._normalise()
-        self.background = self.ones + 0
-        for k, block in enumerate(self.evidence.blocks):
-            self.energies[k] = self.field.filter(self.energies[k])
-            arrays.add_unary_multi(self.energies[k], self.evidence.of(block), self.background)
+        self.background = self.filtered_ones + 0
+        for k, block in enumerate(self.unary.blocks):
+            self.energies[k] = self.mean_field.filter(self.energies[k])
+            arrays.add_unary_multi(self.energies[k], self.unary.block(block), self.background)
 
     def _normalise(self) -> None:
-        """Energies to Q in place."""
-        arrays = self.field.arrays
-        if self.field.steep:
-            peak = self.background
+        """Turn energies into Q in place."""
+        arrays = self.mean_field.arrays
+        if self.mean_field.steep:
+            maximum = self.background
             for energies in self.energies:
-                peak = arrays.maximum(peak, arrays.max_argmax(energies)[0][:, None])
+                maximum = arrays.xp.maximum(maximum, arrays.max_argmax(energies)[0][:, None])
             for k in range(len(self.energies)):
-                self.energies[k] -= peak
-            self.background = self.background - peak
-        total = arrays.exp_(self.background)
+                self.energies[k] -= maximum
+            self.background = self.background - maximum
+        total = arrays.xp.exp(self.background, out=self.background)
         for energies in self.energies:
-            arrays.exponentials(energies, total)
+            arrays.exp_and_sum(energies, total)
         for energies in self.energies:
-            arrays.divide(energies, total)
+            arrays.divide_rows(energies, total)
 
     def labels(self) -> Any:  # noqa: ANN401 - numpy
-        arrays = self.field.arrays
-        best = self.background[:, 0]
-        who = arrays.to_int64(best * 0)
-        for block, energies in zip(self.evidence.blocks, self.energies, strict=True):
-            top, column = arrays.max_argmax(energies)
-            who = arrays.where(top > best, column + (block.start + 1), who)
-            best = arrays.maximum(best, top)
-        return _small(arrays.to_numpy(who[None]), len(self.evidence.cams))
+        arrays = self.mean_field.arrays
+        maximum = self.background[:, 0]
+        labels = arrays.to_int64(maximum * 0)
+        for block, energies in zip(self.unary.blocks, self.energies, strict=True):
+            block_maximum, column = arrays.max_argmax(energies)
+            labels = arrays.xp.where(block_maximum > maximum, column + (block.start + 1), labels)
+            maximum = arrays.xp.maximum(maximum, block_maximum)
+        return arrays.to_numpy(labels[None]).astype(np.min_scalar_type(len(self.unary.cams)))
 
 
 @dataclass
 class Binary:
-    """Words each with a field of its own, which is the same field."""
+    """Labels that each compete with the background alone."""
 
-    field: Field
-    evidence: _Evidence
+    mean_field: MeanField
+    unary: _Unary
 
     def __post_init__(self) -> None:
-        self.ones = self.field.ones
-        self.energies = [self.evidence.of(block) + 0 for block in self.evidence.blocks]
+        self.filtered_ones = self.mean_field.filtered_ones
+        self.energies = [self.unary.block(block) + 0 for block in self.unary.blocks]
 
     def step(self) -> None:
-        arrays = self.field.arrays
-        for k, block in enumerate(self.evidence.blocks):
-            self.energies[k] = self.field.filter(arrays.sigmoid(self.energies[k]))
-            arrays.add_unary_binary(self.energies[k], self.evidence.of(block), self.ones)
+        arrays = self.mean_field.arrays
+        for k, block in enumerate(self.unary.blocks):
+            self.energies[k] = self.mean_field.filter(arrays.sigmoid(self.energies[k]))
+            arrays.add_unary_binary(self.energies[k], self.unary.block(block), self.filtered_ones)
 
     def labels(self) -> Any:  # noqa: ANN401 - numpy
-        arrays = self.field.arrays
+        arrays = self.mean_field.arrays
         won = np.concatenate([arrays.to_numpy((energies > 0).T) for energies in self.energies])
-        return _small(won[: len(self.evidence.cams)], 1)  # only the last block has columns to spare
-
-
-def _small(labels: Any, most: int) -> Any:  # noqa: ANN401 - numpy
-    return labels.astype(np.min_scalar_type(most))
+        return won[: len(self.unary.cams)].astype(np.uint8)  # only the last block has padding columns

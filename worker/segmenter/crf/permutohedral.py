@@ -1,8 +1,8 @@
 """Gaussian filtering of pixels by their features on a permutohedral lattice (Adams, Baek and Davis 2010).
 
-A pixel's feature lies in a simplex of the lattice. Splat: its values go to the d + 1 corners by barycentric weights.
-Blur: along each of d + 1 axes every point takes half of both neighbours, where they exist. Slice: a pixel takes the
-corners' values by the same weights. All are sparse matrices that depend on the features alone, so they are made once.
+A pixel's feature is inside a simplex of the lattice. Splat: its values go to the d + 1 corners by barycentric weights.
+Blur: along each of d + 1 axes every point gets half of both neighbours' values, if they exist. Slice: a pixel gets the
+corners' values by the same weights. All are sparse matrices that depend on the features alone, so they are built once.
 
 The arithmetic (scales, rounding, order of axes, weights) is that of pydensecrf, so that both give the same labels.
 """
@@ -21,22 +21,22 @@ _INT64_BITS = 63
 
 
 class LatticeTooFineError(ValueError):
-    """Deviations so small that the lattice's keys do not fit into 64 bits."""
+    """The deviations are so small that the lattice's keys do not fit into 64 bits."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """One kernel over one picture's pixels, its symmetric normalisation and its weight included."""
+    """One kernel over the pixels of one image, with its symmetric normalisation and its weight."""
 
     arrays: Arrays
     splat: Matrix
     blur: tuple[Matrix, ...]
     slice: Matrix
     order: Array
-    """Pixels as rows of tables are: those of one place in the lattice together, which is worth a fifth of the time."""
+    """The pixels in the order of a table's rows: those of one simplex are adjacent, which saves a fifth of the time."""
     points: int
     entries: int
-    """Of all matrices: multiply-adds of one filtering of one channel."""
+    """Entries of all matrices: multiply-adds to filter one channel."""
 
     @property
     def axes(self) -> int:
@@ -44,11 +44,11 @@ class Lattice:
 
     @property
     def bytes(self) -> int:
-        """Read in one filtering: values and indices of all entries."""
+        """Bytes read to filter once: values and indices of all entries."""
         return 8 * self.entries
 
     def filter(self, table: Array, onto: Array | None = None) -> Array:
-        """Of (pixels, channels); added to `onto` in place where that is given."""
+        """Filter (pixels, channels), and add the result to `onto` in place if given."""
         filtered = _filter(self.arrays, self.splat, self.blur, self.slice, table)
         if onto is None:
             return filtered
@@ -57,34 +57,32 @@ class Lattice:
 
 
 def build(arrays: Arrays, features: Sequence[Array], weight: float, order: Array | None = None) -> Lattice:
-    """Of d features, each an array over the pixels, in units of its deviation. `order` is that of another lattice.
+    """Build the lattice of d features, each an array over the pixels in units of its deviation.
 
-    Raises:
-        LatticeTooFine: the features span too many points.
-
+    `order` is that of another lattice of the image. Raises: LatticeTooFineError.
     """
     d, pixels = len(features), len(features[0])
     corners = _corners(arrays, features)
-    found = _points(arrays, corners)
-    count = sum(len(block) for block in found.blocks)
+    points = _points(arrays, corners)
+    count = sum(len(block) for block in points.blocks)
     blur = tuple(
-        _blur_matrix(arrays, _next_along(arrays, axis, found.blocks, corners.steps), count) for axis in range(d + 1)
+        _blur_matrix(arrays, _next_along(arrays, axis, points.blocks, corners.steps), count) for axis in range(d + 1)
     )
-    order = found.pixels[:pixels] if order is None else order
+    order = points.pixels[:pixels] if order is None else order
     row = arrays.arange(pixels)
     row[order] = arrays.arange(pixels)
-    back_starts, back = arrays.to_int32(arrays.arange(pixels + 1) * (d + 1)), found.of_pixels[order].reshape(-1)
-    row = row[found.pixels]
-    where, weights = arrays.to_int32(row), corners.weights[order]
-    splat_values = corners.weights.reshape(-1)[found.corners]
-    splat = arrays.matrix(found.starts, where, splat_values, pixels)
-    ones = arrays.full(1.0, pixels, 1)
-    raw = _filter(arrays, splat, blur, arrays.matrix(back_starts, back, weights.reshape(-1), count), ones)[:, 0]
+    back_starts, back = arrays.to_int32(arrays.arange(pixels + 1) * (d + 1)), points.of_pixels[order].reshape(-1)
+    row = row[points.pixels]
+    columns, weights = arrays.to_int32(row), corners.weights[order]
+    splat_values = corners.weights.reshape(-1)[points.corners]
+    splat = arrays.matrix(points.starts, columns, splat_values, pixels)
+    plain_slice = arrays.matrix(back_starts, back, weights.reshape(-1), count)
+    raw = _filter(arrays, splat, blur, plain_slice, arrays.full(1.0, pixels, 1))[:, 0]
     norm = arrays.to_float32((raw * alpha(d) + TINY) ** -0.5)
     slice_values = weights * (norm * (alpha(d) * weight))[:, None]
     return Lattice(
         arrays,
-        splat=arrays.matrix(found.starts, where, splat_values * norm[row], pixels),
+        splat=arrays.matrix(points.starts, columns, splat_values * norm[row], pixels),
         blur=blur,
         slice=arrays.matrix(back_starts, back, slice_values.reshape(-1), count),
         order=order,
@@ -105,21 +103,21 @@ class _Corners:
     """The simplex of each pixel."""
 
     key: Array
-    """Of its corner of remainder 0, as one number: coordinates over d + 1 in a mixed radix."""
+    """The corner of remainder 0 as one number: its coordinates over d + 1 in a mixed radix."""
     steps: tuple[int, ...]
     """What one coordinate's next value adds to a key."""
     turns: Array
-    """(pixels, d + 1): the step of the coordinate by which the way round the corners goes on, in falling order."""
+    """(pixels, d + 1): the step of the coordinate that changes from one corner to the next, in falling order."""
     weights: Array
-    """Barycentric: (pixels, d + 1), by remainder."""
+    """(pixels, d + 1): barycentric weights by remainder."""
 
 
 def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
     d, pixels = len(features), len(features[0])
-    lifted, down = _elevated(features), float(np.float32(1 / (d + 1)))
-    near = [(value * down).round() for value in lifted]
-    away = [value - whole * (d + 1) for value, whole in zip(lifted, near, strict=True)]
-    rank = [sum(near[1:], near[0]) + 0 for _ in lifted]
+    lifted, down = _elevate(features), float(np.float32(1 / (d + 1)))
+    nearest = [(value * down).round() for value in lifted]
+    away = [value - coordinate * (d + 1) for value, coordinate in zip(lifted, nearest, strict=True)]
+    rank = [sum(nearest[1:], nearest[0]) + 0 for _ in lifted]
     for i in range(d + 1):
         for j in range(i + 1, d + 1):
             less = away[i] < away[j]
@@ -128,13 +126,13 @@ def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
     for i in range(d + 1):
         turn = arrays.to_float32(rank[i] < 0) - arrays.to_float32(rank[i] > d)
         rank[i] += turn * (d + 1)
-        near[i] += turn
-    key, steps = _packed(arrays, near[:d])
+        nearest[i] += turn
+    key, steps, _ = pack_keys(arrays, nearest[:d])
     ordered, turns = arrays.empty(pixels * (d + 1)), arrays.arange(pixels * (d + 1))
     last = arrays.arange(pixels) * (d + 1) + d
-    for value, whole, place, step in zip(lifted, near, rank, [*steps, 0], strict=True):
-        at = last - arrays.to_int64(place)
-        ordered[at] = (value - whole * (d + 1)) * down
+    for value, coordinate, value_rank, step in zip(lifted, nearest, rank, [*steps, 0], strict=True):
+        at = last - arrays.to_int64(value_rank)
+        ordered[at] = (value - coordinate * (d + 1)) * down
         turns[at] = step
     ordered = ordered.reshape(pixels, d + 1)
     weights = ordered + 0
@@ -143,8 +141,8 @@ def _corners(arrays: Arrays, features: Sequence[Array]) -> _Corners:
     return _Corners(key, steps, turns.reshape(pixels, d + 1), weights)
 
 
-def _elevated(features: Sequence[Array]) -> list[Array]:
-    """On the hyperplane in d + 1 dimensions, scaled so that the blur's deviation is 1 in features."""
+def _elevate(features: Sequence[Array]) -> list[Array]:
+    """Lift features onto the hyperplane in d + 1 dimensions, scaled so that the blur's deviation is 1 in features."""
     scale = scales(len(features))
     total, lifted = features[0] * 0, []
     for j in range(len(features), 0, -1):
@@ -155,52 +153,47 @@ def _elevated(features: Sequence[Array]) -> list[Array]:
 
 
 def scales(d: int) -> list[float]:
-    """Of d features."""
+    """Return the scale of each of d features."""
     deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))
     return [float(np.float32(1 / math.sqrt((i + 1) * (i + 2)) * deviation)) for i in range(d)]
 
 
 def alpha(d: int) -> float:
-    """What a filter's result is multiplied by, since the blur's sum is not 1 (pydensecrf's own)."""
+    """Return the factor that makes up for the blur's sum, which is not 1 (pydensecrf's own)."""
     return float(np.float32(1 / (1 + 2.0**-d)))
 
 
-def _packed(arrays: Arrays, near: Sequence[Array]) -> tuple[Array, tuple[int, ...]]:
-    least, most = [int(value.min()) for value in near], [int(value.max()) for value in near]
-    lows, steps, _ = radix(least, most, len(near[0]))
-    parts = [(arrays.to_int64(value) - low) * step for value, low, step in zip(near, lows, steps, strict=True)]
-    return sum(parts[1:], parts[0]), steps
+def pack_keys(arrays: Arrays, coordinates: Sequence[Array]) -> tuple[Array, tuple[int, ...], int]:
+    """Pack the coordinates of each pixel into one number; return the keys, each coordinate's step, and a key's bits.
 
-
-def radix(least: Sequence[int], most: Sequence[int], pixels: int) -> tuple[list[int], tuple[int, ...], int]:
-    """Coordinates as one number: what is taken from each, what its next value adds, and how many bits a key has.
-
-    Raises: LatticeTooFine.
+    Raises LatticeTooFineError if keys and pixels do not fit into 64 bits.
     """
-    # A corner may lie one below its pixel, a neighbour one beyond that on either side.
     steps: list[int] = []
-    lows, many = [low - 2 for low in least], 1
-    for low, high in zip(lows[::-1], most[::-1], strict=True):
-        steps.insert(0, many)
-        many *= high - low + 2
-    if math.log2(many) + pixels.bit_length() >= _INT64_BITS:
-        raise LatticeTooFineError("the CRF's deviations are too small for its lattice")
-    return lows, tuple(steps), many.bit_length()
+    key, keys = arrays.to_int64(coordinates[0] * 0), 1
+    for values in reversed(coordinates):
+        # A corner may be one below its pixel, and a neighbour one beyond that on either side.
+        low = int(values.min()) - 2
+        steps.insert(0, keys)
+        key += (arrays.to_int64(values) - low) * keys
+        keys *= int(values.max()) - low + 2
+        if math.log2(keys) + len(key).bit_length() >= _INT64_BITS:
+            raise LatticeTooFineError("the CRF's deviations are too small for its lattice")
+    return key, tuple(steps), keys.bit_length()
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Of the lattice: those that pixels touch."""
+    """The points of the lattice that pixels touch."""
 
     blocks: Sequence[Array]
-    """Sorted keys by remainder, in the order in which the points are numbered."""
+    """Sorted keys by remainder; points are numbered in this order."""
     of_pixels: Array
-    """(pixels, d + 1): numbers of each pixel's points, by remainder."""
+    """(pixels, d + 1): the points of each pixel by remainder."""
     starts: Array
-    """Where each point's entries begin in the two below."""
+    """Where each point's entries begin in the two arrays below."""
     pixels: Array
     corners: Array
-    """Entries of a table (pixels, d + 1)."""
+    """Indices into a table (pixels, d + 1)."""
 
 
 def _points(arrays: Arrays, corners: _Corners) -> _Points:
@@ -208,60 +201,59 @@ def _points(arrays: Arrays, corners: _Corners) -> _Points:
     pixels = len(corners.key)
     bits = pixels.bit_length()
     pixel, low, key = arrays.arange(pixels), (1 << bits) - 1, corners.key
-    blocks, of_pixels, starts, where, corner = [], [], [], [], []
+    blocks, of_pixels, starts, point_pixels, point_corners = [], [], [], [], []
     for remainder in range(d + 1):
         if remainder:
             key = key - corners.turns[:, remainder - 1]
-        # Pixel and key in one number: the order is the same on every machine, and one sort of plain numbers is quick.
-        both = arrays.sorted((key << bits) + pixel)
-        keys, mine = both >> bits, both & low
-        first = arrays.zeros_bool(pixels)
-        first[0] = True
+        # Key and pixel as one number: the order is the same on every machine, and sorting plain numbers is fast.
+        keyed = arrays.sorted((key << bits) + pixel)
+        keys, sorted_pixels = keyed >> bits, keyed & low
+        first = pixel == 0
         first[1:] = keys[1:] != keys[:-1]
-        begin, numbers = pixel[first], arrays.empty_int64(pixels)
-        numbers[mine] = arrays.to_int32(first.cumsum(0) + (count - 1))
+        begin, numbers = pixel[first], arrays.empty_int32(pixels)
+        numbers[sorted_pixels] = arrays.to_int32(first.cumsum(0) + (count - 1))
         blocks.append(keys[begin])
         of_pixels.append(numbers)
         starts.append(begin + remainder * pixels)
-        where.append(mine)
-        corner.append(mine * (d + 1) + remainder)
+        point_pixels.append(sorted_pixels)
+        point_corners.append(sorted_pixels * (d + 1) + remainder)
         count += len(begin)
     end = arrays.arange(1) + (d + 1) * pixels
     return _Points(
         blocks,
-        arrays.columns(of_pixels),
-        arrays.to_int32(arrays.concatenate([*starts, end])),
-        arrays.concatenate(where),
-        arrays.concatenate(corner),
+        arrays.xp.stack(of_pixels, 1),
+        arrays.to_int32(arrays.xp.concatenate([*starts, end])),
+        arrays.xp.concatenate(point_pixels),
+        arrays.xp.concatenate(point_corners),
     )
 
 
 def _next_along(arrays: Arrays, axis: int, blocks: Sequence[Array], steps: Sequence[int]) -> Array:
-    """Each point's neighbour in the positive direction of an axis, or -1: one up in every coordinate but this."""
-    d, found = len(steps), []
+    """Return each point's neighbour in the positive direction of an axis (+1 in every other coordinate), or -1."""
+    d, neighbours = len(steps), []
     offsets = np.cumsum([0, *(len(block) for block in blocks)]).tolist()
     for remainder, block in enumerate(blocks):
         after = (remainder + 1) % (d + 1)
         step = (0 if after else sum(steps)) - (steps[axis] if axis < d else 0)
-        wanted = block + step
-        at = arrays.search(blocks[after], wanted).clip(0, len(blocks[after]) - 1)
-        found.append(arrays.where(blocks[after][at] == wanted, at + offsets[after], -1))
-    return arrays.concatenate(found)
+        keys = block + step
+        at = arrays.xp.searchsorted(blocks[after], keys).clip(0, len(blocks[after]) - 1)
+        neighbours.append(arrays.xp.where(blocks[after][at] == keys, at + offsets[after], -1))
+    return arrays.xp.concatenate(neighbours)
 
 
 def _blur_matrix(arrays: Arrays, after: Array, count: int) -> Matrix:
-    """A point's own value and half of its neighbours'."""
+    """Return the matrix that adds half of both neighbours to a point's value."""
     own = arrays.arange(count)
     source = own[after >= 0]
     target = after[source]
-    many = own * 0 + 1
-    many[source] += 1
-    many[target] += 1
-    starts = arrays.empty_int64(count + 1)
+    row_sizes = own * 0 + 1
+    row_sizes[source] += 1
+    row_sizes[target] += 1
+    starts = arrays.empty_int32(count + 1)
     starts[0] = 0
-    starts[1:] = arrays.to_int32(many.cumsum(0))
+    starts[1:] = arrays.to_int32(row_sizes.cumsum(0))
     entries = int(starts[-1])
-    indices, values = arrays.empty_int64(entries), arrays.full(0.5, entries)
+    indices, values = arrays.empty_int32(entries), arrays.full(0.5, entries)
     begin, end = starts[:-1], starts[1:]
     indices[begin], values[begin] = arrays.to_int32(own), 1.0
     indices[begin[source] + 1] = arrays.to_int32(target)

@@ -1,7 +1,7 @@
-"""Visual prompts v: how a mask is shown to the classifier on the picture itself.
+"""Visual prompts v: how a mask is shown to the classifier on the image itself.
 
-All prompts of a recipe go onto one copy of the picture, in the order of car.recipe.VisualPrompt. What stands outside
-the mask (blur, gray, black) does not depend on the mask, so it is made once a picture.
+All prompts of a recipe are drawn on one copy of the image, in the order of car.recipe.VisualPrompt. The outside of a
+mask (blur, gray, black) does not depend on the mask, so it is computed once per image. No torch.
 """
 
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from scipy.ndimage import binary_fill_holes
 
 from car.recipe import Arithmetic, Recipe, VisualPrompt
 
 RED = (255, 0, 0)
+OUTLINES = frozenset({VisualPrompt.CIRCLE, VisualPrompt.RECTANGLE, VisualPrompt.CONTOUR})
 _BLUR = (15, 15)
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """A picture with its outside view prepared: `outside` is what shows where the mask does not."""
+    """An image, and `outside`: what is shown of it outside a mask."""
 
     image: UInt8[np.ndarray, "h w 3"]
     outside: UInt8[np.ndarray, "h w 3"]
@@ -27,7 +27,7 @@ class PromptSource:
 
 
 def prepare(image: UInt8[np.ndarray, "h w 3"], prompts: tuple[VisualPrompt, ...], recipe: Recipe) -> PromptSource:
-    """Prepare an RGB picture for any number of masks."""
+    """Prepare an RGB image for any number of masks."""
     outside = image
     if VisualPrompt.BLUR in prompts:
         outside = cv2.GaussianBlur(outside, _BLUR, 0)
@@ -40,26 +40,46 @@ def prepare(image: UInt8[np.ndarray, "h w 3"], prompts: tuple[VisualPrompt, ...]
     return PromptSource(image, outside, prompts)
 
 
-def apply_prompts(behind: PromptSource, mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the mask prompted. Lines are red, one pixel wide and not antialiased; an empty mask has none."""
-    shown = np.where(mask[..., None], behind.image, behind.outside)
-    if not mask.any():
-        return shown
-    if VisualPrompt.CIRCLE in behind.prompts:
-        (x, y), (width, height) = _extent(mask)
-        cv2.ellipse(shown, (x, y), (width // 2, height // 2), 0, 0, 360, RED, 1)
-    if VisualPrompt.RECTANGLE in behind.prompts:
-        (x, y), (width, height) = _extent(mask)
-        cv2.rectangle(shown, (x - width // 2, y - height // 2), (x + width // 2, y + height // 2), RED, 1)
-    if VisualPrompt.CONTOUR in behind.prompts:
-        filled = binary_fill_holes(mask).astype(np.uint8)
-        contours, _ = cv2.findContours(filled, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(shown, contours, -1, RED, 1)
-    return shown
+def apply_prompts(
+    source: PromptSource, mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a copy of the image with the mask (False/True or 0/1) prompted."""
+    pixels, bits = source.outside.copy(), mask.astype(np.uint8)
+    cv2.copyTo(source.image, bits, pixels)
+    draw_outlines(pixels, bits, source.prompts, RED)
+    return pixels
 
 
-def _extent(mask: Bool[np.ndarray, "h w"]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Centroid (x, y), truncated, and (width, height) of the bounding box."""
-    ys, xs = np.nonzero(mask)
-    centre = (int(xs.mean()), int(ys.mean()))
-    return centre, (int(xs.max() - xs.min()) + 1, int(ys.max() - ys.min()) + 1)
+def draw_outlines(
+    canvas: UInt8[np.ndarray, "h w *c"],
+    mask: UInt8[np.ndarray, "h w"],
+    prompts: tuple[VisualPrompt, ...],
+    color: int | tuple[int, int, int],
+) -> None:
+    """Draw the outlines of a mask (0/1), one pixel wide and not antialiased. An empty mask has none.
+
+    The canvas must have the image's size: OpenCV clips a line before it walks it, so a smaller canvas may get other
+    pixels.
+    """
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width or OUTLINES.isdisjoint(prompts):
+        return
+    if VisualPrompt.CIRCLE in prompts or VisualPrompt.RECTANGLE in prompts:
+        cx, cy = _centroid(mask[y : y + height, x : x + width])
+        cx, cy, half_w, half_h = cx + x, cy + y, width // 2, height // 2
+        if VisualPrompt.CIRCLE in prompts:
+            cv2.ellipse(canvas, (cx, cy), (half_w, half_h), 0, 0, 360, color, 1)
+        if VisualPrompt.RECTANGLE in prompts:
+            cv2.rectangle(canvas, (cx - half_w, cy - half_h), (cx + half_w, cy + half_h), color, 1)
+    if VisualPrompt.CONTOUR in prompts:
+        # The outer borders alone: the official code fills holes first and then draws all borders, which is the same.
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, contours, -1, color, 1)
+
+
+def _centroid(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Return (x, y), truncated."""
+    columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0].astype(np.int64)
+    rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0].astype(np.int64)
+    pixels = int(rows.sum())
+    return int(columns @ np.arange(len(columns))) // pixels, int(rows @ np.arange(len(rows))) // pixels

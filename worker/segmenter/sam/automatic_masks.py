@@ -1,11 +1,11 @@
-"""SAM's automatic masks: a grid of points, a mask for each, and of these the good, the stable and no duplicates.
+"""SAM's automatic masks: masks of a grid of points, filtered by quality and stability, without duplicates.
 
-The same masks as `segment_anything`'s SamAutomaticMaskGenerator without crops, for less: see sam_encoder, sam_decoder,
-and sam_masks. What comes out is packed: a bit a pixel from the device to the process that finishes the picture.
+They equal those of `segment_anything`'s SamAutomaticMaskGenerator without crops, for less work: see `encoder`,
+`decoder` and `masks`. Masks stay packed, a bit per pixel, from the device to postprocessing.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,30 +13,29 @@ from typing import TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image as Pictures
+from PIL import Image as PilImage
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor
-from torch.nn import functional
 from torchvision.ops import nms
 
 from car.recipe import Recipe
 from worker.segmenter.resizing import Image
-from worker.segmenter.sam.decoder import Decoder, Embedded
+from worker.segmenter.sam.decoder import Decoder, ImageEmbedding
 from worker.segmenter.sam.encoder import encode
 from worker.segmenter.sam.ensembling import Region, Regions
-from worker.segmenter.sam.masks import Candidates, Canvas
+from worker.segmenter.sam.masks import Candidates, MaskUpscaler
 
-Over = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of a stage (encode, decode, postprocess, nms) for what surrounds it."""
+StageTimer = Callable[[str], AbstractContextManager[None]]
+"""Returns a context manager around a stage (encode, decode, postprocess, nms)."""
 
 _POINT_BYTES = 64
-"""What a point needs while it is decoded in half precision, a number of its keys, generously."""
+"""Upper estimate of the memory of a point in half precision while it is decoded, per number of its keys."""
 
 _FEATURES = 2
-"""Features that masks are made of, a number of the keys."""
+"""Features of the upscaled masks per number of the keys."""
 
-_KEPT_BY_ALLOCATOR = 32 << 20
-"""glibc's malloc maps and unmaps what is larger, whatever it learns while it runs (M_MMAP_THRESHOLD)."""
+_MAX_POOLED_BYTES = 32 << 20
+"""glibc's malloc always maps and unmaps larger blocks (M_MMAP_THRESHOLD)."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -44,153 +43,137 @@ _Value = TypeVar("_Value")
 
 @dataclass
 class AutomaticMasks:
-    """A SAM that finds regions without a prompt. Of the last pictures it remembers what it saw, so that another recipe
-    costs no second look.
-    """
+    """A SAM that finds regions without a prompt. It caches the embeddings and regions of the last images."""
 
     network: Sam
-    """In `precision` where numbers belong to patches; see `suited_to`."""
-    points_at_once: int = 4
-    """So many share a forward pass of the mask decoder, always of one picture: a result depends on no company."""
-    images_at_once: int = 1
-    """So many share one of the image encoder, which is always filled up. At an official size one picture, of 4,096
-    patches, fills a device.
-    """
-    kept: int = 8
-    """Embeddings (4 MiB each where SAM is of an official size) and regions of so many pictures are remembered."""
-    over: Over = lambda _: nullcontext()
+    """See `for_network` for its precision."""
+    point_batch_size: int = 4
+    """Points of one image that share a forward pass of the mask decoder."""
+    cache_size: int = 8
+    """Images whose embeddings (4 MiB each at an official size) and regions are cached."""
+    stage_timer: StageTimer = lambda _: nullcontext()
     _embeddings: dict[bytes, Float[Tensor, "c g g"]] = field(default_factory=dict, repr=False)
     _regions: dict[tuple[bytes, int, float, float, float], Regions] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def suited_to(cls, network: Sam, *, precision: torch.dtype | None = None) -> "AutomaticMasks":
-        """float32 on a CPU, as the official generator runs it. On CUDA patches are half precision; points, tokens, and
-        all that is compared with a threshold remain float32.
+    def for_network(cls, network: Sam, *, precision: torch.dtype | None = None) -> "AutomaticMasks":
+        """Convert the network to the precision that suits its device.
+
+        float32 on a CPU, like the official generator. On CUDA patches are float16, or `precision` if given; points,
+        tokens and all that is compared with a threshold remain float32.
         """
         cuda = network.device.type == "cuda"
         decoder = network.mask_decoder
-        for module in (
-            network.image_encoder,
-            decoder.output_upscaling,
-            *(one.norm4 for one in decoder.transformer.layers),
-        ):
+        norms = (layer.norm4 for layer in decoder.transformer.layers)
+        for module in (network.image_encoder, decoder.output_upscaling, *norms):
             module.to(precision or (torch.float16 if cuda else torch.float32))
-        return cls(network, _points(network))
+        return cls(network, _point_batch_size(network))
 
     @torch.inference_mode()
     def __call__(self, image: Image, recipe: Recipe) -> Regions:
-        """All regions of an RGB picture, in the order of falling quality. The thresholds are the recipe's."""
+        """Return all regions of an RGB image by falling quality, with the recipe's thresholds."""
         thresholds = (recipe.sam_pred_iou, recipe.sam_stability, recipe.sam_box_nms)
         key = _digest(image), recipe.sam_points_per_side, *thresholds
-        found = self._regions.get(key)
-        if found is None:
-            [embedding] = self.embed([image])
-            found = self._found(image, embedding, recipe)
-            _remember(self._regions, key, found, self.kept)
-        return found
+        regions = self._regions.get(key)
+        if regions is None:
+            regions = self._find_regions(image, self.embed(image), recipe)
+            _add_to_cache(self._regions, key, regions, self.cache_size)
+        return regions
 
     @torch.inference_mode()
-    def embed(self, images: Sequence[Image]) -> list[Float[Tensor, "c g g"]]:
-        """What the image encoder sees in RGB pictures of any sizes. Each picture is shown to it once."""
-        digests = [_digest(image) for image in images]
-        known = {digest: self._embeddings[digest] for digest in digests if digest in self._embeddings}
-        new = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in known}
-        with self.over("encode"):
-            for digest, embedding in zip(new, self._encoded(list(new.values())), strict=True):
-                known[digest] = embedding
-                _remember(self._embeddings, digest, embedding, self.kept)
-        return [known[digest] for digest in digests]
+    def embed(self, image: Image) -> Float[Tensor, "c g g"]:
+        """Return the embedding of an RGB image of any size."""
+        digest = _digest(image)
+        embedding = self._embeddings.get(digest)
+        if embedding is None:
+            encoder = self.network.image_encoder
+            with self.stage_timer("encode"):
+                pixels = torch.from_numpy(resize(image, encoder.img_size)).to(self.network.device, non_blocking=True)
+                [embedding] = _encode_finite(encoder, self.network.preprocess(pixels.permute(2, 0, 1))[None])
+            _add_to_cache(self._embeddings, digest, embedding, self.cache_size)
+        return embedding
 
-    def _encoded(self, images: Sequence[Image]) -> Iterator[Float[Tensor, "c g g"]]:
-        encoder, at_once = self.network.image_encoder, self.images_at_once
-        for start in range(0, len(images), at_once):
-            resized = [resize(image, encoder.img_size) for image in images[start : start + at_once]]
-            pixels = [torch.from_numpy(one).to(self.network.device, non_blocking=True) for one in resized]
-            batch = torch.stack([self.network.preprocess(one.permute(2, 0, 1)) for one in pixels])
-            filled = functional.pad(batch, (0, 0) * 3 + (0, at_once - len(batch)))
-            yield from _finite(encoder, filled)[: len(batch)]
-
-    def _found(self, image: Image, embedding: Float[Tensor, "c g g"], recipe: Recipe) -> Regions:
+    def _find_regions(self, image: Image, embedding: Float[Tensor, "c g g"], recipe: Recipe) -> Regions:
         parts = list(self._candidates(image.shape[:2], embedding, recipe))
         if not parts:
             return ()
-        with self.over("nms"):
+        with self.stage_timer("nms"):
             bits, quality, boxes = (
                 torch.cat([getattr(part, name) for part in parts]) for name in ("bits", "quality", "boxes")
             )
-            kept = nms(boxes.float(), quality, recipe.sam_box_nms)
-            found = [tensor[kept].cpu().numpy() for tensor in (bits, quality, boxes)]
-        with self.over("postprocess"):
+            best = nms(boxes.float(), quality, recipe.sam_box_nms)
+            arrays = [tensor[best].cpu().numpy() for tensor in (bits, quality, boxes)]
+        with self.stage_timer("postprocess"):
             return tuple(
-                Region.unpacked(rows, tuple(box.tolist()), float(q)) for rows, q, box in zip(*found, strict=True)
+                Region.from_packed_rows(rows, tuple(box.tolist()), float(q))
+                for rows, q, box in zip(*arrays, strict=True)
             )
 
     def _candidates(
         self, size: tuple[int, int], embedding: Float[Tensor, "c g g"], recipe: Recipe
     ) -> Iterator[Candidates]:
         network, device = self.network, embedding.device
-        side = network.image_encoder.img_size
-        resized = resized_size(size, side)
-        with self.over("decode"):
-            picture = Embedded.of(network, embedding)
-            decoder = Decoder(network, picture)
+        resized = resized_size(size, network.image_encoder.img_size)
+        with self.stage_timer("decode"):
+            decoder = Decoder(network, ImageEmbedding.from_encoder(network, embedding))
             points = grid(recipe.sam_points_per_side) * np.array(resized[::-1])
             tokens = decoder.tokens(torch.as_tensor(points, device=device))
-        canvas = Canvas.of(size, resized, grid=picture.grid, side=side, threshold=network.mask_threshold, on=device)
-        for some in torch.split(tokens, self.points_at_once):
-            with self.over("decode"):
-                answers = decoder.ask(some)
-                # As in the package a bound of 0 is none.
-                good = (answers.quality > recipe.sam_pred_iou) | (recipe.sam_pred_iou == 0)
-                logits, quality = decoder.masks(answers, good, *canvas.patches)
-            for few, one in zip(torch.split(logits, canvas.at_once), torch.split(quality, canvas.at_once), strict=True):
-                if len(few):
-                    with self.over("postprocess"):
-                        screened = canvas.screen(few, one, recipe.sam_stability)
-                    yield screened
+        upscaler = MaskUpscaler.for_size(size, resized, network)
+        for batch in torch.split(tokens, self.point_batch_size):
+            with self.stage_timer("decode"):
+                decoded = decoder.decode(batch)
+                # As in the package a bound of 0 means no bound.
+                good = (decoded.quality > recipe.sam_pred_iou) | (recipe.sam_pred_iou == 0)
+                logits, quality = decoder.masks(decoded, good, *upscaler.patches)
+            parts = (torch.split(tensor, upscaler.batch_size) for tensor in (logits, quality))
+            for part_logits, part_quality in zip(*parts, strict=True):
+                if len(part_logits):
+                    with self.stage_timer("postprocess"):
+                        candidates = upscaler.select_stable(part_logits, part_quality, recipe.sam_stability)
+                    yield candidates
 
 
-def _finite(encoder: ImageEncoderViT, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c g g"]:
-    """In the encoder's precision. Where that is half and numbers outgrow it, in float32: no region would come of them,
-    and nobody would know why.
-    """
+def _encode_finite(encoder: ImageEncoderViT, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c g g"]:
+    """Encode in the encoder's precision, or in float32 if numbers overflow float16: they would give no regions."""
     precision = encoder.patch_embed.proj.weight.dtype
-    found = encode(encoder, pixels.to(precision))
-    if precision is torch.float16 and not bool(found.isfinite().all()):
-        found = encode(encoder.float(), pixels).to(precision)
+    embeddings = encode(encoder, pixels.to(precision))
+    if precision is torch.float16 and not bool(embeddings.isfinite().all()):
+        embeddings = encode(encoder.float(), pixels).to(precision)
         encoder.to(precision)
-    return found
+    return embeddings
 
 
 def resize(image: Image, side: int) -> Image:
-    """The picture with its longer side at `side`, by Pillow's bilinear filter as the official code does."""
+    """Return the image with its longer side at `side`, resized bilinearly by Pillow like the official code."""
     height, width = resized_size(image.shape[:2], side)
-    return np.array(Pictures.fromarray(image).resize((width, height), Pictures.Resampling.BILINEAR))
+    return np.array(PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR))
 
 
 def resized_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) with the longer one at `side`."""
-    share = side / max(size)
-    return max(1, int(size[0] * share + 0.5)), max(1, int(size[1] * share + 0.5))
+    """Return (height, width) with the longer one at `side`."""
+    scale = side / max(size)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def grid(per_side: int) -> Float[np.ndarray, "k 2"]:
-    """Centres x, y of the cells of a square grid over 0..1, row by row."""
+    """Return the centres x, y of the cells of a square grid over 0..1, row by row."""
     centres = (np.arange(per_side) + 0.5) / per_side
     return np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
 
 
-def _points(network: Sam) -> int:
-    """On CUDA as many as an eighth of the card's memory holds, whatever else it holds: the number may change the last
-    bits of a logit. On a CPU so few that no tensor of theirs is so large that
-    the allocator gives it back to the system after use: getting it again would cost as much as computing it.
+def _point_batch_size(network: Sam) -> int:
+    """Return the batch size that suits the network's device.
+
+    On CUDA as many points as fit into an eighth of all the card's memory, free or not, because the number may change
+    the last bits of a logit. On a CPU so few that the allocator reuses their memory: requesting it from the system
+    again costs as much as the computation.
     """
     rows, columns = network.prompt_encoder.image_embedding_size
     numbers = int(rows * columns * network.prompt_encoder.embed_dim)
     if network.device.type == "cuda":
         total = int(torch.cuda.get_device_properties(network.device).total_memory)
         return min(256, max(8, total // 8 // (_POINT_BYTES * numbers)))
-    return min(64, max(1, _KEPT_BY_ALLOCATOR // (_FEATURES * 4 * numbers)))
+    return min(64, max(1, _MAX_POOLED_BYTES // (_FEATURES * 4 * numbers)))
 
 
 def _digest(image: Image) -> bytes:
@@ -198,7 +181,7 @@ def _digest(image: Image) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).data, person=shape[:16], digest_size=16).digest()
 
 
-def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    memory[key] = value
-    while len(memory) > most:
-        del memory[next(iter(memory))]
+def _add_to_cache(cache: dict[_Key, _Value], key: _Key, value: _Value, size: int) -> None:
+    cache[key] = value
+    while len(cache) > size:
+        del cache[next(iter(cache))]

@@ -1,4 +1,4 @@
-"""SAM of any size, built of the module classes of the `segment_anything` package (Kirillov et al., ICCV 2023)."""
+"""Building a SAM of any size from the classes of the `segment_anything` package (Kirillov et al., ICCV 2023)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ MODEL_TYPE = "segment_anything"
 """`model_type` of a folder's config.json."""
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of RGB bytes; every SAM's."""
+"""RGB bytes are standardised with these in every SAM."""
 
 _MULTIMASKS = 3
 _LAYER_NORM_EPS = 1e-6
@@ -21,22 +21,22 @@ _LAYER_NORM_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class SamSizes:
-    """What shapes a SAM. The defaults are those that vit_b, vit_l and vit_h share."""
+    """The architecture of a SAM. The defaults are those that vit_b, vit_l and vit_h share."""
 
     width: int
-    """Of the image encoder's tokens."""
+    """Width of the image encoder's tokens."""
     depth: int
     heads: int
     global_blocks: tuple[int, ...]
-    """Blocks that attend to the whole picture; the others attend within windows."""
+    """Blocks with global attention; the others attend within windows."""
     image_size: int = 1024
-    """Pixels of the longer side that a picture is resized to."""
+    """Pixels of the longer side that an image is resized to."""
     patch: int = 16
     window: int = 14
-    """Patches of a window's side."""
+    """Patches per side of a window."""
     relative_positions: bool = True
     prompt_width: int = 256
-    """Of the prompts, the image embedding and the mask decoder."""
+    """Width of the prompts, the image embedding and the mask decoder."""
     decoder_heads: int = 8
     decoder_mlp: int = 2048
     quality_hidden: int = 256
@@ -45,7 +45,7 @@ class SamSizes:
 
     @property
     def grid(self) -> int:
-        """Patches of the padded picture's side."""
+        """Patches per side of the padded image."""
         return self.image_size // self.patch
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class SamSizes:
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> "SamSizes":
-        """Raises: TypeError where a size is missing or unknown."""
+        """Raises: TypeError if a size is missing or unknown."""
         values = {key: value for key, value in doc.items() if key != "model_type"}
         return cls(**values | {"global_blocks": tuple(values.get("global_blocks", ()))})
 
@@ -64,7 +64,7 @@ VIT_B = SamSizes(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
 
 
 def build(sizes: SamSizes) -> Sam:
-    """A SAM with random weights, in evaluation mode."""
+    """Build a SAM with random weights, in evaluation mode."""
     grid, width = (sizes.grid, sizes.grid), sizes.prompt_width
     sam = Sam(
         image_encoder=ImageEncoderViT(
@@ -100,17 +100,17 @@ def build(sizes: SamSizes) -> Sam:
     return sam.eval()
 
 
-def filled(sizes: SamSizes, tensors: Mapping[str, Tensor]) -> Sam:
-    """A SAM of these tensors, float32, that learns nothing any more; no time is spent on random weights.
+def build_from_tensors(sizes: SamSizes, tensors: Mapping[str, Tensor]) -> Sam:
+    """Build a frozen float32 SAM with these tensors, without initialising random weights first.
 
     Raises:
-        RuntimeError: tensors are missing, too many, or of other shapes.
+        RuntimeError: tensors are missing, unknown, or of other shapes.
 
     """
     with torch.device("meta"):
         sam = build(sizes)
     sam.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    # These two are in no checkpoint.
+    # No checkpoint contains these two.
     sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)
     sam.pixel_std = torch.tensor(PIXEL_STD).view(-1, 1, 1)
     frozen: Sam = sam.requires_grad_(requires_grad=False)

@@ -63,7 +63,7 @@ class Scene:
         self.rows.note(instance=studio.url, ls_project_id=1, kind=RequestKind.WEBHOOK)
         for queue in ("gpu", "io"):
             self.rows.do(workers.heartbeat, WorkerInfo(f"host:{queue}", queue, "cpu", {}, CODE_VERSION))
-        self.rows.do(workers.reaped, CODE_VERSION)
+        self.rows.do(workers.record_maintenance, CODE_VERSION)
         self.rows.do(model_registry.register, "*", "*", WEIGHTS)
 
     @property
@@ -128,7 +128,7 @@ def test_where_all_is_well_nothing_is_wrong(scene):
     assert "through" not in found[-1]["detail"]
     assert "40 x 30" in found[-1]["detail"]
     shown = scene.car("doctor", "--project", "1", code=0).stdout
-    assert "nothing is wrong" in shown
+    assert "no problem found" in shown
 
 
 def _no_label_studio(scene):
@@ -173,7 +173,7 @@ def _version_page(body, status=200):
     return lambda scene: scene.studio.fail("GET", "/api/version", status=status, body=body)
 
 
-def _picture(address):
+def _image(address):
     return lambda scene: scene.studio.tasks[scene.task]["data"].update(image=address)
 
 
@@ -195,7 +195,7 @@ def _old_prediction(scene):
     scene.studio.add(scene.studio.stored, "prediction", row)
 
 
-def _failed_picture(scene):
+def _failed_image(scene):
     scene.rows.ask(1, known=scene.rows.note(instance=scene.studio.url, ls_project_id=1))
     (mine,) = scene.rows.do(items.claim, "w", limit=1, lease=LEASE)
     scene.rows.do(items.fail, "w", [FailedItem(mine, "image_corrupt", "broken", retryable=False)])
@@ -228,14 +228,14 @@ FAULTS = {
     "objects_unusable": _set(S3_BUCKET="a-bucket-that-is-not-there"),
     "gpu_worker_missing": _sql("DELETE FROM worker WHERE queue = 'gpu'"),
     "io_worker_missing": _sql("DELETE FROM worker WHERE queue <> 'gpu'"),
-    "beat_missing": _sql("UPDATE worker SET seen_at = seen_at - interval '1 hour' WHERE queue = 'beat'"),
+    "scheduler_missing": _sql("UPDATE worker SET seen_at = seen_at - interval '1 hour' WHERE queue = 'beat'"),
     "weights_unknown": _sql("DELETE FROM worker_model"),
     "api_unreachable": _set(CAR_API_URL=NOWHERE),
     "api_key_refused": _set(CAR_API_KEY="car_unknown"),
     "basic_auth_refused": _set(BASIC_AUTH_PASS="another"),  # noqa: S106 - of a test
     "label_studio_unset": _no_label_studio,
     "label_studio_unreachable": _set(LABEL_STUDIO_URL=NOWHERE),
-    "label_studio_other": _version_page(b"<!doctype html><title>Welcome to nginx</title>"),
+    "not_label_studio": _version_page(b"<!doctype html><title>Welcome to nginx</title>"),
     "label_studio_old": _version_page({"release": "1.9.2"}),
     "token_unknown": _token(lambda _: "0123456789012345678901234567890123456789"),
     "token_legacy_disabled": lambda scene: setattr(scene.studio, "legacy_tokens", False),
@@ -257,7 +257,7 @@ FAULTS = {
     "version_differs": _backend(model_version="car-0.0.9+a.b.c.d"),
     "predictions_outdated": _old_prediction,
     "predictions_failed": _failed_prediction,
-    "pictures_failed": _failed_picture,
+    "images_failed": _failed_image,
     "other_predictions_shown": _project(model_version="SAM"),
     "webhook_missing": lambda scene: scene.studio.hooks.clear(),
     "webhook_elsewhere": _hook(url="http://elsewhere:9090/webhook"),
@@ -266,14 +266,14 @@ FAULTS = {
     "webhook_actions": _hook(actions=["TASKS_CREATED"]),
     "webhook_blocked": _blocked_webhook,
     "tasks_missing": lambda scene: scene.studio.tasks.clear(),
-    "picture_key_missing": lambda scene: scene.studio.tasks[scene.task].update(data={"photo": "s3://a/b.png"}),
-    "s3_unresolved": _picture("s3://a-bucket-that-is-not-there/a.png"),
-    "picture_refused": _picture("http://10.0.0.1/a.png"),
-    "picture_unreachable": _picture("/data/upload/1/gone.png"),
-    "picture_unreadable": _object(b"GIF89a, or so it says"),
-    "picture_rotated": _object(png("JPEG", orientation=6)),
+    "image_key_missing": lambda scene: scene.studio.tasks[scene.task].update(data={"photo": "s3://a/b.png"}),
+    "s3_unresolved": _image("s3://a-bucket-that-is-not-there/a.png"),
+    "image_refused": _image("http://10.0.0.1/a.png"),
+    "image_unreachable": _image("/data/upload/1/gone.png"),
+    "image_unreadable": _object(b"GIF89a, or so it says"),
+    "image_rotated": _object(png("JPEG", orientation=6)),
 }
-OPEN = {"face_open"}
+OPEN = {"backend_open"}
 """Of an API that is started otherwise: a test of its own."""
 
 
@@ -296,17 +296,17 @@ def test_a_fault_gets_its_diagnosis_and_what_to_do(scene, code):
 
 
 ALSO = {
-    "io_worker_missing": {"beat_missing"},  # an io worker is who answers beat
+    "io_worker_missing": {"scheduler_missing"},  # an io worker is who answers beat
     "weights_unknown": {"version_differs"},
     "project_unknown": {"webhook_blocked"},
     "backend_missing": {"other_predictions_shown"},
     "backend_elsewhere": {"webhook_elsewhere"},
     "api_unreachable": {"backend_elsewhere", "webhook_elsewhere"},
 }
-"""What a fault brings along."""
+"""Other diagnoses that a fault causes."""
 
 
-def test_an_api_that_lets_everyone_in_is_noted(scene):
+def test_an_api_without_basic_auth_is_reported(scene):
     settings = {name: value for name, value in scene.api.items() if name not in BASIC}
     server = uvicorn.Server(uvicorn.Config(create_app(ApiSettings(**settings)), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
@@ -317,7 +317,7 @@ def test_an_api_that_lets_everyone_in_is_noted(scene):
     found = scene.findings(project=None, code=0)
     server.should_exit = True
     thread.join()
-    assert "face_open" in {one["code"] for one in found}
+    assert "backend_open" in {one["code"] for one in found}
 
 
 def test_without_label_studio_the_service_alone_is_looked_at(scene):
@@ -335,13 +335,13 @@ def test_without_label_studio_the_service_alone_is_looked_at(scene):
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("s3://{bucket}/a.png", "by this service's own key"),
+        ("s3://{bucket}/a.png", "with this service's credentials"),
         ("s3://elsewhere/a.png", "through Label Studio's storage"),
         ("/data/upload/1/a.png", "from Label Studio"),
-        ("data:image/png;base64,{inline}", "written into the task itself"),
+        ("data:image/png;base64,{inline}", "embedded in the task"),
     ],
 )
-def test_it_says_by_which_way_a_picture_came(scene, address, says):
+def test_it_says_how_an_image_was_read(scene, address, says):
     from base64 import b64encode  # noqa: PLC0415 - a part of one case
 
     here = {"Bucket": scene.bucket.name, "Key": "a.png"}
@@ -352,7 +352,7 @@ def test_it_says_by_which_way_a_picture_came(scene, address, says):
     assert says in scene.findings(code=0)[-1]["detail"]
 
 
-def test_the_guide_tells_every_diagnosis_as_the_code_does():
-    told = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \|$", GUIDE.read_text(), re.MULTILINE))
-    means = {code: f"{one.means} | {one.do}" for code, one in DIAGNOSES.items()}
-    assert {code: row for code, row in told.items() if code in DIAGNOSES} == means
+def test_the_guide_has_the_same_table_of_diagnoses():
+    rows = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \|$", GUIDE.read_text(), re.MULTILINE))
+    means = {code: f"{diagnosis.means} | {diagnosis.do}" for code, diagnosis in DIAGNOSES.items()}
+    assert {code: row for code, row in rows.items() if code in DIAGNOSES} == means

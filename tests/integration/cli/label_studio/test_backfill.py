@@ -141,7 +141,7 @@ def test_a_task_that_cannot_have_one_is_named_with_its_reason(backfill):
     assert "image_corrupt" in shown
     backfill.fails.clear()
     retried = backfill.car("status", "--project", 1, "--retry")
-    assert "1 pictures and 0 predictions are tried again" in retried.stderr
+    assert "1 images and 0 predictions are tried again" in retried.stderr
     backfill.car("backfill", "--project", 1)
     assert len(backfill.studio.stored) == 3
 
@@ -159,8 +159,8 @@ def test_a_sync_is_watched_to_its_end_and_says_what_it_found(backfill):
 
 def test_what_nobody_knows_is_said_so(backfill):
     assert "no project is known yet" in backfill.car("status").stderr
-    assert "was never seen here" in backfill.car("status", "--project", 9, code=2).stderr
+    assert "is not connected" in backfill.car("status", "--project", 9, code=2).stderr
     assert "need --project" in backfill.car("status", "--retry", code=2).stderr
     assert "no project 9" in backfill.car("backfill", "--project", 9, code=2).stderr
     backfill.car("backfill", "--project", 1, "--dry-run")
-    assert "nobody has submitted" in backfill.car("feedback", "--project", 1).stderr
+    assert "no annotation has been submitted" in backfill.car("feedback", "--project", 1).stderr

@@ -51,7 +51,7 @@ class Outbox:
         self.there[self.numbers] = task
         return self.numbers
 
-    def some(self):
+    def pick(self):
         return self.random.choice(self.held) if self.held else None
 
     def segment(self):
@@ -63,19 +63,19 @@ class Outbox:
         waits = self.project.do(outbox.waiting, INSTANCE)
         claimed = self.project.do(outbox.claim, worker, limit=limit, lease=LEASE, instance=INSTANCE)
         assert waits == bool(claimed)
-        for one in claimed:
-            assert [held.worker for held in self.held if held.row.id == one.id and not held.silent] == []
-            self.held.append(Held(one, worker, rendered=one.document is not None))
+        for entry in claimed:
+            assert [held.worker for held in self.held if held.row.id == entry.id and not held.silent] == []
+            self.held.append(Held(entry, worker, rendered=entry.document is not None))
 
     def render_alone(self):
         claimed = self.project.do(outbox.claim, "r", limit=9, lease=LEASE, instance=None)
-        assert {one.document for one in claimed} <= {None}
-        made = [(one, f"document {one.ls_task_id}", 0.5) for one in claimed]
-        assert self.project.do(outbox.store_rendered, "r", made, keep=False) == {one.id for one in claimed}
+        assert {entry.document for entry in claimed} <= {None}
+        made = [(entry, f"document {entry.ls_task_id}", 0.5) for entry in claimed]
+        assert self.project.do(outbox.store_rendered, "r", made, keep=False) == {entry.id for entry in claimed}
 
     def go_on(self):
         """Render, post, take down."""
-        if held := self.some():
+        if held := self.pick():
             for _ in range(self.random.randint(1, 3)):
                 if held in self.held:
                     self.step(held)
@@ -97,16 +97,16 @@ class Outbox:
                 held.created = self.create(held.row.ls_task_id)
 
     def take_down(self, held, made, *, created):
-        ours = self.project.do(outbox.mark_sent, held.worker, held.row, made)
-        assert ours or held.silent
-        if not ours and created:
+        is_owned = self.project.do(outbox.mark_sent, held.worker, held.row, made)
+        assert is_owned or held.silent
+        if not is_owned and created:
             self.there.pop(made, None)
         self.held.remove(held)
 
     def give_up(self):
         """What was posted stays there unseen: the answer was lost, or the publisher died."""
         how = self.random.choice(["later", "hand_back", "die"])
-        if held := self.some():
+        if held := self.pick():
             if how == "later":
                 wait = timedelta(seconds=60)
                 self.project.do(
@@ -137,9 +137,9 @@ class Outbox:
         lost, answering = self.random.random() < 0.2, self.random.choice([0, 12, 10**6])
         if self.chosen and self.lasted < 100:
             answers = self.project.ask(*self.chosen, max_document_bytes=answering, missing=True)
-            given = [one.ls_task_id for one in answers if one.document is not None]
-            assert {one.document for one in answers} <= {None, *(f"document {task}" for task in given)}
-            assert sum(len(one.document or "") for one in answers) <= answering
+            given = [entry.ls_task_id for entry in answers if entry.document is not None]
+            assert {entry.document for entry in answers} <= {None, *(f"document {task}" for task in given)}
+            assert sum(len(entry.document or "") for entry in answers) <= answering
             for task in [] if lost else given:
                 self.create(task)
         self.chosen = []
@@ -187,10 +187,10 @@ class Outbox:
     def publish_all(self):
         self.held = []
         while claimed := self.project.do(outbox.claim, "p9", limit=2, lease=LEASE, instance=INSTANCE):
-            for one in claimed:
-                known = [made for made, task in self.there.items() if task == one.ls_task_id]
-                made = known[0] if one.attempt > 1 and known else self.create(one.ls_task_id)
-                assert self.project.do(outbox.mark_sent, "p9", one, made)
+            for entry in claimed:
+                known = [made for made, task in self.there.items() if task == entry.ls_task_id]
+                made = known[0] if entry.attempt > 1 and known else self.create(entry.ls_task_id)
+                assert self.project.do(outbox.mark_sent, "p9", entry, made)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -205,13 +205,15 @@ def test_publishers_share_what_is_owed_and_no_two_have_the_same(project):
     project.finish()
 
     def drain(worker):
-        mine = []
+        own = []
         while claimed := project.do(outbox.claim, worker, limit=3, lease=LEASE, instance=INSTANCE):
-            made = [(one, "{}", 0.1) for one in claimed]
+            made = [(entry, "{}", 0.1) for entry in claimed]
             assert len(project.do(outbox.store_rendered, worker, made, keep=True)) == len(claimed)
-            assert project.do(outbox.extend, worker, claimed, LEASE) == {one.id for one in claimed}
-            mine += [one.ls_task_id for one in claimed if project.do(outbox.mark_sent, worker, one, one.ls_task_id)]
-        return mine
+            assert project.do(outbox.extend, worker, claimed, LEASE) == {entry.id for entry in claimed}
+            own += [
+                entry.ls_task_id for entry in claimed if project.do(outbox.mark_sent, worker, entry, entry.ls_task_id)
+            ]
+        return own
 
     shares = together(*(lambda name=name: drain(name) for name in ("a", "b", "c")))
     assert sorted(task for share in shares for task in share) == list(range(1, 41))
@@ -221,30 +223,30 @@ def test_rendering_is_for_anybody_and_sending_for_who_may(project):
     project.ask(1, 2)
     project.finish()
     elsewhere = "http://elsewhere:8080"
-    [one, two] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=elsewhere)
-    project.do(outbox.store_rendered, "p1", [(one, '{"a": 1}', 0.5), (two, '{"b": 2}', 0.5)], keep=False)
+    [entry, two] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=elsewhere)
+    project.do(outbox.store_rendered, "p1", [(entry, '{"a": 1}', 0.5), (two, '{"b": 2}', 0.5)], keep=False)
     for nobody in (None, elsewhere):
         assert not project.do(outbox.waiting, nobody)
         assert project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=nobody) == []
     assert project.do(outbox.waiting, INSTANCE)
     claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert [one.document for one in claimed] == ['{"a": 1}', '{"b": 2}']
+    assert [entry.document for entry in claimed] == ['{"a": 1}', '{"b": 2}']
 
 
 def test_answers_are_as_many_as_fit_and_one_for_a_task_asked_twice(project):
     project.ask(1, 2, 3)
     project.finish()
     claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=None)
-    project.do(outbox.store_rendered, "p1", [(one, "ä" * 50, 0.5) for one in claimed], keep=False)
+    project.do(outbox.store_rendered, "p1", [(entry, "ä" * 50, 0.5) for entry in claimed], keep=False)
     first = project.ask(3, 2, 1, 1, max_document_bytes=250, missing=True)
-    assert [(one.ls_task_id, one.document is not None) for one in first] == [
+    assert [(entry.ls_task_id, entry.document is not None) for entry in first] == [
         (3, False),
         (2, True),
         (1, True),
         (1, False),
     ]
     second = together(*(lambda: project.ask(3, max_document_bytes=10**6, missing=True) for _ in range(4)))
-    assert any(one.document for answers in second for one in answers)
+    assert any(entry.document for answers in second for entry in answers)
     assert {row.state for row in project.predictions()} == {"sent"}
 
 
@@ -253,7 +255,7 @@ def test_an_answer_is_given_again_to_who_asks_again(project):
     project.ask(1)
     project.finish()
     claimed = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=None)
-    project.do(outbox.store_rendered, "p1", [(one, '{"result": []}', 0.5) for one in claimed], keep=False)
+    project.do(outbox.store_rendered, "p1", [(entry, '{"result": []}', 0.5) for entry in claimed], keep=False)
     for _ in range(3):
         [answer] = project.ask(1, max_document_bytes=10**6, missing=True)
         assert answer.document == '{"result": []}'
@@ -269,8 +271,8 @@ def test_an_answer_is_given_again_to_who_asks_again(project):
 def test_before_any_worker_told_its_weights_nothing_counts_as_deleted(project):
     project.ask(1)
     project.finish()
-    [one] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    project.do(outbox.mark_sent, "p1", one, 11)
+    [entry] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    project.do(outbox.mark_sent, "p1", entry, 11)
     project.later()
     project.ask(1, weights=None, missing=True)
     assert [row.state for row in project.predictions()] == ["sent"]
@@ -281,8 +283,8 @@ def test_before_any_worker_told_its_weights_nothing_counts_as_deleted(project):
 def test_failed_ones_go_again_when_somebody_says_so(project):
     project.ask(1, 2, 3)
     project.finish()
-    [one, two, three] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert project.do(outbox.fail, "p1", one, code="prediction_invalid", detail="no such label")
+    [entry, two, three] = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
+    assert project.do(outbox.fail, "p1", entry, code="prediction_invalid", detail="no such label")
     wait = timedelta(hours=1)
     assert project.do(outbox.reschedule, "p1", two, code="label_studio_unreachable", detail="away", at_least=wait)
     assert project.do(outbox.mark_orphaned, "p1", three)
@@ -291,7 +293,7 @@ def test_failed_ones_go_again_when_somebody_says_so(project):
     assert not project.do(outbox.waiting, INSTANCE)
     assert project.do(outbox.retry, project.known.row) == 2
     again = project.do(outbox.claim, "p1", limit=9, lease=LEASE, instance=INSTANCE)
-    assert [(one.ls_task_id, one.attempt, one.failure_count) for one in again] == [(1, 2, 0), (2, 2, 0)]
+    assert [(entry.ls_task_id, entry.attempt, entry.failure_count) for entry in again] == [(1, 2, 0), (2, 2, 0)]
 
 
 def test_what_a_publisher_holds_is_no_answer_however_long_it_takes(project):

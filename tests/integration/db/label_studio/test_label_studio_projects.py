@@ -21,31 +21,31 @@ ELSEWHERE = "http://elsewhere:8080"
 
 
 def states(answers):
-    return [str(one.state) for one in answers]
+    return [str(entry.state) for entry in answers]
 
 
 def test_a_project_has_a_job_that_nobody_lists(project):
     [job] = project.sql("SELECT * FROM job")
     assert (job.id, job.kind, job.listed_at is None) == (project.known.row.job_id, "label_studio", False)
-    assert (job.source["instance"], job.source["project"]) == (INSTANCE, 7)
+    assert (job.source["instance"], job.source["ls_project_id"]) == (INSTANCE, 7)
     with pytest.raises(ConflictError, match="car label-studio sync"):
         project.do(jobs.rescan, job.id)
 
 
 def test_the_first_two_who_see_a_project_at_once_see_one(rows):
     seen = ProjectPayload(instance=INSTANCE, ls_project_id=7, label_config=config(), kind=RequestKind.SETUP)
-    found = together(*(lambda: rows.do(projects.upsert, seen, preset="demo") for _ in range(6)))
-    assert len({one.row.id for one in found}) == len({one.row.job_id for one in found}) == 1
+    actual = together(*(lambda: rows.do(projects.upsert, seen, preset="demo") for _ in range(6)))
+    assert len({entry.row.id for entry in actual}) == len({entry.row.job_id for entry in actual}) == 1
     assert rows.sql("SELECT count(*) FROM job") == [(1,)]
 
 
 def test_a_look_that_shows_nothing_new_costs_one_query(project):
-    said = []
-    event.listen(project.engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    message = []
+    event.listen(project.engine, "before_cursor_execute", lambda *given: message.append(given[2]))
     project.note()
-    assert len(said) == 1
+    assert len(message) == 1
     project.note(kind=RequestKind.PREDICT)
-    assert [line.split()[0] for line in said] == ["SELECT", "SELECT", "UPDATE"]
+    assert [line.split()[0] for line in message] == ["SELECT", "SELECT", "UPDATE"]
 
 
 def test_each_way_leaves_its_time(project):
@@ -84,7 +84,7 @@ def test_a_project_whose_stored_words_are_those_of_an_earlier_release_follows_at
     after = project.note(**seen)
     assert after.row.vocabulary_digest != before.row.vocabulary_digest
     assert after.row.job_id != before.row.job_id
-    assert after.plan.base.labels[0].prompts == ("yellow square",)
+    assert after.config.base.labels[0].prompts == ("yellow square",)
     assert project.sql("SELECT state FROM item") == [("cancelled",)]
     assert states(project.ask(1, known=after)) == ["queued"]
 
@@ -178,15 +178,15 @@ def test_another_stamp_is_another_project_under_the_old_number(project):
 
 
 def test_projects_are_found_by_number_and_instance(project):
-    assert project.do(projects.find, 7).plan.vocabulary_digest == project.known.plan.vocabulary_digest
+    assert project.do(projects.find, 7).config.vocabulary_digest == project.known.config.vocabulary_digest
     with pytest.raises(NotFoundError, match="connect"):
         project.do(projects.find, 8)
     project.note(instance=ELSEWHERE)
     with pytest.raises(ConflictError, match=ELSEWHERE):
         project.do(projects.find, 7)
     assert project.do(projects.find, 7, ELSEWHERE + "/").row.instance == ELSEWHERE
-    found = project.do(projects.find, 7, INSTANCE, preset="voc")
-    assert found.plan.recipe.preset == "voc"
+    actual = project.do(projects.find, 7, INSTANCE, preset="voc")
+    assert actual.config.recipe.preset == "voc"
     [newer], cursor = project.do(projects.page, cursor=None, limit=1)
     [older], end = project.do(projects.page, cursor=cursor, limit=1)
     assert (newer.instance, older.instance, end) == (ELSEWHERE, INSTANCE, None)
@@ -221,9 +221,9 @@ def test_progress_counts_tasks_and_says_why_some_failed(project):
     seen = project.do(project_queries.progress, project.known.row)
     assert (seen.tasks, seen.items[ItemState.DONE], seen.items[ItemState.QUEUED]) == (6, 2, 2)
     assert seen.predictions == dict.fromkeys(PredictionState, 0) | {PredictionState.SENT: 1, PredictionState.FAILED: 1}
-    told = [(one.code, one.count, one.example, one.ls_task_id) for one in seen.failed]
-    assert told == [("image_unreadable", 1, "no PNG", 2), ("source_invalid", 1, "none", 6)]
-    assert [(one.code, one.ls_task_id) for one in seen.unsent] == [("prediction_invalid", 5)]
+    reported = [(entry.code, entry.count, entry.example, entry.ls_task_id) for entry in seen.failed]
+    assert reported == [("image_unreadable", 1, "no PNG", 2), ("source_invalid", 1, "none", 6)]
+    assert [(entry.code, entry.ls_task_id) for entry in seen.unsent] == [("prediction_invalid", 5)]
     assert seen.model_version == first.model_version
     assert (
         project.do(project_queries.progress, project.known.row, weights=OTHER_WEIGHTS).model_version
@@ -234,8 +234,8 @@ def test_progress_counts_tasks_and_says_why_some_failed(project):
 def test_tasks_come_page_by_page_with_what_became_of_them(project):
     project.ask(*range(1, 6))
     project.finish(limit=2)
-    [one, _] = project.do(outbox.claim, "io", limit=9, lease=LEASE, instance=INSTANCE)
-    project.do(outbox.mark_sent, "io", one, 11)
+    [entry, _] = project.do(outbox.claim, "io", limit=9, lease=LEASE, instance=INSTANCE)
+    project.do(outbox.mark_sent, "io", entry, 11)
     row, cursor, shown = project.known.row, None, []
     for _ in range(3):
         page, cursor = project.do(project_queries.tasks_page, row, state=None, cursor=cursor, limit=2)
@@ -246,7 +246,7 @@ def test_tasks_come_page_by_page_with_what_became_of_them(project):
     assert [view.prediction_state for view in shown[:3]] == [PredictionState.SENT, PredictionState.PENDING, None]
     assert (shown[0].ls_prediction_id, shown[0].model_version, shown[0].uri) == (
         11,
-        one.model_version,
+        entry.model_version,
         "s3://bucket/1.jpg",
     )
     done, end = project.do(project_queries.tasks_page, row, state=ItemState.DONE, cursor=None, limit=2)
@@ -262,18 +262,23 @@ def test_a_look_at_all_tasks_is_one_workers_and_goes_on_where_it_stopped(project
     project.do(project_sync.request, row)
     assert project.do(project_sync.waiting, instance=INSTANCE)
     assert not project.do(project_sync.waiting, instance=ELSEWHERE)
-    look = claim("io", timedelta(0))
-    assert (look.ls_project_id, look.cursor, look.seen) == (7, None, 0)
-    assert project.do(project_sync.advance, "io", look, cursor=500, seen=500, total=900, lease=timedelta(0))
+    sync = claim("io", timedelta(0))
+    assert (sync.ls_project_id, sync.cursor, sync.seen) == (7, None, 0)
+    assert project.do(project_sync.advance, "io", sync, cursor=500, seen=500, total=900, lease=timedelta(0))
     taken = claim("other")
     assert (taken.cursor, taken.seen) == (500, 500)
-    assert not project.do(project_sync.advance, "io", look, cursor=900, seen=400, total=900, lease=LEASE)
-    assert not project.do(project_sync.finish, "io", look)
+    assert not project.do(project_sync.advance, "io", sync, cursor=900, seen=400, total=900, lease=LEASE)
+    assert not project.do(project_sync.finish, "io", sync)
     project.do(project_sync.request, row)
     assert claim("io") is None, "wanted again while it goes on, it goes on"
     assert project.do(project_sync.finish, "other", taken)
-    found = project.note().row
-    assert (found.sync_wanted_at, found.synced_at is None, found.sync_seen, found.sync_total) == (None, False, 500, 900)
+    actual = project.note().row
+    assert (actual.sync_wanted_at, actual.synced_at is None, actual.sync_seen, actual.sync_total) == (
+        None,
+        False,
+        500,
+        900,
+    )
 
 
 def test_a_look_that_fails_is_tried_again_a_few_times(project):
@@ -284,9 +289,9 @@ def test_a_look_that_fails_is_tried_again_a_few_times(project):
     row = project.known.row
     project.do(project_sync.request, row)
     for number in range(8):
-        look = claim()
+        sync = claim()
         assert project.note().row.failure_count == number
-        project.do(project_sync.fail, "io", look, code="label_studio_unreachable", detail="away", retryable=True)
+        project.do(project_sync.fail, "io", sync, code="label_studio_unreachable", detail="away", retryable=True)
         assert not project.do(project_sync.waiting, instance=INSTANCE)
     assert claim() is None
     assert project.note().row.sync_error == "label_studio_unreachable: away"
@@ -298,8 +303,8 @@ def test_a_look_that_fails_is_tried_again_a_few_times(project):
 def test_somebody_who_wants_a_look_does_not_wait_for_the_next_try(project):
     row = project.known.row
     project.do(project_sync.request, row)
-    look = project.do(project_sync.claim, "io", LEASE, instance=INSTANCE)
-    project.do(project_sync.fail, "io", look, code="label_studio_unreachable", detail="away", retryable=True)
+    sync = project.do(project_sync.claim, "io", LEASE, instance=INSTANCE)
+    project.do(project_sync.fail, "io", sync, code="label_studio_unreachable", detail="away", retryable=True)
     assert not project.do(project_sync.waiting, instance=INSTANCE)
     project.do(project_sync.request, row)
     assert project.do(project_sync.waiting, instance=INSTANCE)
@@ -308,10 +313,10 @@ def test_somebody_who_wants_a_look_does_not_wait_for_the_next_try(project):
 def test_every_so_often_all_projects_of_the_instance_are_looked_at(project):
     project.note(instance=ELSEWHERE)
     hour = timedelta(hours=1)
-    assert project.do(project_sync.request_all, instance=INSTANCE, every=hour) == 0
+    assert project.do(project_sync.request_all, instance=INSTANCE, interval=hour) == 0
     project.sql("UPDATE project SET created_at = now() - interval '2 h', available_at = now() - interval '2 h'")
-    assert project.do(project_sync.request_all, instance=INSTANCE, every=hour) == 1
-    assert project.do(project_sync.request_all, instance=INSTANCE, every=hour) == 0
-    look = project.do(project_sync.claim, "io", LEASE, instance=INSTANCE)
-    project.do(project_sync.finish, "io", look)
-    assert project.do(project_sync.request_all, instance=INSTANCE, every=hour) == 0
+    assert project.do(project_sync.request_all, instance=INSTANCE, interval=hour) == 1
+    assert project.do(project_sync.request_all, instance=INSTANCE, interval=hour) == 0
+    sync = project.do(project_sync.claim, "io", LEASE, instance=INSTANCE)
+    project.do(project_sync.finish, "io", sync)
+    assert project.do(project_sync.request_all, instance=INSTANCE, interval=hour) == 0

@@ -14,7 +14,7 @@ from tests.support.rows import LEASE, together
 
 
 def states(answers):
-    return [str(one.state) for one in answers]
+    return [str(entry.state) for entry in answers]
 
 
 def test_a_task_is_queued_once_and_owed_once_when_its_picture_is_done(project):
@@ -35,9 +35,11 @@ def test_a_task_is_queued_once_and_owed_once_when_its_picture_is_done(project):
 def test_the_version_owed_is_the_one_that_setup_answers(project):
     project.ask(1)
     project.finish()
-    plan = project.known.plan
+    config = project.known.config
     [row] = project.predictions()
-    assert row.model_version == label_studio_version(WEIGHTS, plan.recipe, plan.vocabulary_digest, plan.region_digest)
+    assert row.model_version == label_studio_version(
+        WEIGHTS, config.recipe, config.vocabulary_digest, config.region_digest
+    )
 
 
 def test_tasks_of_one_picture_share_an_item_and_have_a_prediction_each(project):
@@ -45,7 +47,7 @@ def test_tasks_of_one_picture_share_an_item_and_have_a_prediction_each(project):
         TaskSubmission(ls_task_id=5, uri="s3://bucket/same.jpg"),
         TaskSubmission(ls_task_id=4, uri="s3://bucket/same.jpg"),
     ]
-    assert [one.ls_task_id for one in project.ask(*both)] == [5, 4]
+    assert [entry.ls_task_id for entry in project.ask(*both)] == [5, 4]
     assert len(project.finish()) == 1
     assert [row.ls_task_id for row in project.predictions()] == [4, 5]
     # A third one that comes when it is done is owed at once.
@@ -117,8 +119,12 @@ def test_what_is_pending_of_a_former_picture_is_never_sent(project):
 
 def test_a_refused_task_is_a_failed_item_that_says_why(project):
     refused = ("source_invalid", 'the task has no "image"; it has "text" \0')
-    one = project.ask(TaskSubmission(ls_task_id=1, refused=refused), TaskSubmission(ls_task_id=2, refused=refused))[0]
-    assert (one.state, one.error_code, one.error_detail) == ("failed", refused[0], refused[1].replace("\0", "\\0"))
+    entry = project.ask(TaskSubmission(ls_task_id=1, refused=refused), TaskSubmission(ls_task_id=2, refused=refused))[0]
+    assert (entry.state, entry.error_code, entry.error_detail) == (
+        "failed",
+        refused[0],
+        refused[1].replace("\0", "\\0"),
+    )
     [row, other] = project.items_by_task()
     assert (row.uri, row.attempt, row.id != other.id) == ("task 1", 0, True)
     [again] = project.ask(TaskSubmission(ls_task_id=1, refused=("vocabulary_invalid", "no words")))
@@ -131,13 +137,13 @@ def test_a_refused_task_is_a_failed_item_that_says_why(project):
 def test_an_address_that_no_index_holds_is_refused(project):
     odd = ["", "s3://bucket/" + 3000 * "x", "s3://bucket/\0", "s3://bucket/\ud800"]
     answers = project.ask(*(TaskSubmission(ls_task_id=number, uri=uri) for number, uri in enumerate(odd)))
-    assert {(one.state, one.error_code) for one in answers} == {("failed", "source_invalid")}
+    assert {(entry.state, entry.error_code) for entry in answers} == {("failed", "source_invalid")}
 
 
 def test_failed_items_stay_failed_and_those_that_may_do_by_now_go_again(project):
     project.ask(1, 2)
     claimed = project.do(items.claim, "gpu", limit=2, lease=LEASE)
-    project.do(items.fail, "gpu", [FailedItem(one, "image_unreadable", "no", retryable=False) for one in claimed])
+    project.do(items.fail, "gpu", [FailedItem(entry, "image_unreadable", "no", retryable=False) for entry in claimed])
     assert states(project.ask(1, 2)) == ["failed", "failed"]
     project.sql("UPDATE item SET failure_count = 6, error_code = 'store_unreachable' WHERE ls_task_id = 2")
     assert states(project.ask(1, 2)) == ["failed", "failed"]
@@ -172,22 +178,22 @@ def test_somebody_who_waits_moves_an_item_forward(project):
     project.ask(40, priority=Priority.INTERACTIVE)
     alone = project.do(tasks.submit_interactive, project.known, TaskSubmission(ls_task_id=30, uri="s3://bucket/30.jpg"))
     claimed = project.do(items.claim, "gpu", limit=2, lease=LEASE)
-    assert sorted(one.ls_task_id for one in claimed) == [30, 40]
-    assert alone in [one.id for one in claimed]
+    assert sorted(entry.ls_task_id for entry in claimed) == [30, 40]
+    assert alone in [entry.id for entry in claimed]
     project.ask(40)
     assert project.sql("SELECT priority FROM item WHERE ls_task_id = 40") == [(0,)]
 
 
 def test_an_item_asked_alone_is_owed_to_nobody(project):
-    words = project.do(vocabularies.get_or_create, Vocabulary.of(["left cat"]))
+    words = project.do(vocabularies.get_or_create, Vocabulary.from_words(["left cat"]))
     asked = TaskSubmission(ls_task_id=1, uri="s3://bucket/1.jpg", vocabulary_id=words)
     item = project.do(tasks.submit_interactive, project.known, asked, weights=WEIGHTS)
     assert project.do(tasks.submit_interactive, project.known, asked, weights=WEIGHTS) == item
     [claimed] = project.finish()
     assert (claimed.id, claimed.vocabulary_id) == (item, words)
-    standing = project.do(tasks.status_of, item)
-    assert (standing.ls_task_id, standing.state, standing.document) == (1, "done", None)
-    assert standing.result_id is not None
+    status = project.do(tasks.status_of, item)
+    assert (status.ls_task_id, status.state, status.document) == (1, "done", None)
+    assert status.result_id is not None
     assert project.predictions() == []
     assert project.items_by_task() == []
 

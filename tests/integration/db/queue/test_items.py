@@ -34,7 +34,7 @@ class Life:
     silent: bool = False
     waits: bool = False
 
-    def of(self, claimed, worker):
+    def is_held_by(self, claimed, worker):
         return (self.state, self.attempt, self.worker) == (ItemState.RUNNING, claimed.attempt, worker)
 
     def let_go(self, state):
@@ -57,7 +57,7 @@ class Lives(RuleBasedStateMachine):
     def held(self, worker):
         return [life for life in self.lives.values() if life.worker == worker and not life.silent]
 
-    def some(self, number):
+    def pick(self, number):
         """One of all claims ever given out, with its worker; the newest come first."""
         return self.given[-1 - number % len(self.given)] if self.given else None
 
@@ -73,12 +73,12 @@ class Lives(RuleBasedStateMachine):
             return  # a worker with a suspect in hand claims nothing beside it
         expected = self._next(limit, occupied=bool(held))
         claimed = self.rows.do(items.claim, worker, limit=limit, lease=LEASE, occupied=bool(held))
-        assert [one.id for one in claimed] == sorted(expected)
-        for one in claimed:
-            life = self.lives[one.id]
-            assert (one.attempt, one.isolated, one.job_id) == (life.attempt + 1, life.isolated, life.job)
-            life.state, life.attempt, life.worker, life.silent = ItemState.RUNNING, one.attempt, worker, False
-            self.given.append((one, worker))
+        assert [entry.id for entry in claimed] == sorted(expected)
+        for entry in claimed:
+            life = self.lives[entry.id]
+            assert (entry.attempt, entry.isolated, entry.job_id) == (life.attempt + 1, life.isolated, life.job)
+            life.state, life.attempt, life.worker, life.silent = ItemState.RUNNING, entry.attempt, worker, False
+            self.given.append((entry, worker))
 
     def _next(self, limit, *, occupied):
         queued = [number for number, life in self.lives.items() if life.state == ItemState.QUEUED and not life.waits]
@@ -91,36 +91,36 @@ class Lives(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9))
     def extend(self, number):
-        if (some := self.some(number)) is None:
+        if (pair := self.pick(number)) is None:
             return
-        claimed, worker = some
+        claimed, worker = pair
         life = self.lives[claimed.id]
-        ours = life.of(claimed, worker)
-        assert self.rows.do(items.extend, worker, [claimed], LEASE) == ({claimed.id} if ours else set())
-        life.silent = life.silent and not ours
+        is_owned = life.is_held_by(claimed, worker)
+        assert self.rows.do(items.extend, worker, [claimed], LEASE) == ({claimed.id} if is_owned else set())
+        life.silent = life.silent and not is_owned
 
     @rule(number=st.integers(0, 9))
     def finish(self, number):
-        if (some := self.some(number)) is None:
+        if (pair := self.pick(number)) is None:
             return
-        claimed, worker = some
+        claimed, worker = pair
         life = self.lives[claimed.id]
-        ours = life.of(claimed, worker)
+        is_owned = life.is_held_by(claimed, worker)
         ended = CompletedItem(claimed, self.result, reused=False)
-        assert self.rows.do(items.complete, worker, [ended]) == ({claimed.id} if ours else set())
-        if ours:
+        assert self.rows.do(items.complete, worker, [ended]) == ({claimed.id} if is_owned else set())
+        if is_owned:
             life.state, life.silent = ItemState.DONE, False
 
     @rule(number=st.integers(0, 9), retryable=st.booleans())
     def fail(self, number, retryable):
-        if (some := self.some(number)) is None:
+        if (pair := self.pick(number)) is None:
             return
-        claimed, worker = some
+        claimed, worker = pair
         life = self.lives[claimed.id]
-        ours = life.of(claimed, worker)
+        is_owned = life.is_held_by(claimed, worker)
         failed = FailedItem(claimed, "image_unreadable", "no \0 picture", retryable)
-        assert self.rows.do(items.fail, worker, [failed]) == ({claimed.id} if ours else set())
-        if not ours:
+        assert self.rows.do(items.fail, worker, [failed]) == ({claimed.id} if is_owned else set())
+        if not is_owned:
             return
         life.failures += retryable
         again = retryable and life.failures < MAX_FAILURES
@@ -132,13 +132,13 @@ class Lives(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), wait=st.sampled_from([timedelta(0), timedelta(seconds=2)]))
     def hand_back(self, number, wait):
-        if (some := self.some(number)) is None:
+        if (pair := self.pick(number)) is None:
             return
-        claimed, worker = some
+        claimed, worker = pair
         life = self.lives[claimed.id]
-        ours = life.of(claimed, worker)
-        assert self.rows.do(items.release, worker, [claimed], wait=wait) == ({claimed.id} if ours else set())
-        if ours:
+        is_owned = life.is_held_by(claimed, worker)
+        assert self.rows.do(items.release, worker, [claimed], wait=wait) == ({claimed.id} if is_owned else set())
+        if is_owned:
             life.let_go(ItemState.QUEUED)
             life.attempt -= 1
             life.waits = bool(wait)
@@ -153,7 +153,7 @@ class Lives(RuleBasedStateMachine):
         )
 
     @rule()
-    def reap(self):
+    def reclaim(self):
         lost = [life for life in self.lives.values() if life.state == ItemState.RUNNING and life.silent]
         for life in lost:
             life.lost, life.isolated = life.lost + 1, True
@@ -187,10 +187,10 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_as_they_should(self):
-        found = {row.id: row for row in self.rows.sql("SELECT * FROM item")}
-        assert set(found) == set(self.lives)
+        actual = {row.id: row for row in self.rows.sql("SELECT * FROM item")}
+        assert set(actual) == set(self.lives)
         for number, life in self.lives.items():
-            row = found[number]
+            row = actual[number]
             is_, should_be = (
                 (row.state, row.attempt, row.lost_lease_count, row.failure_count, row.isolated),
                 (life.state, life.attempt, life.lost, life.failures, life.isolated),
@@ -211,7 +211,7 @@ class Lives(RuleBasedStateMachine):
         self.rows.sql("UPDATE item SET available_at = now() WHERE available_at > now()")
         for _ in range(len(self.lives) + 1):
             claimed = self.rows.do(items.claim, "last", limit=2, lease=LEASE)
-            self.rows.do(items.complete, "last", [CompletedItem(one, self.result, reused=False) for one in claimed])
+            self.rows.do(items.complete, "last", [CompletedItem(entry, self.result, reused=False) for entry in claimed])
         self.rows.do(jobs.close)
         assert self.rows.sql("SELECT id FROM item WHERE state IN ('queued', 'running')") == []
         assert self.rows.sql("SELECT id FROM job WHERE listed_at IS NOT NULL AND finished_at IS NULL") == []
@@ -262,13 +262,13 @@ def test_handing_back_costs_no_attempt_and_loses_no_place(rows):
         [claimed] = rows.do(items.claim, "w1", limit=1, lease=LEASE)
         assert (claimed.id, claimed.attempt) == (first, 1)
         rows.do(items.release, "w1", [claimed])
-    assert [one.id for one in rows.do(items.claim, "w2", limit=3, lease=LEASE)] == [first, *others]
+    assert [entry.id for entry in rows.do(items.claim, "w2", limit=3, lease=LEASE)] == [first, *others]
 
 
 def test_interactive_items_come_before_bulk_ones_that_were_there_first(rows):
     bulk, quick = rows.items(rows.job(), 2), rows.items(rows.job(priority=Priority.INTERACTIVE), 2)
-    assert [one.id for one in rows.do(items.claim, "w", limit=2, lease=LEASE)] == quick
-    assert [one.id for one in rows.do(items.claim, "w", limit=2, lease=LEASE)] == bulk
+    assert [entry.id for entry in rows.do(items.claim, "w", limit=2, lease=LEASE)] == quick
+    assert [entry.id for entry in rows.do(items.claim, "w", limit=2, lease=LEASE)] == bulk
 
 
 def test_an_item_that_failed_once_does_not_wait_behind_all_that_come_later(rows):
@@ -288,7 +288,7 @@ def test_a_suspect_is_given_to_an_empty_hand_and_nothing_beside_it(rows):
     assert rows.do(items.claim, "w2", limit=4, lease=LEASE, occupied=True) == []
     [alone] = rows.do(items.claim, "w2", limit=4, lease=LEASE)
     assert (alone.id, alone.isolated) == (suspect, True)
-    assert [one.id for one in rows.do(items.claim, "w3", limit=4, lease=LEASE, occupied=True)] == others
+    assert [entry.id for entry in rows.do(items.claim, "w3", limit=4, lease=LEASE, occupied=True)] == others
 
 
 def test_a_worker_that_comes_late_changes_nothing(rows):
@@ -312,13 +312,13 @@ def test_eight_workers_share_two_thousand_items_and_none_is_given_twice(rows):
     made = rows.items(rows.job(), 2_000)
 
     def work(worker):
-        mine = []
+        own = []
         while claimed := rows.do(items.claim, worker, limit=32, lease=LEASE):
-            mine += [one.id for one in claimed]
-        return mine
+            own += [entry.id for entry in claimed]
+        return own
 
     shares = together(*(lambda name=f"w{number}": work(name) for number in range(8)))
-    assert sorted(one for share in shares for one in share) == made
+    assert sorted(entry for share in shares for entry in share) == made
 
 
 def test_heartbeats_commits_cancels_and_reapers_never_wait_in_a_circle(rows):
@@ -330,21 +330,21 @@ def test_heartbeats_commits_cancels_and_reapers_never_wait_in_a_circle(rows):
     def heartbeats():
         return [rows.do(items.extend, "w", claimed[::-1], LEASE) for _ in range(15)]
 
-    def looks():
+    def checks():
         return [rows.do(items.lock_owned, "w", claimed[part::2]) for part in (0, 1) * 15]
 
     def commits():
         for start in range(0, 200, 20):
-            some = claimed[start : start + 20][::-1]
+            chunk = claimed[start : start + 20][::-1]
             with transaction(rows.engine) as session:
-                items.lock_owned(session, "w", some)
-                items.complete(session, "w", [CompletedItem(one, result, reused=True) for one in some])
+                items.lock_owned(session, "w", chunk)
+                items.complete(session, "w", [CompletedItem(entry, result, reused=True) for entry in chunk])
 
     def reaps():
         return [rows.do(lambda session: (items.reclaim_expired(session), jobs.close(session))) for _ in range(30)]
 
-    together(heartbeats, looks, commits, reaps)
-    together(heartbeats, lambda: rows.do(jobs.cancel, job), looks, reaps)
+    together(heartbeats, checks, commits, reaps)
+    together(heartbeats, lambda: rows.do(jobs.cancel, job), checks, reaps)
     states = dict(rows.sql("SELECT state, count(*) FROM item GROUP BY state"))
     assert states == {"done": 200, "cancelled": 200}
 
@@ -353,7 +353,7 @@ def test_details_that_no_text_column_holds_are_stored_readably(rows):
     rows.items(rows.job(), 1)
     claimed = rows.do(items.claim, "w", limit=1, lease=LEASE)
     detail = "\0" + "ü" * 5_000
-    rows.do(items.fail, "w", [FailedItem(one, "image_unreadable", detail, retryable=False) for one in claimed])
+    rows.do(items.fail, "w", [FailedItem(entry, "image_unreadable", detail, retryable=False) for entry in claimed])
     [row] = rows.sql("SELECT error_detail FROM item")
     assert row.error_detail == ("\\0" + "ü" * 5_000)[:2_000]
 

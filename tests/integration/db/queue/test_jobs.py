@@ -43,10 +43,10 @@ def end(rows, worker="w", limit=99, **of):
     """Claim and finish, or fail with `code`."""
     claimed = rows.do(items.claim, worker, limit=limit, lease=LEASE)
     if "code" in of:
-        return rows.do(items.fail, worker, [FailedItem(one, of["code"], "no", retryable=False) for one in claimed])
+        return rows.do(items.fail, worker, [FailedItem(entry, of["code"], "no", retryable=False) for entry in claimed])
     result = rows.result()
     return rows.do(
-        items.complete, worker, [CompletedItem(one, result, reused=of.get("reused", False)) for one in claimed]
+        items.complete, worker, [CompletedItem(entry, result, reused=of.get("reused", False)) for entry in claimed]
     )
 
 
@@ -147,7 +147,7 @@ def test_the_counts_always_add_up_while_workers_end_items(rows):
 
     def work(worker):
         while claimed := rows.do(items.claim, worker, limit=7, lease=LEASE):
-            rows.do(items.complete, worker, [CompletedItem(one, result, reused=False) for one in claimed])
+            rows.do(items.complete, worker, [CompletedItem(entry, result, reused=False) for entry in claimed])
 
     def watch():
         seen = []
@@ -163,10 +163,10 @@ def test_the_counts_always_add_up_while_workers_end_items(rows):
             over.set()
 
     _, seen = together(all_work, watch)
-    assert {sum(one.counts.values()) for one in seen} == {300}
-    done = [one.counts[ItemState.DONE] for one in seen]
+    assert {sum(entry.counts.values()) for entry in seen} == {300}
+    done = [entry.counts[ItemState.DONE] for entry in seen]
     assert done == sorted(done)
-    assert all(one.counts[ItemState.DONE] == 300 for one in seen if one.job.finished_at)
+    assert all(entry.counts[ItemState.DONE] == 300 for entry in seen if entry.job.finished_at)
     rows.do(jobs.close)
     [row] = rows.sql("SELECT finished_at >= (SELECT max(finished_at) FROM item) AS after FROM job")
     assert row.after
@@ -251,10 +251,10 @@ def test_a_retry_takes_what_failed_died_or_was_cancelled_and_not_what_can_never_
         "FROM (SELECT id AS number, row_number() OVER (ORDER BY id) FROM item) AS numbered WHERE id = number"
     )
     assert rows.do(jobs.retry, job) == 3
-    found = rows.sql("SELECT state, isolated, lost_lease_count, failure_count FROM item ORDER BY id")
+    actual = rows.sql("SELECT state, isolated, lost_lease_count, failure_count FROM item ORDER BY id")
     fresh = ("queued", False, 0, 0)
-    assert [tuple(row) for row in found[:3]] == [fresh, ("queued", True, 0, 0), fresh]
-    assert [row.state for row in found[3:]] == ["done", "failed"]
+    assert [tuple(row) for row in actual[:3]] == [fresh, ("queued", True, 0, 0), fresh]
+    assert [row.state for row in actual[3:]] == ["done", "failed"]
     assert rows.do(jobs.retry, job) == 0
     with pytest.raises(NotFoundError):
         rows.do(jobs.retry, rows.result())
@@ -265,7 +265,7 @@ def test_pages_of_jobs_and_items_hold_each_once_in_order(rows):
     seen, cursor = [], None
     while True:
         page, cursor = rows.do(jobs.page, cursor=cursor, limit=3)
-        seen += [one.job.id for one in page]
+        seen += [entry.job.id for entry in page]
         if cursor is None:
             break
     assert seen == made[::-1]
@@ -274,17 +274,17 @@ def test_pages_of_jobs_and_items_hold_each_once_in_order(rows):
     seen, cursor = [], None
     while True:
         page, cursor = rows.do(jobs.items, made[0], state=ItemState.FAILED, cursor=cursor, limit=2)
-        seen += [one.id for one in page]
+        seen += [entry.id for entry in page]
         if cursor is None:
             break
     assert seen == [number for number in numbers if number % 2 == 0]
 
 
 def test_a_cursor_of_another_job_or_state_is_refused(rows):
-    one, other = rows.job(), rows.job()
-    rows.items(one, 3)
-    _, cursor = rows.do(jobs.items, one, state=None, cursor=None, limit=2)
-    for job, state in ((other, None), (one, ItemState.DONE)):
+    entry, other = rows.job(), rows.job()
+    rows.items(entry, 3)
+    _, cursor = rows.do(jobs.items, entry, state=None, cursor=None, limit=2)
+    for job, state in ((other, None), (entry, ItemState.DONE)):
         with pytest.raises(CursorInvalidError):
             rows.do(jobs.items, job, state=state, cursor=cursor, limit=2)
     with pytest.raises(CursorInvalidError):

@@ -35,30 +35,30 @@ _TOGETHER = {
 }
 
 
-def plainly(session, wanted):
+def plainly(session, selected):
     """Ids of all entries, found by reading everything."""
-    values = {name: value for name, value in vars(wanted).items() if value is not None}
+    values = {name: value for name, value in vars(selected).items() if value is not None}
     left, where = set(values), ["true"]
     for names, condition in _TOGETHER.items():
         if names <= left:
             left -= names
             where.append(condition)
     where += [_PLAIN[name] for name in sorted(left)]
-    tables = "result r JOIN item i ON i.result_id = r.id" if wanted.job else "result r"
-    order = "i.id" if wanted.job else "r.id"
+    tables = "result r JOIN item i ON i.result_id = r.id" if selected.job else "result r"
+    order = "i.id" if selected.job else "r.id"
     sql = f"SELECT r.id FROM {tables} WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT 300"  # noqa: S608 - constants
     return list(session.scalars(text(sql), values))
 
 
-def paged(session, wanted, limit):
-    found, cursor = [], None
-    while len(found) < 300:
-        entries, cursor = result_queries.page(session, wanted, cursor=cursor, limit=limit)
+def paged(session, selected, limit):
+    actual, cursor = [], None
+    while len(actual) < 300:
+        entries, cursor = result_queries.page(session, selected, cursor=cursor, limit=limit)
         assert len(entries) <= limit
-        found += [one.id for one in entries]
+        actual += [entry.id for entry in entries]
         if cursor is None:
             break
-    return found[:300]
+    return actual[:300]
 
 
 def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes(database):
@@ -67,19 +67,19 @@ def test_every_combination_of_filters_finds_what_a_plain_search_finds_by_indexes
     rng = random.Random(7)
     with transaction(database) as session:
         asked = filter_combinations(session, rng)
-        found = 0
+        actual = 0
         for name, draw in asked.items():
             for _ in range(4):
-                wanted = draw()
-                expected = plainly(session, wanted)
-                assert paged(session, wanted, rng.choice((50, 70, 300))) == expected, (name, wanted)
-                found += len(expected)
-    assert found > 5_000
+                selected = draw()
+                expected = plainly(session, selected)
+                assert paged(session, selected, rng.choice((50, 70, 300))) == expected, (name, selected)
+                actual += len(expected)
+    assert actual > 5_000
     for name, draw in asked.items():
         timing = Timing(name)
         for _ in range(5):
             explain(database, draw(), timing)
         assert timing.scans == set(), name
         assert max(timing.blocks) < 5_000, name
-    with pytest.raises(UsageError, match="already holds results"):
+    with pytest.raises(UsageError, match="already contains results"):
         next(fill(database, 1_000))

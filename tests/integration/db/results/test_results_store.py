@@ -15,7 +15,7 @@ def test_a_stored_result_has_its_picture_masks_and_history_and_its_reservation_i
     new = rows.new_result(labels=("cat", "dog"))
     assert rows.do(result_store.reserve, "w", [new.run_key], LEASE) == {new.run_key}
     ids = rows.do(result_store.store, "w", [new])
-    assert rows.do(result_store.known, [new.run_key, "other"]) == ids
+    assert rows.do(result_store.existing, [new.run_key, "other"]) == ids
     [row] = rows.sql("SELECT r.*, i.sha256, i.width FROM result r JOIN image i ON i.id = r.image_id")
     assert (row.id, row.steps, row.top_score, row.sha256, row.width) == (ids[new.run_key], 1, 0.75, new.sha256, 24)
     masks = rows.sql("SELECT position, label, score, x, y, width, height, area, source FROM mask ORDER BY position")
@@ -37,7 +37,7 @@ def test_a_result_without_masks_is_a_result(rows):
 
 def test_nothing_to_store_stores_nothing(rows):
     assert rows.do(result_store.store, "w", []) == {}
-    assert rows.do(result_store.known, []) == {}
+    assert rows.do(result_store.existing, []) == {}
     assert rows.do(result_store.reserve, "w", [], LEASE) == set()
 
 
@@ -100,9 +100,9 @@ def test_reserving_extending_releasing_and_expiring_never_wait_in_a_circle(rows)
 
     def life(worker, order):
         for _ in range(10):
-            mine = rows.do(result_store.reserve, worker, keys[::order], timedelta(milliseconds=5))
+            own = rows.do(result_store.reserve, worker, keys[::order], timedelta(milliseconds=5))
             rows.do(result_store.extend, worker, timedelta(milliseconds=5))
-            rows.do(result_store.release, sorted(mine)[::-order], worker)
+            rows.do(result_store.release, sorted(own)[::-order], worker)
 
     def expire():
         for _ in range(30):

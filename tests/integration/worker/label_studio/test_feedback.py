@@ -11,7 +11,7 @@ from car.rle import encode_brush, encode_coco
 from car.stored_masks import StoredMask, StoredMasks
 from db.errors import StoreUnreachableError
 from db.label_studio import feedback
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from tests.support.rows import LEASE, together
 from worker.label_studio.feedback import process_annotations
 from worker.maintenance import run_maintenance
@@ -23,7 +23,7 @@ FOUND = StoredMasks(24, 16, (StoredMask("cat", 0.75, encode_coco(HALF)), StoredM
 
 @pytest.fixture
 def store(bucket):
-    return ObjectStore(bucket.client, bucket.name, "car/")
+    return S3ObjectStore(bucket.client, bucket.name, "car/")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def keep_masks(project, store, found=FOUND):
 
 
 def regions(project):
-    return json.loads(json.dumps(build_regions(project.known.plan, FOUND, run_key="k").regions))
+    return json.loads(json.dumps(build_regions(project.known.config, FOUND, run_key="k").regions))
 
 
 def brush(label, mask):
@@ -232,11 +232,11 @@ def test_text_that_postgres_cannot_hold_is_kept_without_it(predicted, store):
 
 
 def test_the_reaper_rings_for_annotations_that_wait(predicted, store):
-    assert run_maintenance(predicted.engine).annotations_wait is False
+    assert run_maintenance(predicted.engine).has_annotations is False
     note(predicted, 1, 100, [])
-    assert run_maintenance(predicted.engine).annotations_wait is True
+    assert run_maintenance(predicted.engine).has_annotations is True
     compare(predicted, store)
-    assert run_maintenance(predicted.engine).annotations_wait is False
+    assert run_maintenance(predicted.engine).has_annotations is False
 
 
 def test_another_project_is_another_matter(predicted, store):

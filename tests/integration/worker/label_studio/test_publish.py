@@ -63,7 +63,7 @@ def test_a_deleted_task_is_orphaned_and_not_tried_again(outbox):
 def test_a_deleted_task_is_noticed_when_it_is_looked_for_first(outbox):
     [gone] = outbox.enqueue(1)
     outbox.studio.fail("POST", "/api/predictions/", status=502, times=1)
-    assert outbox.publish().counts["put_off"] == 1
+    assert outbox.publish().counts["rescheduled"] == 1
     outbox.studio.delete_task(gone)
     outbox.due()
     assert outbox.publish().counts == {"orphaned": 1}
@@ -97,11 +97,11 @@ def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
     outbox.enqueue(30)
     outbox.studio.token = "another"  # noqa: S105
     clock = [0.0]
-    gate = CircuitBreaker(now=lambda: clock[0])
+    breaker = CircuitBreaker(now=lambda: clock[0])
     with LabelStudio(outbox.studio.url, "old") as client:
-        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate)
+        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", breaker=breaker)
         counts = publisher.publish().counts
-        assert counts["put_off"] <= 4
+        assert counts["rescheduled"] <= 4
         assert len(outbox.studio.asked("POST", "/api/predictions/")) <= 4
         outbox.due()
         publisher.publish()
@@ -150,15 +150,15 @@ def test_waits_grow_with_each_failure(outbox):
 def test_a_busy_label_studio_is_left_alone_as_long_as_it_asks(outbox):
     outbox.enqueue(10)
     clock = [0.0]
-    gate = CircuitBreaker(now=lambda: clock[0])
+    breaker = CircuitBreaker(now=lambda: clock[0])
     outbox.studio.fail("POST", "/api/predictions/", status=429, headers={"Retry-After": "90"}, times=1)
     with outbox.client() as client:
-        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", gate=gate, threads=1)
+        publisher = Publisher(outbox.engine, outbox.objects, client, "io", preset="demo", breaker=breaker, threads=1)
         publisher.publish()
         assert len(outbox.studio.asked("POST", "/api/predictions/")) == 1
-        assert not gate.is_closed
+        assert not breaker.is_closed
         clock[0] = 89.0
-        assert not gate.is_closed
+        assert not breaker.is_closed
         clock[0] = 91.0
         outbox.due()
         publisher.publish()
@@ -175,7 +175,7 @@ def test_a_row_that_breaks_label_studio_holds_up_no_other(outbox):
             return super().create_prediction(task, document)
 
     breaking = Breaking(outbox.studio.url, outbox.studio.token)
-    assert outbox.publish(breaking).counts == {"rendered": 12, "sent": 11, "put_off": 1}
+    assert outbox.publish(breaking).counts == {"rendered": 12, "sent": 11, "rescheduled": 1}
     for _ in range(5):
         outbox.due()
         outbox.publish(Breaking(outbox.studio.url, outbox.studio.token))
@@ -194,7 +194,7 @@ def test_a_publisher_that_is_told_to_stop_hands_back_what_it_did_not_begin(outbo
 
     published = outbox.publish(Stopping(outbox.studio.url, outbox.studio.token), stop=stopped.is_set, threads=1)
     assert published.counts["sent"] == 1
-    assert published.counts["handed_back"] == 3
+    assert published.counts["released"] == 3
     assert [row.attempt for row in outbox.predictions() if row.state == "pending"] == [0] * 19
     outbox.publish()
     outbox.agree()

@@ -17,7 +17,7 @@ from worker.maintenance import run_maintenance
 def test_a_dropped_connection_neither_loses_nor_doubles(outbox, drop):
     outbox.enqueue(3)
     outbox.studio.fail("POST", "/api/predictions/", drop=drop, times=2)
-    assert outbox.publish().counts == {"rendered": 3, "put_off": 2, "sent": 1}
+    assert outbox.publish().counts == {"rendered": 3, "rescheduled": 2, "sent": 1}
     uncertain = [row for row in outbox.predictions() if row.state == "pending"]
     assert {row.error_code for row in uncertain} == {"outcome_uncertain"}
     # It may still be on its way into Label Studio's database.
@@ -31,7 +31,7 @@ def test_a_dropped_connection_neither_loses_nor_doubles(outbox, drop):
 def test_a_slow_server_that_stores_after_nobody_waits_is_looked_for_first(outbox):
     outbox.enqueue(2)
     outbox.studio.fail("POST", "/api/predictions/", delay=1.0, times=2)
-    assert outbox.publish(outbox.client(read_seconds=0.3)).counts["put_off"] == 2
+    assert outbox.publish(outbox.client(read_seconds=0.3)).counts["rescheduled"] == 2
     stored_by = time.monotonic() + 20
     while len(outbox.studio.predictions()) < 2:
         assert time.monotonic() < stored_by
@@ -55,7 +55,7 @@ def test_doubles_that_are_found_are_deleted_but_for_the_oldest(outbox):
         other = client.create_prediction(task, json.dumps({"model_version": "somebody's", "result": []}))
     outbox.due()
     assert outbox.publish().counts == {"sent": 1}
-    assert [one["id"] for one in outbox.studio.predictions(task)] == [first["id"], other.number]
+    assert [one["id"] for one in outbox.studio.predictions(task)] == [first["id"], other.id]
     assert [row.ls_prediction_id for row in outbox.predictions()] == [first["id"]]
 
 
@@ -109,7 +109,7 @@ def test_a_publisher_that_sleeps_before_its_post_takes_its_double_back(outbox):
     assert outbox.publish(worker="other").counts == {"sent": 1}
     go_on.set()
     thread.join()
-    assert counts[0]["strays"] == 1
+    assert counts[0]["late"] == 1
     assert len(outbox.studio.asked("POST", "/api/predictions/")) == 2
     outbox.agree()
 
@@ -228,7 +228,7 @@ def store_late(outbox):
     [there] = outbox.studio.predictions()
     with outbox.client() as client:
         text = json.dumps({"model_version": there["model_version"], "result": there["result"]})
-        return client.create_prediction(there["task"], text).number
+        return client.create_prediction(there["task"], text).id
 
 
 def uncertain(outbox):
@@ -277,7 +277,7 @@ def test_what_label_studio_got_as_an_answer_is_looked_for_when_a_publisher_had_i
     [row] = outbox.predictions()
     assert outbox.ask(task, max_document_bytes=10**6)[0].document is not None
     with outbox.client() as client:  # as Label Studio stores its backends' answers
-        stored = client.create_prediction(task, json.dumps({"model_version": row.model_version, "result": []})).number
+        stored = client.create_prediction(task, json.dumps({"model_version": row.model_version, "result": []})).id
     wake()
     outbox.later(DUPLICATE_CHECK_AFTER[0])
     outbox.publish()
@@ -307,7 +307,7 @@ def test_a_second_look_that_fails_leaves_it_to_the_next(outbox):
 
 def test_second_looks_alone_are_reason_enough_to_ring(outbox):
     uncertain(outbox)
-    assert not run_maintenance(outbox.engine, instance=outbox.studio.url).predictions_wait
+    assert not run_maintenance(outbox.engine, instance=outbox.studio.url).has_predictions
     outbox.later(DUPLICATE_CHECK_AFTER[0])
-    assert run_maintenance(outbox.engine, instance=outbox.studio.url).predictions_wait
-    assert not run_maintenance(outbox.engine).predictions_wait
+    assert run_maintenance(outbox.engine, instance=outbox.studio.url).has_predictions
+    assert not run_maintenance(outbox.engine).has_predictions

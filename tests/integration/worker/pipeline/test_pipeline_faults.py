@@ -1,4 +1,4 @@
-"""What goes wrong with a picture, a model or a worker costs the pipeline that picture and nothing else."""
+"""A failure of an image, a model or a worker costs the pipeline that image and nothing else."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ from PIL import Image
 from sqlalchemy import text
 
 from db.errors import StoreUnreachableError
-from db.objects import ObjectStore
+from db.objects import S3ObjectStore
 from db.queue import items, jobs
 from db.session import transaction
 from tests.support.painter import UNKNOWN_PAIR, Painter, png
 
 
-def test_memory_too_small_for_a_batch_halves_it_and_goes_on(bucket, job_over, pipeline_of, counts):
+def test_a_batch_too_large_for_the_memory_is_halved(bucket, job_over, pipeline_of, counts):
     for number in range(8):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=8, memory=2)
@@ -26,7 +26,7 @@ def test_memory_too_small_for_a_batch_halves_it_and_goes_on(bucket, job_over, pi
     assert max(model.batches) <= 2
 
 
-def test_memory_too_small_for_one_picture_fails_it_with_a_reason(bucket, job_over, pipeline_of, sql):
+def test_an_image_too_large_for_the_memory_fails_with_a_reason(bucket, job_over, pipeline_of, sql):
     bucket.put("in/a.png", png(1))
     job_over()
     pipeline_of(Painter(memory=0)).run_until_idle()
@@ -35,26 +35,26 @@ def test_memory_too_small_for_one_picture_fails_it_with_a_reason(bucket, job_ove
     assert "24 x 16" in detail
 
 
-def test_a_picture_that_breaks_the_model_does_not_fail_its_neighbours(bucket, job_over, pipeline_of, counts, sql):
-    pictures = {number: png(number) for number in range(8)}
-    for number, data in pictures.items():
+def test_an_image_that_breaks_the_model_does_not_fail_others(bucket, job_over, pipeline_of, counts, sql):
+    images = {number: png(number) for number in range(8)}
+    for number, data in images.items():
         bucket.put(f"in/{number}.png", data)
-    evil = np.asarray(Image.open(BytesIO(pictures[5])))[0, 0, 0]
+    breaking_value = np.asarray(Image.open(BytesIO(images[5])))[0, 0, 0]
     job = job_over()
-    pipeline_of(Painter(batch=8, breaks_on=[evil])).run_until_idle()
+    pipeline_of(Painter(batch=8, breaks_on=[breaking_value])).run_until_idle()
     assert counts(job) == {"done": 7, "failed": 1}
     assert sql("SELECT uri FROM item WHERE error_code = 'internal_error'") == [(f"s3://{bucket.name}/in/5.png",)]
 
 
-def test_a_stopped_worker_hands_back_at_no_cost_of_an_attempt(bucket, job_over, pipeline_of, counts, sql):
+def test_a_stopped_worker_releases_items_without_costing_an_attempt(bucket, job_over, pipeline_of, counts, sql):
     for number in range(40):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.2)
-    drained = pipeline_of(model).run_until_idle(stop=model.began.is_set)
-    assert drained.released > 0
-    assert drained.has_more
-    assert 1 <= drained.done <= 2  # what had begun
-    assert counts(job) == {"done": drained.done, "queued": 40 - drained.done}
+    stats = pipeline_of(model).run_until_idle(stop=model.began.is_set)
+    assert stats.released > 0
+    assert stats.has_more
+    assert 1 <= stats.done <= 2  # what the model had started
+    assert counts(job) == {"done": stats.done, "queued": 40 - stats.done}
     assert sql("SELECT DISTINCT attempt, lost_lease_count, isolated FROM item WHERE state = 'queued'") == [
         (0, 0, False)
     ]
@@ -64,12 +64,12 @@ def test_a_stopped_worker_hands_back_at_no_cost_of_an_attempt(bucket, job_over, 
     assert sql("SELECT DISTINCT attempt FROM item") == [(1,)]
 
 
-def test_a_model_that_cannot_go_on_ends_the_worker_and_everything_goes_back(bucket, job_over, pipeline_of, counts, sql):
+def test_a_broken_model_ends_the_run_and_releases_every_item(bucket, job_over, pipeline_of, counts, sql):
     class Broken(Painter):
         def scheduler(self):
-            flow = super().scheduler()
-            flow.step = lambda: 1 / 0
-            return flow
+            scheduler = super().scheduler()
+            scheduler.step = lambda: 1 / 0
+            return scheduler
 
     for number in range(40):
         bucket.put(f"in/{number}.png", png(number))
@@ -81,27 +81,27 @@ def test_a_model_that_cannot_go_on_ends_the_worker_and_everything_goes_back(buck
     assert sql("SELECT count(*) FROM reservation") == [(0,)]
 
 
-def test_a_batch_that_outlasts_the_grace_is_handed_back_and_its_late_result_dropped(
+def test_a_batch_that_outlasts_the_grace_is_released_and_its_late_result_dropped(
     bucket, job_over, pipeline_of, counts, sql
 ):
     bucket.put("in/a.png", png(1))
     job, model = job_over(), Painter(wait=1.5)
-    drained = pipeline_of(model, grace_seconds=0.2).run_until_idle(stop=model.began.is_set)
-    assert (drained.released, drained.done, drained.dropped) == (1, 0, 1)
+    stats = pipeline_of(model, grace_seconds=0.2).run_until_idle(stop=model.began.is_set)
+    assert (stats.released, stats.done, stats.dropped) == (1, 0, 1)
     assert counts(job) == {"queued": 1}
     assert sql("SELECT count(*) FROM result") == [(0,)]
 
 
-def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, pipeline_of, counts, sql):
+def test_a_time_limit_ends_with_everything_finished_that_was_started(bucket, job_over, pipeline_of, counts, sql):
     for number in range(30):
         bucket.put(f"in/{number}.png", png(number))
     job, model = job_over(), Painter(batch=2, wait=0.4)
-    drained = pipeline_of(model).run_until_idle(seconds=1.0)
-    assert drained.has_more
-    assert drained.released == 0
+    stats = pipeline_of(model).run_until_idle(seconds=1.0)
+    assert stats.has_more
+    assert stats.released == 0
     done = counts(job)["done"]
     assert 2 <= done < 30
-    assert done == sum(model.batches) == drained.done  # what the model began is stored
+    assert done == sum(model.batches) == stats.done  # what the model started is stored
     assert counts(job) == {"done": done, "queued": 30 - done}
     assert sql("SELECT DISTINCT attempt, lost_lease_count, isolated FROM item WHERE state = 'queued'") == [
         (0, 0, False)
@@ -112,24 +112,26 @@ def test_a_slice_of_time_ends_with_everything_that_was_begun(bucket, job_over, p
 def test_a_long_batch_keeps_its_lease_by_heartbeats(bucket, job_over, pipeline_of, engine, counts):
     bucket.put("in/a.png", png(1))
     job, model = job_over(), Painter(wait=2.5)
-    looks = []
+    requeued = []
 
-    def reap_meanwhile():
+    def reclaim_meanwhile():
         for _ in range(10):
             time.sleep(0.2)
             with transaction(engine) as session:
-                looks.append(items.reclaim_expired(session).requeued)
+                requeued.append(items.reclaim_expired(session).requeued)
 
-    other = threading.Thread(target=reap_meanwhile)
+    other = threading.Thread(target=reclaim_meanwhile)
     other.start()
-    drained = pipeline_of(model, lease=timedelta(seconds=1)).run_until_idle()
+    stats = pipeline_of(model, lease=timedelta(seconds=1)).run_until_idle()
     other.join()
-    assert sum(looks) == 0
-    assert drained.done == 1
+    assert sum(requeued) == 0
+    assert stats.done == 1
     assert counts(job) == {"done": 1}
 
 
-def test_what_was_taken_over_while_it_was_computed_is_dropped(bucket, job_over, pipeline_of, engine, counts, sql):
+def test_the_result_of_an_item_that_another_worker_reclaimed_is_dropped(
+    bucket, job_over, pipeline_of, engine, counts, sql
+):
     bucket.put("in/a.png", png(1))
     job, model = job_over(), Painter(wait=1.0)
 
@@ -143,9 +145,9 @@ def test_what_was_taken_over_while_it_was_computed_is_dropped(bucket, job_over, 
 
     other = threading.Thread(target=take_over)
     other.start()
-    drained = pipeline_of(model).run_until_idle()
+    stats = pipeline_of(model).run_until_idle()
     other.join()
-    assert (drained.done, drained.dropped) == (0, 1)
+    assert (stats.done, stats.dropped) == (0, 1)
     assert counts(job) == {"running": 1}
     assert sql("SELECT worker, attempt FROM item") == [("thief", 2)]
     assert sql("SELECT count(*) FROM result") == [(0,)]
@@ -169,7 +171,7 @@ def test_a_cancelled_job_stops_within_a_batch(bucket, job_over, pipeline_of, eng
     assert len(model.batches) <= 3
 
 
-def test_a_suspect_is_computed_alone(bucket, job_over, pipeline_of, counts, engine):
+def test_an_isolated_item_is_computed_alone(bucket, job_over, pipeline_of, counts, engine):
     for number in range(12):
         bucket.put(f"in/{number}.png", png(number))
     job = job_over()
@@ -181,7 +183,7 @@ def test_a_suspect_is_computed_alone(bucket, job_over, pipeline_of, counts, engi
     assert model.batches.count(1) >= 2
 
 
-def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
+def test_a_missing_object_fails_and_an_unreachable_store_is_retried_later(
     bucket, job_over, pipeline_of, objects, sql, engine
 ):
     bucket.put("in/a.png", png(1))
@@ -190,23 +192,21 @@ def test_a_missing_object_fails_and_a_store_that_is_away_is_tried_again_later(
     pipeline_of(Painter()).run_until_idle()
     assert sql("SELECT state, error_code FROM item") == [("failed", "object_missing")]
 
-    class Away(ObjectStore):
+    class UnreachableStore(S3ObjectStore):
         def read(self, bucket, key, *, max_bytes=None):
             raise StoreUnreachableError("the S3 server does not answer")
 
     with transaction(engine) as session:
         session.execute(text("UPDATE item SET state = 'queued', finished_at = NULL, available_at = now()"))
     pipeline = pipeline_of(Painter())
-    pipeline.objects = Away(objects.client, objects.bucket, objects.prefix)
+    pipeline.objects = UnreachableStore(objects.client, objects.bucket, objects.prefix)
     pipeline.run_until_idle()
     assert sql("SELECT state, error_code, failure_count, available_at > now() FROM item") == [
         ("queued", "store_unreachable", 1, True)
     ]
 
 
-def test_a_recipe_whose_models_are_not_here_fails_with_a_reason_and_others_go_on(
-    bucket, job_over, pipeline_of, counts, sql
-):
+def test_a_recipe_without_its_models_fails_and_others_go_on(bucket, job_over, pipeline_of, counts, sql):
     bucket.put("in/a.png", png(1))
     refused = job_over(settings={"eta": str(UNKNOWN_PAIR)})
     job = job_over()

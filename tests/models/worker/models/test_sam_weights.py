@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from car.presets import preset
+from car.presets import apply_settings, preset
 from car.weights_digest import weights_digest
 from cli.main import app
 from worker.errors import WeightsInvalidError, WeightsMissingError
 from worker.models import sam_checkpoints
-from worker.models.sam_checkpoints import RELEASES, Release, fetched, pulled_sam
-from worker.models.weights import convert_sam, load_sam, sam_folder_of
+from worker.models.sam_checkpoints import RELEASES, Release, cached_sam_folder, downloaded_release
+from worker.models.weights import convert_sam, find_sam_folder, load_sam
 from worker.segmenter.sam.network import SamSizes, build
 
 CPU = torch.device("cpu")
@@ -32,17 +32,16 @@ class FakeSource:
     """A server with one file, in small pieces."""
 
     content: bytes
-    asked: str = ""
+    requested_url: str = ""
 
-    def read(self, url: str) -> Iterator[bytes]:
-        self.asked = url
+    def __call__(self, url: str) -> Iterator[bytes]:
+        self.requested_url = url
         for start in range(0, len(self.content), 1000):
             yield self.content[start : start + 1000]
 
 
-class NoSource:
-    def read(self, url: str) -> Iterator[bytes]:
-        raise WeightsMissingError(f"{url} could not be fetched: no network")
+def unreachable(url: str) -> Iterator[bytes]:
+    raise WeightsMissingError(f"{url} could not be downloaded: no network")
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_a_folder_becomes_a_sam_that_finds_masks(folder, tensors):
     assert {key: t.shape for key, t in sam.network.state_dict().items()} == {k: t.shape for k, t in tensors.items()}
     assert not any(parameter.requires_grad for parameter in sam.network.parameters())
     assert not any(tensor.is_meta for tensor in (*sam.network.parameters(), *sam.network.buffers()))
-    recipe = preset("demo").with_settings({"sam_points_per_side": "2", "sam_pred_iou": "0", "sam_stability": "0"})
+    recipe = apply_settings(preset("demo"), {"sam_points_per_side": "2", "sam_pred_iou": "0", "sam_stability": "0"})
     assert isinstance(sam(np.zeros((20, 30, 3), np.uint8), recipe), tuple)
 
 
@@ -119,19 +118,19 @@ def test_a_damaged_file_is_named(folder):
 
 def test_a_pickle_is_not_opened_and_the_command_that_converts_it_is_named(release):
     with pytest.raises(WeightsMissingError, match="car models convert"):
-        sam_folder_of(release[0])
+        find_sam_folder(release[0])
 
 
 @pytest.mark.parametrize("where", ["nowhere", "./nowhere", "openai/clip"])
 def test_a_place_without_a_sam_is_named(where):
     with pytest.raises(WeightsMissingError, match=r"there is no folder .*sam-vit-h"):
-        sam_folder_of(where)
+        find_sam_folder(where)
 
 
 @pytest.mark.usefixtures("store")
 def test_a_release_that_was_never_pulled_names_the_command():
     with pytest.raises(WeightsMissingError, match="car models pull sam-vit-h"):
-        sam_folder_of("sam-vit-h")
+        find_sam_folder("sam-vit-h")
 
 
 def test_a_release_is_converted_tensor_by_tensor(release, tmp_path, tensors):
@@ -147,7 +146,7 @@ def test_a_release_is_converted_tensor_by_tensor(release, tmp_path, tensors):
 def test_a_checkpoint_of_other_content_is_not_opened(release, tmp_path):
     path, releases = release
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(WeightsInvalidError, match="none of the released checkpoints sam-vit-x"):
+    with pytest.raises(WeightsInvalidError, match="is not one of the released checkpoints sam-vit-x"):
         convert_sam(path, tmp_path / "out", releases=releases)
     assert not (tmp_path / "out").exists()
 
@@ -155,32 +154,32 @@ def test_a_checkpoint_of_other_content_is_not_opened(release, tmp_path):
 def test_a_release_is_fetched_checked_and_taken_away_again(release, store):
     path, releases = release
     source = FakeSource(path.read_bytes())
-    with fetched("sam-vit-x", source, releases=releases) as file:
+    with downloaded_release("sam-vit-x", source, releases=releases) as file:
         assert file.read_bytes() == path.read_bytes()
         convert_sam(file, store / "sam-vit-x", releases=releases)
-    assert source.asked == "https://sam.invalid/x.pth"
+    assert source.requested_url == "https://sam.invalid/x.pth"
     assert not file.exists()
-    assert pulled_sam("sam-vit-x") == store / "sam-vit-x"
+    assert cached_sam_folder("sam-vit-x") == store / "sam-vit-x"
     assert len(weights_digest(store / "sam-vit-x")) == 64
 
 
 def test_a_file_that_is_not_the_release_is_thrown_away(release, store):
     with (
-        pytest.raises(WeightsInvalidError, match="gave a file of sha256"),
-        fetched("sam-vit-x", FakeSource(b"something else"), releases=release[1]),
+        pytest.raises(WeightsInvalidError, match=r"has sha256 .*, not "),
+        downloaded_release("sam-vit-x", FakeSource(b"something else"), releases=release[1]),
     ):
         pytest.fail("it was handed out")
     assert not list(store.iterdir())
 
 
 def test_a_server_out_of_reach_leaves_nothing_behind(store):
-    with pytest.raises(WeightsMissingError, match="no network"), fetched("sam-vit-h", NoSource()):
+    with pytest.raises(WeightsMissingError, match="no network"), downloaded_release("sam-vit-h", unreachable):
         pytest.fail("it was handed out")
     assert not list(store.iterdir())
 
 
 def test_every_release_is_pinned():
-    assert {release.sizes for release in RELEASES.values()} == {"vit_b", "vit_l", "vit_h"}
+    assert {release.architecture for release in RELEASES.values()} == {"vit_b", "vit_l", "vit_h"}
     assert all(len(release.sha256) == 64 and release.url.startswith("https://") for release in RELEASES.values())
     assert len({release.sha256 for release in RELEASES.values()}) == 3
 

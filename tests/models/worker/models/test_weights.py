@@ -10,7 +10,7 @@ import torch
 from car.weights_digest import weights_digest
 from tests.support.paths import ROOT
 from worker.errors import WeightsInvalidError, WeightsMissingError
-from worker.models.weights import folder_of, load_pair
+from worker.models.weights import find_clip_folder, load_pair
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_a_digest_is_remembered_until_the_file_changes(tiny_clip_copy: Path) -> 
 def test_a_missing_file_is_named(tiny_clip_copy: Path, name: str) -> None:
     (tiny_clip_copy / name).unlink()
     with pytest.raises(WeightsMissingError, match=f"{name} is missing"):
-        folder_of(tiny_clip_copy)
+        find_clip_folder(tiny_clip_copy)
 
 
 def test_a_pickled_checkpoint_alone_is_never_opened(tiny_clip_copy: Path) -> None:
@@ -69,19 +69,19 @@ def test_weights_of_another_architecture_are_refused(tiny_clip_copy: Path) -> No
     config = json.loads((tiny_clip_copy / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] += 1
     (tiny_clip_copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsInvalidError, match="tensors are missing or of another shape"):
+    with pytest.raises(WeightsInvalidError, match="tensors are missing or have another shape"):
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
 def test_a_hub_model_that_was_never_pulled_names_the_command_that_pulls_it() -> None:
     with pytest.raises(WeightsMissingError, match="car models pull openai/no-such-clip"):
-        folder_of("openai/no-such-clip")
+        find_clip_folder("openai/no-such-clip")
 
 
 @pytest.mark.parametrize("where", ["./nowhere", "/nowhere/at/all", "nowhere"])
 def test_a_folder_that_is_not_there_is_named(where: str) -> None:
     with pytest.raises(WeightsMissingError, match="there is no folder"):
-        folder_of(where)
+        find_clip_folder(where)
 
 
 def test_nothing_in_the_project_unpickles() -> None:

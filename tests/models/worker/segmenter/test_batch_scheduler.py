@@ -1,7 +1,7 @@
-"""Continuous batching by itself: toy models whose recurrences are drawn by lot, and the policy that it promises."""
+"""The batch scheduler with fake models whose recurrences are random, and the policy that it promises."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,251 +14,251 @@ from car.vocabulary import Vocabulary
 from worker.segmenter.batch_scheduler import BatchScheduler, Completed
 from worker.segmenter.requests import SegmentRequest, StartedRequest, WaitingQueue, WaitingRequest
 
-WORDS, RECIPE = Vocabulary.of(["cat"]), Recipe()
+VOCABULARY, RECIPE = Vocabulary.from_words(["cat"]), Recipe()
 
 
 @dataclass(frozen=True)
-class Plot:
-    """What a toy picture will do."""
+class Script:
+    """What the fake recurrence of an image does."""
 
     number: int
-    asks: tuple[int, ...]
+    crops: tuple[int, ...]
     """Crops of each step."""
     size: int = 1
-    lens: str = "one"
-    breaks: str = ""
-    """Where: "f", "loop" or "g"."""
+    encoder: str = "a"
+    fails_in: str = ""
+    """f, loop or g."""
+
+    @property
+    def fails(self) -> bool:
+        return self.fails_in == "f" or (self.fails_in != "" and self.crops != ())
+
+    @property
+    def expected(self) -> list[float]:
+        return [self.number * 1000 + step * 100 + k for step, crops in enumerate(self.crops) for k in range(crops)]
 
 
 @dataclass
-class Toy:
-    """f sees nothing, and g's embedding of a crop is the crop itself; each complains where a picture breaks it."""
+class FakeModel:
+    """f does nothing, and g's embedding of a crop is the crop itself; each fails where a script says so."""
 
-    plots: dict[int, Plot]
+    scripts: dict[int, Script]
     memory: int = 10_000
-    """Pictures that may have begun at a time; beyond them f, the loops and g run short in turns."""
+    """Images that may run at a time; beyond them f, the loops and g run out of memory in turns."""
     f: list[tuple[int, int]] = field(default_factory=list)
-    """Pictures and shape of each batch; so for g."""
+    """Images and shape of each batch; so for g."""
     g: list[tuple[int, int]] = field(default_factory=list)
-    under_way: set[int] = field(default_factory=set)
+    running: set[int] = field(default_factory=set)
     begun: list[int] = field(default_factory=list)
-    passes: int = 0
 
-    def kind(self, ask: SegmentRequest) -> int:
-        return self.plots[ask.key].size
+    def kind(self, request: SegmentRequest) -> int:
+        return self.scripts[request.key].size
 
-    def begin(self, asks: list[SegmentRequest], *, at_once: int) -> list[StartedRequest[list[float]]]:
-        assert len({self.kind(ask) for ask in asks}) == 1
-        assert len(asks) <= at_once
-        self.short(len(asks), where=0)
-        if any(self.plots[ask.key].breaks == "f" for ask in asks):
+    def begin(self, requests: list[SegmentRequest], *, batch_size: int) -> list[StartedRequest[list[float]]]:
+        assert len({self.kind(request) for request in requests}) == 1
+        assert len(requests) <= batch_size
+        self.check_memory(len(requests), stage=0)
+        if any(self.scripts[request.key].fails_in == "f" for request in requests):
             raise ZeroDivisionError("f")
-        self.f.append((len(asks), at_once))
-        self.begun += [ask.key for ask in asks]
-        return [self.one(self.plots[ask.key]) for ask in asks]
+        self.f.append((len(requests), batch_size))
+        self.begun += [request.key for request in requests]
+        return [self.start(self.scripts[request.key]) for request in requests]
 
-    def one(self, plot: Plot) -> StartedRequest[list[float]]:
-        return StartedRequest(self.loop(plot), ToyLens(plot.lens, self))
+    def start(self, script: Script) -> StartedRequest[list[float]]:
+        return StartedRequest(self.recurrence(script), FakeEncoder(script.encoder, self))
 
-    def loop(self, plot: Plot) -> Iterator:
-        self.under_way.add(plot.number)
-        seen = []
+    def recurrence(self, script: Script) -> Iterator:
+        self.running.add(script.number)
+        result = []
         try:
-            for step, many in enumerate(plot.asks):
-                self.short(where=1)
-                if plot.breaks == "loop":
+            for step, count in enumerate(script.crops):
+                self.check_memory(stage=1)
+                if script.fails_in == "loop":
                     raise ZeroDivisionError("loop")
-                first = plot.number * 1000 + step * 100
-                crops = (torch.arange(first, first + many)[:, None, None, None]).repeat(1, 1, 1, 3)
+                first = script.number * 1000 + step * 100
+                crops = (torch.arange(first, first + count)[:, None, None, None]).repeat(1, 1, 1, 3)
                 embeddings = yield crops
-                seen += embeddings[:, 0].tolist()
-            return seen
+                result += embeddings[:, 0].tolist()
+            return result
         finally:
-            self.under_way.discard(plot.number)
+            self.running.discard(script.number)
 
-    def short(self, more: int = 0, *, where: int) -> None:
-        if len(self.under_way) + more > self.memory and (where == 2 or len(self.begun) % 2 == where):
-            raise MemoryError("too many")
-
-    def expected(self, plot: Plot) -> list[float]:
-        return [plot.number * 1000 + step * 100 + k for step, many in enumerate(plot.asks) for k in range(many)]
+    def check_memory(self, starting: int = 0, *, stage: int) -> None:
+        if len(self.running) + starting > self.memory and (stage == 2 or len(self.begun) % 2 == stage):
+            raise MemoryError("too many images")
 
 
 @dataclass(frozen=True)
-class ToyLens:
+class FakeEncoder:
     name: str
-    toy: Toy = field(compare=False)
+    model: FakeModel = field(compare=False)
 
-    def encode(self, crops: torch.Tensor, *, at_once: int, padded: bool) -> torch.Tensor:
-        assert 0 < len(crops) <= at_once
-        self.toy.short(where=2)
+    def encode(self, crops: torch.Tensor, *, batch_size: int, padded: bool) -> torch.Tensor:
+        assert 0 < len(crops) <= batch_size
+        self.model.check_memory(stage=2)
         numbers = crops[:, 0, 0, 0]
-        plots = [self.toy.plots[int(number) // 1000] for number in numbers]
-        assert {plot.lens for plot in plots} == {self.name}
-        if any(plot.breaks == "g" for plot in plots):
+        scripts = [self.model.scripts[int(number) // 1000] for number in numbers]
+        assert {script.encoder for script in scripts} == {self.name}
+        if any(script.fails_in == "g" for script in scripts):
             raise ZeroDivisionError("g")
-        self.toy.g.append((len(crops), at_once))
+        self.model.g.append((len(crops), batch_size))
         return numbers[:, None].float()
 
 
-def ask(key: int, wanted=lambda: True) -> SegmentRequest:
-    return SegmentRequest(key, np.zeros((1, 1, 3), np.uint8), WORDS, RECIPE, still_wanted=wanted)
+def request(key: int, still_wanted=lambda: True) -> SegmentRequest:
+    return SegmentRequest(key, np.zeros((1, 1, 3), np.uint8), VOCABULARY, RECIPE, still_wanted=still_wanted)
 
 
 def run(
-    toy: Toy, *, images: int = 4, crops: int = 16, most: int = 0
+    model: FakeModel, *, images: int = 4, crops: int = 16, capacity: int = 0
 ) -> tuple[BatchScheduler, dict[int, list[float] | Exception]]:
-    flow = BatchScheduler(toy, images=images, crops=crops, most=most)
-    found: list[Completed] = list(flow.run(ask(key) for key in toy.plots))
-    assert len(found) == len(dict(found)) == len(toy.plots)  # each once
-    assert len(flow) == 0
-    return flow, dict(found)
+    scheduler = BatchScheduler(model, images=images, crops=crops, capacity=capacity)
+    completed: list[Completed] = list(scheduler.run(request(key) for key in model.scripts))
+    assert len(completed) == len(dict(completed)) == len(model.scripts)  # each once
+    assert len(scheduler) == 0
+    return scheduler, dict(completed)
 
 
-plots = st.builds(
-    Plot,
-    number=st.just(0),
-    asks=st.lists(st.integers(1, 9), max_size=4).map(tuple),
-    size=st.integers(1, 3),
-    lens=st.sampled_from(["one", "other"]),
-    breaks=st.sampled_from(["", "", "", "", "f", "loop", "g"]),
-)
-many_plots = st.lists(plots, min_size=1, max_size=30).map(
-    lambda some: {k: Plot(k, one.asks, one.size, one.lens, one.breaks) for k, one in enumerate(some)}
-)
-
-
-def broken(plot: Plot) -> bool:
-    return plot.breaks == "f" or (plot.breaks != "" and plot.asks != ())
+random_scripts = st.lists(
+    st.builds(
+        Script,
+        number=st.just(0),
+        crops=st.lists(st.integers(1, 9), max_size=4).map(tuple),
+        size=st.integers(1, 3),
+        encoder=st.sampled_from(["a", "b"]),
+        fails_in=st.sampled_from(["", "", "", "", "f", "loop", "g"]),
+    ),
+    min_size=1,
+    max_size=30,
+).map(lambda scripts: {k: replace(script, number=k) for k, script in enumerate(scripts)})
 
 
 @settings(max_examples=150, deadline=None)
-@given(plots=many_plots, images=st.integers(1, 5), crops=st.integers(1, 20), most=st.integers(0, 12))
-def test_every_picture_gets_the_embeddings_of_its_own_crops_and_what_breaks_fails_alone(plots, images, crops, most):
-    toy = Toy(plots)
-    _, found = run(toy, images=images, crops=crops, most=most)
-    for key, plot in plots.items():
-        if broken(plot):
-            assert isinstance(found[key], ZeroDivisionError)
+@given(scripts=random_scripts, images=st.integers(1, 5), crops=st.integers(1, 20), capacity=st.integers(0, 12))
+def test_every_image_gets_the_embeddings_of_its_own_crops_and_errors_are_isolated(scripts, images, crops, capacity):
+    model = FakeModel(scripts)
+    _, outcomes = run(model, images=images, crops=crops, capacity=capacity)
+    for key, script in scripts.items():
+        if script.fails:
+            assert isinstance(outcomes[key], ZeroDivisionError)
         else:
-            assert found[key] == toy.expected(plot)
-    assert {shape for _, shape in toy.f} <= {images}
-    assert {shape for _, shape in toy.g} <= {crops}
+            assert outcomes[key] == script.expected
+    assert {shape for _, shape in model.f} <= {images}
+    assert {shape for _, shape in model.g} <= {crops}
 
 
 @settings(max_examples=150, deadline=None)
-@given(plots=many_plots, memory=st.integers(1, 6), images=st.integers(1, 5), crops=st.integers(1, 20))
-def test_where_memory_runs_out_fewer_go_on_together_and_none_is_lost(plots, memory, images, crops):
-    toy = Toy(plots, memory=memory)
-    flow, found = run(toy, images=images, crops=crops)
-    for key, plot in plots.items():
-        assert isinstance(found[key], ZeroDivisionError) if broken(plot) else found[key] == toy.expected(plot)
-    assert (len(toy.begun) == len(plots)) or flow.shortages or any(map(broken, plots.values()))
+@given(scripts=random_scripts, memory=st.integers(1, 6), images=st.integers(1, 5), crops=st.integers(1, 20))
+def test_when_memory_runs_out_fewer_images_run_together_and_none_is_lost(scripts, memory, images, crops):
+    model = FakeModel(scripts, memory=memory)
+    scheduler, outcomes = run(model, images=images, crops=crops)
+    for key, script in scripts.items():
+        assert isinstance(outcomes[key], ZeroDivisionError) if script.fails else outcomes[key] == script.expected
+    failed = any(script.fails for script in scripts.values())
+    assert len(model.begun) == len(scripts) or scheduler.shortages or failed
 
 
-def test_a_picture_alone_that_memory_cannot_hold_gets_the_smallest_batches_and_then_fails() -> None:
-    plots = {k: Plot(k, (3,)) for k in range(9)}
+def test_an_image_too_large_for_memory_alone_gets_the_smallest_batches_and_then_fails() -> None:
+    scripts = {k: Script(k, (3,)) for k in range(9)}
 
-    class Tight(Toy):
-        def begin(self, asks, *, at_once):
-            if any(one.key == 5 for one in asks) and at_once > 1:
+    class TightModel(FakeModel):
+        def begin(self, requests, *, batch_size):
+            if any(request.key == 5 for request in requests) and batch_size > 1:
                 raise MemoryError("five is large")
-            if any(one.key == 7 for one in asks):
+            if any(request.key == 7 for request in requests):
                 raise torch.OutOfMemoryError("seven is too large")
-            return super().begin(asks, at_once=at_once)
+            return super().begin(requests, batch_size=batch_size)
 
-    toy = Tight(plots)
-    _, found = run(toy)
-    assert isinstance(found.pop(7), MemoryError)
-    assert all(found[key] == toy.expected(plots[key]) for key in found)
-    assert [shape for _, shape in toy.f].count(1) == 1
-    assert toy.g.count((2, 2)) == 1  # five's three crops, two at a time
-    assert toy.g.count((1, 2)) == 1
+    model = TightModel(scripts)
+    _, outcomes = run(model)
+    assert isinstance(outcomes.pop(7), MemoryError)
+    assert all(outcomes[key] == scripts[key].expected for key in outcomes)
+    assert [shape for _, shape in model.f].count(1) == 1
+    assert model.g.count((2, 2)) == 1  # five's three crops, two at a time
+    assert model.g.count((1, 2)) == 1
 
 
-def test_after_a_shortage_the_older_pictures_lose_nothing_and_soon_as_many_go_on_as_before() -> None:
-    plots = {k: Plot(k, (4, 4, 4)) for k in range(60)}
+def test_after_a_shortage_older_images_continue_and_soon_as_many_run_as_before() -> None:
+    scripts = {k: Script(k, (4, 4, 4)) for k in range(60)}
 
-    class Once(Toy):
-        def begin(self, asks, *, at_once):
+    class OneShortage(FakeModel):
+        def begin(self, requests, *, batch_size):
             self.memory = 6 if self.begun == [*range(4)] else 1000
-            return super().begin(asks, at_once=at_once)
+            return super().begin(requests, batch_size=batch_size)
 
-    toy = Once(plots)
-    flow, found = run(toy, crops=32, most=12)
-    assert all(found[key] == toy.expected(plots[key]) for key in plots)
-    assert flow.shortages == 1
-    assert toy.begun == [*range(60)]
-    assert toy.f[-1] == (4, 4)
+    model = OneShortage(scripts)
+    scheduler, outcomes = run(model, crops=32, capacity=12)
+    assert all(outcomes[key] == scripts[key].expected for key in scripts)
+    assert scheduler.shortages == 1
+    assert model.begun == [*range(60)]
+    assert model.f[-1] == (4, 4)
 
 
-def test_batches_of_g_are_full_as_long_as_there_are_pictures() -> None:
+def test_batches_of_g_are_full_as_long_as_there_are_images() -> None:
     random = np.random.default_rng(1)
-    plots = {
-        k: Plot(k, tuple(random.integers(1, 7, random.integers(1, 5)).tolist()), int(random.integers(1, 4)))
+    scripts = {
+        k: Script(k, tuple(random.integers(1, 7, random.integers(1, 5)).tolist()), int(random.integers(1, 4)))
         for k in range(200)
     }
-    toy = Toy(plots)
-    run(toy, images=4, crops=16, most=24)
-    assert all(many == 16 for many, _ in toy.g[:-6])
-    assert sum(many for many, _ in toy.g) == sum(sum(plot.asks) for plot in plots.values())
-    assert sum(many for many, _ in toy.f) / (4 * len(toy.f)) > 0.7
+    model = FakeModel(scripts)
+    run(model, images=4, crops=16, capacity=24)
+    assert all(crops == 16 for crops, _ in model.g[:-6])
+    assert sum(crops for crops, _ in model.g) == sum(sum(script.crops) for script in scripts.values())
+    assert sum(images for images, _ in model.f) / (4 * len(model.f)) > 0.7
 
 
-def test_a_picture_is_handed_on_in_the_turn_in_which_it_rests() -> None:
-    toy = Toy({0: Plot(0, (2,)), **{k: Plot(k, (8, 8, 8, 8)) for k in range(1, 4)}})
-    flow, place = BatchScheduler(toy, images=4, crops=16), []
-    for number, (key, _) in enumerate(flow.run(ask(key) for key in toy.plots)):
-        place.append((key, len(toy.g), number))
-    assert place[0] == (0, 1, 0)
+def test_an_image_is_returned_in_the_step_in_which_it_ends() -> None:
+    model = FakeModel({0: Script(0, (2,)), **{k: Script(k, (8, 8, 8, 8)) for k in range(1, 4)}})
+    scheduler = BatchScheduler(model, images=4, crops=16)
+    key, _ = next(scheduler.run(request(key) for key in model.scripts))
+    assert (key, len(model.g)) == (0, 1)
 
 
-def test_no_more_pictures_begin_than_one_batch_of_g_asks_for() -> None:
-    toy = Toy({k: Plot(k, (4,) * 5) for k in range(80)})
-    flow = BatchScheduler(toy, images=4, crops=16, most=40)
-    most = 0
-    for _ in flow.run(ask(key) for key in toy.plots):
-        most = max(most, len(toy.under_way))
-    assert most <= 16 / 4 + 4
+def test_no_more_images_run_than_one_batch_of_g_needs() -> None:
+    model = FakeModel({k: Script(k, (4,) * 5) for k in range(80)})
+    scheduler = BatchScheduler(model, images=4, crops=16, capacity=40)
+    running = [len(model.running) for _ in scheduler.run(request(key) for key in model.scripts)]
+    assert max(running) <= 16 / 4 + 4
 
 
-def test_a_rare_size_is_not_passed_over_for_ever() -> None:
-    toy = Toy({k: Plot(k, (4,), size=2 if k == 3 else 1) for k in range(100)})
-    run(toy, images=4, crops=16, most=20)
-    assert toy.begun.index(3) <= 8 * 4
+def test_a_rare_size_does_not_starve() -> None:
+    model = FakeModel({k: Script(k, (4,), size=2 if k == 3 else 1) for k in range(100)})
+    run(model, images=4, crops=16, capacity=20)
+    assert model.begun.index(3) <= 8 * 4
 
 
-def test_a_line_gives_the_kind_of_which_most_are_here_and_among_equals_the_first() -> None:
-    line = WaitingQueue()
+def test_the_queue_returns_the_most_frequent_kind_and_the_first_among_equals() -> None:
+    queue = WaitingQueue()
     for key, kind in enumerate("abbacbb"):
-        line.put(WaitingRequest(ask(key), kind))
-    assert [[one.request.key for one in line.take(3, most=9)] for _ in range(4)] == [[1, 2, 5], [0, 3], [4], [6]]
+        queue.put(WaitingRequest(request(key), kind))
+    batches = [queue.take(3, limit=9) for _ in range(4)]
+    assert [[waiting.request.key for waiting in batch] for batch in batches] == [[1, 2, 5], [0, 3], [4], [6]]
     for key, kind in enumerate("ab"):
-        line.put(WaitingRequest(ask(key), kind))
-    assert [one.request.key for one in line.take(3, most=1)] == [0]
+        queue.put(WaitingRequest(request(key), kind))
+    assert [waiting.request.key for waiting in queue.take(3, limit=1)] == [0]
 
 
-def test_what_nobody_wants_any_more_does_not_begin() -> None:
-    toy = Toy({k: Plot(k, (4,)) for k in range(6)})
-    flow = BatchScheduler(toy, images=2, crops=8)
-    found = dict(flow.run(ask(key, wanted=lambda key=key: key % 2 == 0) for key in toy.plots))
-    assert sorted(toy.begun) == [0, 2, 4]
-    assert [key for key, one in sorted(found.items()) if one is None] == [1, 3, 5]
+def test_a_request_that_is_no_longer_wanted_is_not_started() -> None:
+    model = FakeModel({k: Script(k, (4,)) for k in range(6)})
+    scheduler = BatchScheduler(model, images=2, crops=8)
+    outcomes = dict(scheduler.run(request(key, lambda key=key: key % 2 == 0) for key in model.scripts))
+    assert sorted(model.begun) == [0, 2, 4]
+    assert [key for key, outcome in sorted(outcomes.items()) if outcome is None] == [1, 3, 5]
 
 
-def test_where_pictures_go_one_by_one_no_batch_is_shared() -> None:
-    toy = Toy({k: Plot(k, (5, 2)) for k in range(3)})
-    run(toy, images=1, crops=4)
-    assert toy.begun == [0, 1, 2]
-    assert toy.g == [(4, 4), (1, 4), (2, 4)] * 3
+def test_with_one_image_at_a_time_no_batch_is_shared() -> None:
+    model = FakeModel({k: Script(k, (5, 2)) for k in range(3)})
+    run(model, images=1, crops=4)
+    assert model.begun == [0, 1, 2]
+    assert model.g == [(4, 4), (1, 4), (2, 4)] * 3
 
 
-def test_times_of_a_batch_are_shared_by_crops() -> None:
-    toy = Toy({0: Plot(0, (2,)), 1: Plot(1, (6,))})
-    begun: list[StartedRequest] = []
-    toy.one = lambda plot: begun.append(Toy.one(toy, plot)) or begun[-1]  # type: ignore[method-assign]
+def test_the_time_of_a_batch_is_shared_by_crops() -> None:
+    model = FakeModel({0: Script(0, (2,)), 1: Script(1, (6,))})
+    started: list[StartedRequest] = []
+    model.start = lambda script: started.append(FakeModel.start(model, script)) or started[-1]  # type: ignore[method-assign]
     ticks = iter(np.arange(0, 100, 0.008).tolist())
-    flow = BatchScheduler(toy, images=4, crops=16, clock=lambda: next(ticks))
-    dict(flow.run(ask(key) for key in toy.plots))
-    assert [one.times["classifier_ms"] for one in begun] == pytest.approx([2, 6])
-    assert [one.times["encode_ms"] for one in begun] == pytest.approx([4, 4])
+    scheduler = BatchScheduler(model, images=4, crops=16, clock=lambda: next(ticks))
+    dict(scheduler.run(request(key) for key in model.scripts))
+    assert [image.timings["classifier_ms"] for image in started] == pytest.approx([2, 6])
+    assert [image.timings["encode_ms"] for image in started] == pytest.approx([4, 4])

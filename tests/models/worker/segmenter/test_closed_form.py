@@ -1,4 +1,4 @@
-"""The closed form is the same arithmetic as per-query autograd and the official scheme, for counted, smaller work."""
+"""The closed form computes the same as per-query autograd and the official scheme, with less work, which is counted."""
 
 from dataclasses import replace
 from functools import cache
@@ -26,16 +26,16 @@ THREE_STEPS = [(9, 0.13), (6, 0.08), (3, 0.1), (4, 0.08)]
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small matrices lose more to waiting threads than they gain from them."""
+    """Threads slow small matrices down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def both_sides(f, image):
-    """The reference's side, and ours, from the same tokens."""
-    scheme = OfficialScheme(f, f, image, Vocabulary.of(QUERIES), preset("voc"))
+def encode_both(f, image):
+    """Encode an image with the reference and with ours, from the same tokens."""
+    scheme = OfficialScheme(f, f, image, Vocabulary.from_words(QUERIES), preset("voc"))
     block, _, grid = scheme.encode_image()
     return block, proposals.encode_tokens(f, block.tokens, None, grid)
 
@@ -45,7 +45,7 @@ def texts(f):
 
 
 def closed_form(f, encoded, queries, background):
-    """CAMs as the recurrence asks for them."""
+    """CAMs as the recurrence computes them."""
     centre = torch.cat([queries, background]).mean(0)
     logits = f.scale * background @ encoded.z
     m_bg = encoded.maps((logits.softmax(0) @ (background - centre))[None])[0]
@@ -55,9 +55,9 @@ def closed_form(f, encoded, queries, background):
 
 def gradients(f, encoded, queries, background):
     """w_i = s p_i (g_i - sum_j p_j g_j), and s p_i."""
-    everything = torch.cat([queries, background])
-    p = (f.scale * everything @ encoded.z).softmax(0)
-    g = encoded._gradients(everything - everything.mean(0))
+    texts = torch.cat([queries, background])
+    p = (f.scale * texts @ encoded.z).softmax(0)
+    g = encoded._gradients(texts - texts.mean(0))
     factor = f.scale * p[: len(queries), None]
     return factor * (g[: len(queries)] - p @ g)
 
@@ -71,32 +71,32 @@ def gradients(f, encoded, queries, background):
 )
 def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, tolerance):
     f = encoder(shape, seed=4, gain=gain, scale=scale)
-    block, encoded = both_sides(f, tiled_image(*size))
+    block, encoded = encode_both(f, tiled_image(*size))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double())
-    assert block.passes == len(queries), "no CAM is zero everywhere, so the fallback plays no part"
+    assert block.passes == len(queries), "no CAM is zero everywhere, so the fallback is not used"
     assert float(expected.amax(1).min()) > 0.99
     torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=tolerance, rtol=0)
     assert encoded.products == len(queries) + 1
 
-    ours = gradients(f, encoded, queries, background)
-    everything = torch.cat([queries, background]).double()
-    theirs = torch.stack([block.cam(i, everything).weights for i in range(len(queries))])
-    assert float((ours - theirs).norm(dim=1).div(theirs.norm(dim=1)).max()) < tolerance
+    actual = gradients(f, encoded, queries, background)
+    doubles = torch.cat([queries, background]).double()
+    weights = torch.stack([block.cam(i, doubles).weights for i in range(len(queries))])
+    assert float((actual - weights).norm(dim=1).div(weights.norm(dim=1)).max()) < tolerance
 
 
-def test_closed_form_in_double_precision_is_equal_to_rounding_of_the_embedding():
+def test_the_closed_form_in_double_precision_is_exact_up_to_rounding_of_the_embedding():
     f = encoder(TINY_F, seed=4, gain=4.0, scale=SOFT, dtype=torch.float64)
-    block, encoded = both_sides(f, tiled_image(96, 128))
+    block, encoded = encode_both(f, tiled_image(96, 128))
     queries, background = texts(f)
     expected = autograd_cams.cams(block, queries.double(), background.double()).float()
     torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=5e-6, rtol=0)
 
 
-def test_a_cam_that_the_background_drowns_is_taken_without_it():
+def test_a_cam_that_is_zero_everywhere_is_computed_without_the_background():
     f = encoder(TINY_F, seed=5, gain=4.0)
-    block, encoded = both_sides(f, tiled_image(32, 48))
-    # M is linear in the text, so some direction lowers it everywhere; what goes along z changes logits alone.
+    block, encoded = encode_both(f, tiled_image(32, 48))
+    # M is linear in the text, so some direction lowers it everywhere; a component along z changes logits alone.
     ramp = 1 + torch.arange(6.0)[:, None]
     downhill = torch.linalg.lstsq(encoded.maps(torch.eye(f.width)).T, -ramp).solution[:, 0]
     downhill -= downhill @ encoded.z * encoded.z
@@ -107,81 +107,82 @@ def test_a_cam_that_the_background_drowns_is_taken_without_it():
     expected = autograd_cams.cams(block, queries.double(), background.double())
     assert block.passes == 4, "both queries needed the fallback"
     torch.testing.assert_close(expected[0], (torch.arange(6.0) / 5), atol=1e-3, rtol=0)
-    assert not expected[1].any(), "what comes out of the fallback stands"
+    assert not expected[1].any(), "the fallback is not repeated"
     torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=1e-4, rtol=0)
 
 
-def test_beyond_as_many_texts_as_dimensions_the_jacobian_gives_the_same_maps():
+def test_more_texts_than_dimensions_use_the_jacobian_with_the_same_maps():
     f = encoder(TINY_F, seed=6, gain=4.0)
-    block, encoded = both_sides(f, tiled_image(96, 128))
-    many = f.texts([f"thing number {n}" for n in range(f.width + 12)])
-    expected = torch.cat([encoded.maps(row[None]) for row in many])
+    block, encoded = encode_both(f, tiled_image(96, 128))
+    embeddings = f.texts([f"thing number {n}" for n in range(f.width + 12)])
+    expected = torch.cat([encoded.maps(row[None]) for row in embeddings])
     products = encoded.products
     by_jacobian = proposals.encode_tokens(f, block.tokens, None, encoded.grid)
-    torch.testing.assert_close(by_jacobian.maps(many), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
-    assert products == len(many)
+    torch.testing.assert_close(by_jacobian.maps(embeddings), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    assert products == len(embeddings)
     assert by_jacobian.products == f.width
     by_jacobian.maps(f.texts(["a word that comes later"]))
-    assert by_jacobian.products == f.width, "a picture that was encoded once is asked about new words for nothing"
+    assert by_jacobian.products == f.width, "the cached Jacobian serves new texts without further products"
 
 
 def test_one_query_without_background_has_no_cam():
     f = encoder(TINY_F, seed=7, gain=4.0)
-    block, encoded = both_sides(f, tiled_image(96, 128))
-    query, none = f.texts(["cat"]), torch.zeros(0, f.width)
-    assert not autograd_cams.cams(block, query, none).any()
-    assert not closed_form(f, encoded, query, none).any()
+    block, encoded = encode_both(f, tiled_image(96, 128))
+    query, no_texts = f.texts(["cat"]), torch.zeros(0, f.width)
+    assert not autograd_cams.cams(block, query, no_texts).any()
+    assert not closed_form(f, encoded, query, no_texts).any()
 
 
 @cache
 def run_both(seed, theta, vocabulary):
     f, g = encoder(TINY_F, seed=seed, scale=30, gain=4), encoder(TINY_G, seed=seed + 100, scale=30, gain=4)
-    image, looks = tiled_image(90, 130, seed), []
+    image, traces = tiled_image(90, 130, seed), []
     recipe = replace(preset("voc"), theta=theta)
-    ours = Segmenter(f, g).segment([image], vocabulary, recipe, observe=lambda _, look: looks.append(look))[0]
+    result = Segmenter(f, g).segment([image], vocabulary, recipe, observe=lambda _, trace: traces.append(trace))[0]
     scheme = OfficialScheme(f, g, image, vocabulary, recipe)
-    return ours, looks, scheme, scheme.run()
+    return result, traces, scheme, scheme.run()
 
 
 @pytest.mark.parametrize(("seed", "theta"), THREE_STEPS)
 def test_the_official_scheme_scores_and_keeps_the_same_in_every_step(seed, theta):
-    _, looks, _, steps = run_both(seed, theta, Vocabulary.of(QUERIES))
+    _, traces, _, steps = run_both(seed, theta, Vocabulary.from_words(QUERIES))
     assert len(steps) >= 3
-    assert [[query.text for query in look.step.queries] for look in looks] == [step.queries for step in steps]
-    for look, step in zip(looks, steps, strict=True):
-        assert [k for k, query in enumerate(look.step.queries) if query.kept] == step.kept
-        np.testing.assert_allclose(look.cams, step.cams, atol=5e-4, rtol=0)
-        # A CAM that differs in its last bit may carry a pixel over eta, which a tiny model's crop shows.
-        np.testing.assert_allclose([query.score for query in look.step.queries], step.scores, atol=2e-3, rtol=0)
+    assert [[query.text for query in trace.step.queries] for trace in traces] == [step.queries for step in steps]
+    for trace, step in zip(traces, steps, strict=True):
+        assert [k for k, query in enumerate(trace.step.queries) if query.kept] == step.kept
+        np.testing.assert_allclose(trace.cams, step.cams, atol=5e-4, rtol=0)
+        # A CAM that differs in its last bit may move a pixel over eta, which changes a tiny model's crop.
+        np.testing.assert_allclose([query.score for query in trace.step.queries], step.scores, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("seed", "theta"), THREE_STEPS)
-def test_work_is_counted_and_is_a_fifteenth_or_less(seed, theta):
-    vocabulary = Vocabulary.of(QUERIES)
-    ours, looks, scheme, steps = run_both(seed, theta, vocabulary)
+def test_the_work_is_a_fifteenth_or_less_of_the_official_scheme(seed, theta):
+    vocabulary = Vocabulary.from_words(QUERIES)
+    result, traces, scheme, steps = run_both(seed, theta, vocabulary)
     sizes = [len(step.queries) for step in steps]
     assert scheme.done == counts(sizes, templates=15, background=23)
     assert scheme.done[Unit.CROP] == 15 * sum(sizes)
 
-    survivors = len(looks[1].step.queries)
-    # One product a query, one for all background; survivors once more, as their text changes after step 1.
-    assert ours.work.vector_jacobian_products == len(QUERIES) + 1 + survivors
-    assert ours.work.proposal_forwards == 1
-    assert ours.work.crops_encoded + ours.work.crops_reused == sum(size for size in sizes if size > 1)
-    assert scheme.done[Unit.CROP] / ours.work.crops_encoded >= 15
+    survivors = len(traces[1].step.queries)
+    # One product per query and one for all background; survivors again, because their text changes after step 1.
+    assert result.work.vector_jacobian_products == len(QUERIES) + 1 + survivors
+    assert result.work.proposal_forwards == 1
+    assert result.work.crops_encoded + result.work.crops_reused == sum(size for size in sizes if size > 1)
+    assert scheme.done[Unit.CROP] / result.work.crops_encoded >= 15
 
 
-def test_a_longer_recurrence_takes_no_further_products():
-    vocabulary = Vocabulary.of(QUERIES)
+def test_a_longer_recurrence_needs_no_further_products():
+    vocabulary = Vocabulary.from_words(QUERIES)
     runs = [run_both(seed, theta, vocabulary)[:2] for seed, theta in THREE_STEPS]
-    for ours, looks in runs:
-        assert len(looks) > 2
-        assert ours.work.vector_jacobian_products == len(QUERIES) + 1 + len(looks[1].step.queries)
+    for result, traces in runs:
+        assert len(traces) > 2
+        assert result.work.vector_jacobian_products == len(QUERIES) + 1 + len(traces[1].step.queries)
 
 
 @pytest.mark.parametrize("shape", [TINY_F, TINY_G])
-def test_texts_embed_the_same_without_the_positions_behind_their_end(shape):
+def test_positions_behind_the_end_of_a_text_change_no_embedding(shape):
     f = encoder(shape, seed=8, gain=4.0)
     words = ["cat", "person with clothes,people,human", "a very long text " * 12]
-    for some in (words[:1], words[:2], words):
-        torch.testing.assert_close(f.texts(some), f.texts(some, context=77), atol=1e-6, rtol=0)
+    for count in (1, 2, 3):
+        expected = f.texts(words[:count], context=77)
+        torch.testing.assert_close(f.texts(words[:count]), expected, atol=1e-6, rtol=0)

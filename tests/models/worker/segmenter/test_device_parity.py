@@ -1,4 +1,4 @@
-"""What tests/gpu asks of CUDA, asked of the CPU: the paths of a device, small, so that they are known to run."""
+"""The checks of tests/gpu on a small scale on the CPU, so that the code paths of a device are known to run."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Several split a batch's rows among them, each part with kernels of its own: then places in a batch tell."""
+    """Several threads split a batch's rows among different kernels, so the position in a batch would matter."""
     torch.set_num_threads(1)
 
 
@@ -24,28 +24,28 @@ def scenes():
 
 
 def test_masks_of_half_the_precision_are_those_of_float32(scenes):
-    found = device_parity.parity(CPU, Precision.BFLOAT16, scenes)
-    assert found.mean_iou >= 0.98
-    assert all(tie.distance < 0.02 for tie in found.near_ties), found.near_ties
+    agreement = device_parity.parity(CPU, Precision.BFLOAT16, scenes)
+    assert agreement.mean_iou >= 0.98
+    assert all(tie.distance < 0.02 for tie in agreement.near_ties), agreement.near_ties
 
 
-def test_a_picture_does_not_depend_on_its_company_in_batches_as_a_device_has_them(scenes):
-    together, alone = device_parity.company(CPU, scenes, Batches(images=2, crops=8))
-    assert together == alone
+def test_an_image_does_not_depend_on_the_others_in_a_shared_batch(scenes):
+    together, singles = device_parity.segment_together_and_singly(CPU, scenes, Batches(images=2, crops=8))
+    assert together == singles
 
 
-@pytest.mark.parametrize("words", [1, 5])
-def test_the_crf_labels_as_pydensecrf_does(words):
-    assert device_parity.crf_agreement(CPU, 64, 96, words) >= 0.999
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_crf_labels_as_pydensecrf_does(count):
+    assert device_parity.crf_agreement(CPU, 64, 96, count) >= 0.999
 
 
-@pytest.mark.parametrize("prompts", device_parity.SHOWN)
+@pytest.mark.parametrize("prompts", device_parity.PROMPTS)
 def test_prompted_crops_of_a_device_are_those_of_the_host_to_the_bit(prompts):
-    ours, theirs = device_parity.prompted(CPU, prompts, 75, 100)
-    assert torch.equal(ours, theirs)
+    on_device, on_host = device_parity.prompted(CPU, prompts, 75, 100)
+    assert torch.equal(on_device, on_host)
 
 
-def test_a_sam_finds_its_own_masks_again():
-    many, same = device_parity.sam_matches(CPU, paint(130, 71))
-    assert many > 3
-    assert same == many
+def test_two_sams_on_a_cpu_find_the_same_masks():
+    count, same = device_parity.sam_matches(CPU, paint(130, 71))
+    assert count > 3
+    assert same == count

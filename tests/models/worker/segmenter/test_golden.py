@@ -1,4 +1,4 @@
-"""The official code's own outputs, of small random models; their README says how closely they must be met."""
+"""Parity with the official code's outputs for small random models; their README has the tolerances."""
 
 import json
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not CASES, reason=f"no golden cases in {GOLDEN};
 
 
 SCORES = {Precision.AUTO: 1e-3, Precision.BFLOAT16: 5e-3}
-"""How closely scores must agree: as the README of the cases says, and where g was asked to round."""
+"""Tolerance of scores: that of the README of the cases, and that of a rounded g."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Golden:
     arrays: dict[str, np.ndarray]
     image: np.ndarray
     result: Segmentation
-    looks: list[StepTrace]
+    traces: list[StepTrace]
 
 
 def recipe_of(case: dict[str, Any]) -> Recipe:
@@ -63,21 +63,21 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     image = np.asarray(Image.open(folder / "image.png").convert("RGB"))
     models = GOLDEN / "models" / case["models"]
     pair = load_pair(models / "proposal", models / "classifier", device=torch.device("cpu"), precision=precision)
-    looks: list[StepTrace] = []
+    traces: list[StepTrace] = []
     [result] = Segmenter(pair.proposal, pair.classifier).segment(
-        [image], Vocabulary.of(case["queries"]), recipe_of(case), observe=lambda _, look: looks.append(look)
+        [image], Vocabulary.from_words(case["queries"]), recipe_of(case), observe=lambda _, trace: traces.append(trace)
     )
-    return Golden(precision, case, arrays, image, result, looks)
+    return Golden(precision, case, arrays, image, result, traces)
 
 
-def test_the_same_queries_are_asked_and_kept_in_the_same_number_of_steps(golden: Golden) -> None:
-    asked = [[query.text for query in step.queries] for step in golden.result.steps]
+def test_every_step_has_and_keeps_the_same_queries(golden: Golden) -> None:
+    queries = [[query.text for query in step.queries] for step in golden.result.steps]
     kept = [[i for i, query in enumerate(step.queries) if query.kept] for step in golden.result.steps]
-    assert asked == [step["queries"] for step in golden.case["steps"]]
+    assert queries == [step["queries"] for step in golden.case["steps"]]
     assert kept == [step["kept"] for step in golden.case["steps"]]
 
 
-def test_scores_agree_within_a_thousandth_or_as_rounding_allows(golden: Golden) -> None:
+def test_scores_agree_within_the_tolerance(golden: Golden) -> None:
     tolerance = SCORES[golden.precision]
     for step, expected in zip(golden.result.steps, golden.case["steps"], strict=True):
         np.testing.assert_allclose([query.score for query in step.queries], expected["scores"], atol=tolerance, rtol=0)
@@ -85,21 +85,21 @@ def test_scores_agree_within_a_thousandth_or_as_rounding_allows(golden: Golden) 
 
 def test_cams_agree_within_five_thousandths_everywhere(golden: Golden) -> None:
     height, width = golden.image.shape[:2]
-    for number, look in enumerate(golden.looks):
-        cams = np.stack([enlarge(cam, height, width) for cam in look.cams])
+    for number, trace in enumerate(golden.traces):
+        cams = np.stack([enlarge(cam, height, width) for cam in trace.cams])
         np.testing.assert_allclose(cams, golden.arrays[f"step{number}_cams"].astype(np.float32), atol=5e-3, rtol=0)
 
 
 def test_every_final_mask_overlaps_the_official_one_to_99_percent(golden: Golden) -> None:
-    found = {mask.label: decode_coco(mask.rle) for mask in golden.result.masks}
+    masks = {mask.label: decode_coco(mask.rle) for mask in golden.result.masks}
     for label, expected in zip(golden.case["queries"], golden.arrays["final_masks"], strict=True):
-        mask = found.get(label, np.zeros_like(expected))
+        mask = masks.get(label, np.zeros_like(expected))
         union = (mask | expected).sum()
         assert union == 0 or (mask & expected).sum() / union >= 0.99, label
 
 
 def test_final_scores_are_those_of_the_last_step(golden: Golden) -> None:
-    found = {mask.label: mask.score for mask in golden.result.masks}
+    scores = {mask.label: mask.score for mask in golden.result.masks}
     expected = {
         label: score
         for label, score, area in zip(
@@ -107,4 +107,4 @@ def test_final_scores_are_those_of_the_last_step(golden: Golden) -> None:
         )
         if area
     }
-    assert found == pytest.approx(expected, abs=SCORES[golden.precision])
+    assert scores == pytest.approx(expected, abs=SCORES[golden.precision])

@@ -204,7 +204,7 @@ def test_a_prediction_that_is_too_large_loses_noise_then_brushes_then_weak_masks
     assert len(small.text) <= len(full.text) // 2 + 100
     least = predict(config, given, params, max_bytes=len(small.text) * 2 // 3)
     assert [r["value"]["bitmasklabels"] for r in regions(least)] == [["a"]]
-    assert "'b' is left out" in least.notes[-1]
+    assert "'b' is omitted" in least.notes[-1]
     none = predict(config, given, params, max_bytes=100)
     assert regions(none) == []
     assert len(none.notes) >= 3

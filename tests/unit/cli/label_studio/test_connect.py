@@ -164,7 +164,7 @@ def test_a_wrong_password_is_said_so(connect):
     said = "Able to connect to ML Server, but authentication parameters were either not provided or are incorrect."
     told = {"detail": "Validation error", "validation_errors": {"non_field_errors": [said]}}
     connect.studio.fail("POST", "/api/ml", status=400, body=told)
-    assert "does not take BASIC_AUTH_USER" in connect(**BASIC, code=2).stderr
+    assert "refuses BASIC_AUTH_USER" in connect(**BASIC, code=2).stderr
 
 
 def test_an_unusable_configuration_is_refused_before_anything_is_made(connect):

@@ -1,4 +1,4 @@
-"""The guard of addresses: hostile ones reach nobody, which is watched at the level of sockets."""
+"""The SSRF guard: hostile addresses reach no private host, which is observed at the level of sockets."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ import pytest
 from db.errors import SettingsInvalidError
 from tests.support.hostile_addresses import HOSTILE
 from tests.support.network import connects_watched
-from tests.support.picture_server import PictureServer, redirect
+from tests.support.picture_server import ImageServer, redirect
 from worker.errors import FetchError, SourceForbiddenError, SourceUnreachableError
 from worker.images.addresses import Url
 from worker.images.fetch import ImageFetcher
@@ -19,41 +19,41 @@ PUBLIC = "93.184.215.14"
 
 
 class Names:
-    """A name server: each name's answers, one after the other; the last one stays."""
+    """A fake name server with a sequence of answers per name; the last answer is repeated."""
 
     def __init__(self, **answers):
-        self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
-        self.asked = []
+        self.answers = {name.replace("_", "."): list(sequence) for name, sequence in answers.items()}
+        self.queries = []
 
     def __call__(self, host, port):
-        self.asked.append(host)
-        given = self.answers.get(host)
-        if given is None:
+        self.queries.append(host)
+        sequence = self.answers.get(host)
+        if sequence is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return given.pop(0) if len(given) > 1 else given[0]
+        return sequence.pop(0) if len(sequence) > 1 else sequence[0]
 
 
 class Wire(httpcore.NetworkBackend):
-    """A network on which nothing answers; it remembers who was called."""
+    """A network that records connections; it refuses them, or leads them to a local port."""
 
     def __init__(self, leads_to=None):
-        self.called, self.leads_to = [], leads_to
+        self.connects, self.leads_to = [], leads_to
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
-        self.called.append((host, port))
+        self.connects.append((host, port))
         if self.leads_to is None:
             raise httpcore.ConnectError("refused")
         return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.leads_to, timeout)
 
 
 class Canary:
-    """A server within: it must see nobody."""
+    """A private server that must see no client."""
 
     def __init__(self):
         self.seen = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._farewell = None
+        self._last_client = None
 
     @property
     def port(self):
@@ -63,7 +63,7 @@ class Canary:
         while True:
             caller, name = self._socket.accept()
             caller.close()
-            if name == self._farewell:
+            if name == self._last_client:
                 return
             self.seen.append(name)
 
@@ -72,9 +72,9 @@ class Canary:
         return self
 
     def __exit__(self, *_):
-        with socket.socket() as last:  # whoever came before it was accepted before it
+        with socket.socket() as last:  # the server accepts earlier clients first
             last.bind(("127.0.0.1", 0))
-            self._farewell = last.getsockname()
+            self._last_client = last.getsockname()
             last.connect(("127.0.0.1", self.port))
             self._thread.join()
         self._socket.close()
@@ -85,7 +85,7 @@ class NoObjects:
         raise AssertionError((bucket, key))
 
 
-WITHIN = {
+PRIVATE_NAMES = {
     "localhost": [["127.0.0.1", "::1"]],
     "inner.example": [["127.0.0.1"]],
     "half-inner.example": [[PUBLIC, "127.0.0.1"]],
@@ -94,31 +94,31 @@ WITHIN = {
 }
 
 
-def names_within():
+def private_names():
     names = Names()
-    names.answers = {name: list(given) for name, given in WITHIN.items()}
+    names.answers = {name: list(answers) for name, answers in PRIVATE_NAMES.items()}
     return names
 
 
 @pytest.fixture(scope="module")
 def guarded():
-    """Sources that may ask nobody within."""
-    sources = ImageFetcher(NoObjects(), resolve=names_within())
-    yield sources
-    sources.close()
+    """A fetcher that may connect to no private host."""
+    fetcher = ImageFetcher(NoObjects(), resolve=private_names())
+    yield fetcher
+    fetcher.close()
 
 
 @pytest.fixture(scope="module")
 def redirecting():
     """A server that is allowed, and Sources that may ask it and nobody else within."""
-    with PictureServer() as server:
-        sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": server.place}, resolve=names_within())
-        yield server, sources
-        sources.close()
+    with ImageServer() as server:
+        fetcher = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": server.host_port}, resolve=private_names())
+        yield server, fetcher
+        fetcher.close()
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_a_hostile_address_reaches_nobody(text, guarded):
+def test_a_hostile_address_reaches_no_host(text, guarded):
     with Canary() as canary:
         with connects_watched() as connects, pytest.raises(SourceForbiddenError) as refused:
             guarded.read(text.replace("{port}", str(canary.port)))
@@ -127,72 +127,72 @@ def test_a_hostile_address_reaches_nobody(text, guarded):
     assert str(refused.value).isprintable()
 
 
-def test_there_are_enough_of_them():
+def test_the_hostile_addresses_are_many_and_distinct():
     assert len(set(HOSTILE)) == len(HOSTILE) >= 60
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_a_hostile_redirect_reaches_nobody_behind_it(text, redirecting):
-    site, sources = redirecting
+def test_a_hostile_redirect_reaches_no_host(text, redirecting):
+    site, fetcher = redirecting
     with Canary() as canary:
         location = text.replace("{port}", str(canary.port)).replace("\r", "").replace("\n", "")
         site.pages = {"/a": redirect("/b"), "/b": redirect(location.encode().decode("latin-1"), 307)}
         with connects_watched() as connects, pytest.raises(FetchError):
-            sources.read(f"{site.url}/a")
-        # A path alone, and no path at all, stay with the server that redirects, which is allowed.
-        assert {one[:2] for one in connects} <= {("127.0.0.1", site.port)}
+            fetcher.read(f"{site.url}/a")
+        # Relative and empty locations stay with the redirecting server, which is allowed.
+        assert {address[:2] for address in connects} <= {("127.0.0.1", site.port)}
     assert canary.seen == []
 
 
-def test_a_chain_of_redirects_into_this_machine_ends_before_it(site):
+def test_a_chain_of_redirects_into_this_machine_is_refused(site):
     with Canary() as canary:
         site.pages |= {"/1": redirect("/2", 301), "/2": redirect("/3", 303)}
         site.pages["/3"] = redirect(f"http://127.0.0.1:{canary.port}/", 308)
-        sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+        fetcher = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.host_port})
         with pytest.raises(SourceForbiddenError, match=rf"CAR_ALLOWED_HOSTS=127.0.0.1:{canary.port}"):
-            sources.read(f"{site.url}/1")
-        sources.close()
+            fetcher.read(f"{site.url}/1")
+        fetcher.close()
     assert site.paths == ["/1", "/2", "/3"]
     assert canary.seen == []
 
 
 def test_more_than_three_redirects_are_not_followed(site):
     site.pages |= {f"/{n}": redirect(f"/{n + 1}") for n in range(9)}
-    sources = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.place})
+    fetcher = ImageFetcher(NoObjects(), allowed={"CAR_ALLOWED_HOSTS": site.host_port})
     with pytest.raises(SourceForbiddenError, match="more than 3"):
-        sources.read(f"{site.url}/0")
-    sources.close()
+        fetcher.read(f"{site.url}/0")
+    fetcher.close()
     assert site.paths == ["/0", "/1", "/2", "/3"]
 
 
-def test_the_connection_goes_to_the_address_that_was_checked_whatever_the_name_says_next():
+def test_the_connection_goes_to_the_checked_address_although_the_name_rebinds():
     names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire()
     guard = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
     with pytest.raises(httpcore.ConnectError):
         guard.connect_tcp("rebinding.example", 80)
-    assert wire.called == [(PUBLIC, 80)]
-    assert names.asked == ["rebinding.example"]
+    assert wire.connects == [(PUBLIC, 80)]
+    assert names.queries == ["rebinding.example"]
     with connects_watched() as connects, pytest.raises(SourceForbiddenError):
         guard.connect_tcp("rebinding.example", 80)
-    assert wire.called == [(PUBLIC, 80)]
+    assert wire.connects == [(PUBLIC, 80)]
     assert connects == []
 
 
 def test_a_name_that_rebinds_between_a_redirect_and_its_target_is_checked_again():
     """The first connection goes out, closes, and the second one of the same name would go within."""
-    with PictureServer() as server, Canary() as canary:
+    with ImageServer() as server, Canary() as canary:
         server.pages["/a"] = (
             302,
             {"Location": f"http://rebinding.example:{canary.port}/b", "Connection": "close"},
             b"",
         )
         names, wire = Names(rebinding_example=[[PUBLIC], ["127.0.0.1"]]), Wire(leads_to=server.port)
-        sources = ImageFetcher(NoObjects())
-        sources._web._pool._network_backend = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
+        fetcher = ImageFetcher(NoObjects())
+        fetcher._downloader._pool._network_backend = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
         with pytest.raises(SourceForbiddenError):
-            sources.read("http://rebinding.example/a")
-        sources.close()
-    assert wire.called == [(PUBLIC, 80)]
+            fetcher.read("http://rebinding.example/a")
+        fetcher.close()
+    assert wire.connects == [(PUBLIC, 80)]
     assert canary.seen == []
     [(path, headers)] = server.requests
     assert (path, headers["host"]) == ("/a", "rebinding.example")
@@ -204,21 +204,21 @@ def test_every_address_of_a_name_is_tried_and_none_when_one_is_private():
     guard = SsrfGuard(AllowedHosts({}), resolve=names, network=wire)
     with pytest.raises(httpcore.ConnectError):
         guard.connect_tcp("two.example", 443)
-    assert wire.called == [(PUBLIC, 443), ("2606:2800:21f:cb07::1", 443)]
+    assert wire.connects == [(PUBLIC, 443), ("2606:2800:21f:cb07::1", 443)]
     with pytest.raises(SourceForbiddenError):
         guard.connect_tcp("mixed.example", 443)
-    assert len(wire.called) == 2
+    assert len(wire.connects) == 2
 
 
 def test_public_addresses_pass_those_behind_nat64_too():
     guard = SsrfGuard(AllowedHosts({}), network=Wire())
     for host in (PUBLIC, "1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"):
-        assert guard.addresses_of(host, 443) == [host]
-    assert guard.addresses_of(PUBLIC, 8080) == [PUBLIC]
+        assert guard.resolve_checked(host, 443) == [host]
+    assert guard.resolve_checked(PUBLIC, 8080) == [PUBLIC]
 
 
 @pytest.mark.parametrize(
-    ("value", "place", "free"),
+    ("value", "host_port", "allowed"),
     [
         ("10.0.0.7", ("10.0.0.7", 9000), True),
         ("10.0.0.7:9000", ("10.0.0.7", 9000), True),
@@ -237,20 +237,20 @@ def test_public_addresses_pass_those_behind_nat64_too():
         (" , ", ("", 80), False),
     ],
 )
-def test_allowed_hosts_are_those_that_are_named(value, place, free):
-    assert (place in AllowedHosts({"CAR_ALLOWED_HOSTS": value})) is free
+def test_allowed_hosts_are_those_of_the_setting(value, host_port, allowed):
+    assert (host_port in AllowedHosts({"CAR_ALLOWED_HOSTS": value})) is allowed
 
 
 @pytest.mark.parametrize("value", ["user@host", "host:port", "host:99999", "10.0.0.0/8", "*.lan", "0x7f.1", "a b"])
-def test_an_entry_that_names_no_host_stops_a_worker_at_its_start(value):
+def test_an_entry_that_is_not_a_host_is_refused(value):
     with pytest.raises(SettingsInvalidError, match="CAR_ALLOWED_HOSTS"):
         AllowedHosts({"CAR_ALLOWED_HOSTS": value})
 
 
-def test_a_name_server_that_does_not_answer_is_left_behind():
+def test_a_name_server_that_does_not_answer_is_abandoned():
     asleep = threading.Event()
     guard = SsrfGuard(AllowedHosts({}), resolve=lambda *_: asleep.wait(20) and [])
-    with guard.within(0.1), pytest.raises(SourceUnreachableError, match="name"):
+    with guard.time_limit(0.1), pytest.raises(SourceUnreachableError, match="name"):
         guard.connect_tcp("slow.example", 80)
     asleep.set()
     guard = SsrfGuard(AllowedHosts({}), resolve=Names())
@@ -280,10 +280,10 @@ def test_a_name_server_that_does_not_answer_is_left_behind():
         ("https://label_studio:8080/a", "label_studio", 8080, "/a"),
     ],
 )
-def test_an_address_goes_out_as_a_browser_would_send_it(text, host, port, target):
-    found = Url.parse(text)
-    assert (found.host, found.port, found.target) == (host, port, target)
+def test_an_address_is_escaped_like_in_a_browser(text, host, port, target):
+    url = Url.parse(text)
+    assert (url.host, url.port, url.target) == (host, port, target)
 
 
-def test_an_address_is_told_without_what_may_be_a_signature():
+def test_an_address_is_shown_without_its_query():
     assert str(Url.parse("https://h.example:8443/a.jpg?X-Amz-Signature=secret")) == "https://h.example:8443/a.jpg"

@@ -117,7 +117,7 @@ HOSTILE = {
     "noise": (np.random.default_rng(3).bytes(4000), ImageUnsupportedError),
     "a bomb of 400 Mpx in 50 KB": (bomb_png(20_000), ImageTooLargeError),
     "a bomb under Pillow's limit": (bomb_png(11_000), ImageTooLargeError),
-    "a very wide picture": (png(12_001, 1, 1, 0, [bytes(1501)]), ImageTooLargeError),
+    "a very wide image": (png(12_001, 1, 1, 0, [bytes(1501)]), ImageTooLargeError),
     **{f"a huge {name} header, {number}": (data, ImageTooLargeError) for number, (data, name) in enumerate(HUGE)},
     "a PNG without pixels": (png(0, 0, 8, 2, (b"",)), ImageCorruptError),
     "a PNG with a wrong check sum": (PNG[: IDAT + 40] + b"\x55" + PNG[IDAT + 41 :], ImageCorruptError),
@@ -127,7 +127,7 @@ HOSTILE = {
         png(8, 8, 8, 0, [bytes(8)] * 8, extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80_000_000), 9))),
         ImageCorruptError,
     ),
-    "a PNG palette picture without palette": (png(8, 8, 8, 3, (b"",)), ImageCorruptError),
+    "a PNG palette image without palette": (png(8, 8, 8, 3, (b"",)), ImageCorruptError),
     "a JPEG of its header": (JPEG[:SCAN], ImageCorruptError),
     "a JPEG of three bytes": (JPEG[:3], ImageCorruptError),
     "a JPEG of a thousand scans": (JPEG[:-2] + JPEG[SCAN:-2] * 1000 + JPEG[-2:], ImageCorruptError),
@@ -162,7 +162,7 @@ def test_a_hostile_file_is_refused_in_words_and_without_a_warning(name):
             open_image(data)
     assert not leaked
     message = str(refused.value)
-    assert message.startswith("the picture ")
+    assert message.startswith("the image ")
     assert ";" in message  # what is wrong; what to do
 
 
@@ -190,10 +190,10 @@ def test_limits_are_those_given():
 @settings(deadline=None, max_examples=200)
 def test_any_bytes_behind_a_known_beginning_open_or_are_refused(magic, tail):
     try:
-        picture = open_image(magic + tail, ImageLimits(max_pixels=4_000_000))
+        image = open_image(magic + tail, ImageLimits(max_pixels=4_000_000))
     except ImageError:
         return
-    assert picture.pixels.shape == (picture.height, picture.width, 3)
+    assert image.pixels.shape == (image.height, image.width, 3)
 
 
 ODD = png(8, 4, 8, 2, [bytes(24)] * 4, extra=chunk(b"acTL", struct.pack(">II", 0, 0)))
@@ -235,7 +235,7 @@ class MeetingFile(io.BytesIO):
 def test_two_threads_decode_at_the_same_time(monkeypatch):
     monkeypatch.setattr(decode, "BytesIO", MeetingFile)
     with ThreadPoolExecutor(2) as threads:
-        assert [picture.width for picture in threads.map(open_image, [PNG, JPEG])] == [64, 64]
+        assert [image.width for image in threads.map(open_image, [PNG, JPEG])] == [64, 64]
 
 
 def test_a_thread_that_decodes_silences_no_other(monkeypatch):

@@ -1,4 +1,4 @@
-"""Which pictures a path means, and what a path that means none is told."""
+"""Which images a path stands for, and the errors of paths without images."""
 
 import os
 
@@ -12,23 +12,23 @@ from worker.images import ImageLimits, find_images, open_image
 
 @pytest.fixture
 def folder(tmp_path):
-    picture = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
+    image = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
     (tmp_path / "b" / "deep").mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
     for name in ("z.png", "a.PNG", "b/c.jpeg", "b/deep/d.webp", ".hidden/e.png", ".f.png"):
-        picture.save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+        image.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_a_folder_means_the_pictures_below_it_in_order(folder):
+def test_a_folder_stands_for_the_images_below_it_in_order(folder):
     names = [path.relative_to(folder).as_posix() for path in find_images([folder])]
     assert names == ["a.PNG", "b/c.jpeg", "b/deep/d.webp", "z.png"]
 
 
-def test_files_come_as_named_and_each_once(folder):
-    asked = [folder / "notes.txt", folder / "z.png", folder / "b", folder / "z.png", folder / "b" / "c.jpeg"]
-    assert list(find_images(asked)) == [
+def test_files_are_yielded_as_given_and_once_each(folder):
+    paths = [folder / "notes.txt", folder / "z.png", folder / "b", folder / "z.png", folder / "b" / "c.jpeg"]
+    assert list(find_images(paths)) == [
         folder / "notes.txt",
         folder / "z.png",
         folder / "b" / "c.jpeg",
@@ -36,35 +36,35 @@ def test_files_come_as_named_and_each_once(folder):
     ]
 
 
-def test_links_in_a_circle_end(folder):
+def test_circular_links_end(folder):
     (folder / "b" / "again").symlink_to(folder, target_is_directory=True)
     assert len(list(find_images([folder]))) == 4
 
 
-def test_a_folder_without_pictures_says_what_it_looked_for(tmp_path):
-    with pytest.raises(ImageMissingError, match=r"holds no pictures.*\.jpeg"):
+def test_a_folder_without_images_lists_the_suffixes(tmp_path):
+    with pytest.raises(ImageMissingError, match=r"has no images.*\.jpeg"):
         list(find_images([tmp_path]))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jpg", "nowhere/x.jpg", "a\0b.jpg", "x" * 5000])
 def test_a_path_to_nothing_is_missing(tmp_path, name):
-    for look in (open_image, lambda path: list(find_images([path]))):
+    for read in (open_image, lambda path: list(find_images([path]))):
         with pytest.raises(ImageMissingError, match="check the path"):
-            look(tmp_path / name)
+            read(tmp_path / name)
 
 
-def test_a_folder_is_no_picture(folder):
+def test_a_folder_is_not_an_image(folder):
     with pytest.raises(ImageUnsupportedError, match="is a folder"):
         open_image(folder)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(ImageUnsupportedError, match="no regular file"):
+    with pytest.raises(ImageUnsupportedError, match="not a regular file"):
         open_image(tmp_path / "pipe.jpg")
 
 
-def test_a_file_is_measured_before_it_is_read(folder):
+def test_a_large_file_is_refused(folder):
     with pytest.raises(ImageTooLargeError, match="MiB"):
         open_image(folder / "z.png", ImageLimits(max_bytes=20))
 

@@ -1,4 +1,4 @@
-"""Every kind of picture opens as a browser shows it, and no damage to it gets past an ImageError."""
+"""Every kind of image opens as a browser shows it, and no damage to it gets past an ImageError."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ SHARP = {"quality": 95, "subsampling": 0}
 
 
 def face(height=32, width=48):
-    """A picture whose four quarters differ: uint8 (height, width, 3)."""
+    """An image whose four quarters differ: uint8 (height, width, 3)."""
     whole = np.empty((height, width, 3), np.uint8)
     whole[: height // 2, : width // 2] = (200, 40, 40)
     whole[: height // 2, width // 2 :] = (40, 200, 40)
@@ -26,9 +26,9 @@ def face(height=32, width=48):
     return whole
 
 
-def saved(picture, image_format, **options):
-    """The file bytes of a Pillow picture or an array."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def saved(image, image_format, **options):
+    """The file bytes of a Pillow image or an array."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     file = io.BytesIO()
     image.save(file, image_format, **options)
     return file.getvalue()
@@ -114,13 +114,13 @@ GOOD = {
         saved(Image.fromarray(face()).convert("CMYK"), "JPEG", **SHARP),
         face(),
         60,
-        ("CMYK turned into RGB without its colour profile",),
+        ("CMYK turned into RGB without its color profile",),
     ),
     "CMYK TIFF": (
         saved(Image.fromarray(face()).convert("CMYK"), "TIFF"),
         face(),
         2,
-        ("CMYK turned into RGB without its colour profile",),
+        ("CMYK turned into RGB without its color profile",),
     ),
     "16-bit grey PNG": (saved(DEEP, "PNG"), np.dstack([DEEP / 257] * 3), 1, ("16-bit scaled to 8",)),
     "16-bit grey TIFF": (saved(DEEP, "TIFF"), np.dstack([DEEP / 257] * 3), 1, ("16-bit scaled to 8",)),
@@ -152,7 +152,7 @@ GOOD = {
         saved(GREY.astype(np.int32) * 1000, "TIFF"),
         GREY_RGB / 235 * 255,
         1,
-        ("32-bit whole numbers from 0 to 235000 scaled to 8 bits",),
+        ("32-bit integers from 0 to 235000 scaled to 8 bits",),
     ),
     "float TIFF of nothing": (
         saved(np.full((4, 4), np.nan, np.float32), "TIFF"),
@@ -165,7 +165,7 @@ GOOD = {
     "animated WebP": (frames(4, "WEBP", lossless=True), face(), 0, ("first of 4 frames",)),
     "animated PNG": (frames(3, "PNG"), face(), 0, ("first of 3 frames",)),
     "TIFF of many pages": (frames(5, "TIFF"), face(), 0, ("first of 5 pages",)),
-    "MPO": (frames(2, "MPO", **SHARP), face(), 40, ("first of 2 pictures",)),
+    "MPO": (frames(2, "MPO", **SHARP), face(), 40, ("first of 2 images",)),
     "JPEG with bytes after its end": (saved(face(), "JPEG", **SHARP) + b"extra", face(), 40, ()),
     "JPEG with damaged EXIF": (saved(face(), "JPEG", **SHARP, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), face(), 40, ()),
     "PNG with an orientation of 9": (saved(face(), "PNG", exif=exif(9)), face(), 0, ()),
@@ -173,16 +173,16 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_good_picture_opens_as_rgb_and_says_what_was_changed(name):
+def test_a_good_image_opens_as_rgb_and_says_what_was_changed(name):
     data, expected, tolerance, notes = GOOD[name]
-    picture = open_image(data)
-    assert picture.pixels.dtype == np.uint8
-    assert picture.pixels.flags["C_CONTIGUOUS"]
-    assert picture.pixels.flags["WRITEABLE"]
-    assert picture.pixels.shape == expected.shape == (picture.height, picture.width, 3)
-    assert np.abs(picture.pixels - expected.astype(float)).max() <= tolerance
-    assert picture.notes == notes
-    assert picture.sha256 == hashlib.sha256(data).hexdigest()
+    image = open_image(data)
+    assert image.pixels.dtype == np.uint8
+    assert image.pixels.flags["C_CONTIGUOUS"]
+    assert image.pixels.flags["WRITEABLE"]
+    assert image.pixels.shape == expected.shape == (image.height, image.width, 3)
+    assert np.abs(image.pixels - expected.astype(float)).max() <= tolerance
+    assert image.notes == notes
+    assert image.sha256 == hashlib.sha256(data).hexdigest()
 
 
 UPRIGHT = {
@@ -199,24 +199,24 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_picture_stands_as_its_exif_orientation_says(orientation, image_format):
+def test_an_image_stands_as_its_exif_orientation_says(orientation, image_format):
     options = {"lossless": True} if image_format == "WEBP" else SHARP if image_format == "JPEG" else {}
-    picture = open_image(saved(face(), image_format, exif=exif(orientation), **options))
+    image = open_image(saved(face(), image_format, exif=exif(orientation), **options))
     expected = UPRIGHT[orientation](face())
-    assert picture.pixels.shape == expected.shape
-    assert np.abs(picture.pixels - expected.astype(int)).max() <= (40 if image_format == "JPEG" else 0)
-    assert picture.notes == ((f"rotated by EXIF orientation {orientation}",) if orientation > 1 else ())
+    assert image.pixels.shape == expected.shape
+    assert np.abs(image.pixels - expected.astype(int)).max() <= (40 if image_format == "JPEG" else 0)
+    assert image.notes == ((f"rotated by EXIF orientation {orientation}",) if orientation > 1 else ())
 
 
 def test_a_deep_tiff_is_turned_and_scaled():
-    picture = open_image(saved(DEEP, "TIFF", exif=exif(6)))
-    assert np.abs(picture.pixels[..., 0] - np.rot90(DEEP / 257, -1)).max() <= 1
-    assert picture.notes == ("16-bit scaled to 8", "rotated by EXIF orientation 6")
+    image = open_image(saved(DEEP, "TIFF", exif=exif(6)))
+    assert np.abs(image.pixels[..., 0] - np.rot90(DEEP / 257, -1)).max() <= 1
+    assert image.notes == ("16-bit scaled to 8", "rotated by EXIF orientation 6")
 
 
 @pytest.mark.parametrize("part", range(1, 20))
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WebP", "TIFF", "LZW TIFF", "BMP", "GIF"])
-def test_a_truncated_picture_is_refused(name, part):
+def test_a_truncated_image_is_refused(name, part):
     data = GOOD[name][0]
     # The last bytes of a GIF, PNG or JPEG only say that it ends.
     end = len(data) - {"JPEG": 60, "PNG": 20, "GIF": 20}.get(name, 8)
@@ -228,12 +228,12 @@ def test_a_truncated_picture_is_refused(name, part):
     st.sampled_from(sorted(GOOD)), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
 )
 @settings(deadline=None, max_examples=400)
-def test_a_picture_with_flipped_bytes_opens_or_is_refused(name, flips):
+def test_an_image_with_flipped_bytes_opens_or_is_refused(name, flips):
     data = bytearray(GOOD[name][0])
     for place, value in flips:
         data[int(place * len(data))] = value
     try:
-        picture = open_image(bytes(data), ImageLimits(max_pixels=4_000_000))
+        image = open_image(bytes(data), ImageLimits(max_pixels=4_000_000))
     except ImageError:
         return
-    assert picture.pixels.shape == (picture.height, picture.width, 3)
+    assert image.pixels.shape == (image.height, image.width, 3)

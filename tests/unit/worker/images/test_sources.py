@@ -1,4 +1,4 @@
-"""Pictures are read from the web whole or not at all, and each way of failing says what to do."""
+"""Images are read from the web whole or not at all, and each way of failing says what to do."""
 
 import gzip
 import hashlib
@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from car.errors import SourceError
-from tests.support.picture_server import PictureServer, picture_bytes, redirect, trickle
-from tests.support.sources import PNG, Shelf
+from tests.support.picture_server import ImageServer, image_bytes, redirect, trickle
+from tests.support.sources import PNG, FakeStore
 from worker.errors import (
     ImageCorruptError,
     ImageError,
@@ -24,46 +24,46 @@ from worker.errors import (
     SourceUnreachableError,
 )
 from worker.images import open_image
-from worker.images.fetch import ImageFetcher, name_of
+from worker.images.fetch import ImageFetcher, display_name
 from worker.settings import WorkerSettings
 
 
-def test_a_picture_on_the_web_comes_as_it_is_and_the_connection_is_used_again(site, sources):
+def test_an_image_on_the_web_comes_as_it_is_and_the_connection_is_used_again(site, fetcher):
     site.pages |= {"/a.png": PNG, "/b": redirect("/a.png")}
-    assert sources.read(f"{site.url}/a.png") == PNG
-    assert sources.read(f"{site.url}/b") == PNG
+    assert fetcher.read(f"{site.url}/a.png") == PNG
+    assert fetcher.read(f"{site.url}/b") == PNG
     with pytest.raises(SourceNotFoundError):
-        sources.read(f"{site.url}/none.png")
-    assert sources.read(f"{site.url}/a.png?x=1", instance="http://elsewhere", task=7) == PNG
+        fetcher.read(f"{site.url}/none.png")
+    assert fetcher.read(f"{site.url}/a.png?x=1", instance="http://elsewhere", task=7) == PNG
     assert site.connections == 1
     path, headers = site.requests[0]
-    assert (path, headers["host"], headers["accept-encoding"]) == ("/a.png", site.place, "identity")
+    assert (path, headers["host"], headers["accept-encoding"]) == ("/a.png", site.host_port, "identity")
     assert not {"authorization", "cookie", "referer"} & set(headers)
 
 
-def test_a_server_that_closed_its_connection_meanwhile_is_asked_once_more(site, sources):
+def test_a_server_that_closed_its_connection_meanwhile_is_asked_once_more(site, fetcher):
     def once(handler):
         handler.answer(200, {}, PNG)
         handler.hang_up()  # without having said so
 
     site.pages["/a.png"] = once
     for _ in range(3):
-        assert sources.read(f"{site.url}/a.png") == PNG
+        assert fetcher.read(f"{site.url}/a.png") == PNG
 
 
-def test_threads_share_connections_and_mix_nothing_up(site, sources):
+def test_threads_share_connections_and_mix_nothing_up(site, fetcher):
     site.pages |= {f"/{n}": PNG + bytes([n]) * n for n in range(60)}
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda n: sources.read(f"{site.url}/{n}"), range(60)))
+        found = list(threads.map(lambda n: fetcher.read(f"{site.url}/{n}"), range(60)))
     assert found == [PNG + bytes([n]) * n for n in range(60)]
     assert site.connections <= 8
 
 
-def test_the_frame_is_the_upright_one_of_a_picture_that_exif_turns(site, sources):
-    site.pages["/turned.jpg"] = picture_bytes("JPEG", width=64, height=48, orientation=6)
-    picture = open_image(sources.read(f"{site.url}/turned.jpg"))
-    assert (picture.width, picture.height) == (48, 64)
-    assert "rotated by EXIF orientation 6" in picture.notes
+def test_the_frame_is_the_upright_one_of_an_image_that_exif_turns(site, fetcher):
+    site.pages["/turned.jpg"] = image_bytes("JPEG", width=64, height=48, orientation=6)
+    image = open_image(fetcher.read(f"{site.url}/turned.jpg"))
+    assert (image.width, image.height) == (48, 64)
+    assert "rotated by EXIF orientation 6" in image.notes
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_frame_is_the_upright_one_of_a_picture_that_exif_turns(site, sources
     ],
     ids=["short", "nothing", "no-last-chunk", "half-a-chunk", "short-gzip", "no-gzip"],
 )
-def test_a_body_that_ends_too_soon_is_truncated_and_tried_again_later(site, sources, head, body):
+def test_a_body_that_ends_too_soon_is_truncated_and_tried_again_later(site, fetcher, head, body):
     def cut_off(handler):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body)
         handler.wfile.flush()
@@ -86,22 +86,22 @@ def test_a_body_that_ends_too_soon_is_truncated_and_tried_again_later(site, sour
 
     site.pages["/a.png"] = cut_off
     with pytest.raises(SourceTruncatedError) as error:
-        sources.read(f"{site.url}/a.png?X-Amz-Signature=secret")
+        fetcher.read(f"{site.url}/a.png?X-Amz-Signature=secret")
     assert error.value.retryable
     assert "secret" not in str(error.value)
 
 
-def test_a_body_of_unknown_length_that_was_cut_off_is_noticed_when_it_is_decoded(site, sources):
+def test_a_body_of_unknown_length_that_was_cut_off_is_noticed_when_it_is_decoded(site, fetcher):
     def cut_off(handler):
         handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + PNG[:-30])
         handler.hang_up()
 
     site.pages["/a.png"] = cut_off
     with pytest.raises(ImageCorruptError):
-        open_image(sources.read(f"{site.url}/a.png"))
+        open_image(fetcher.read(f"{site.url}/a.png"))
 
 
-def test_a_picture_above_the_limit_is_not_read_to_its_end(site, sources):
+def test_an_image_above_the_limit_is_not_read_to_its_end(site, fetcher):
     sent = []
 
     def endless(handler):
@@ -111,28 +111,28 @@ def test_a_picture_above_the_limit_is_not_read_to_its_end(site, sources):
             sent.append(10_000)
 
     site.pages |= {"/endless": endless, "/exact": bytes(100_000), "/above": bytes(100_001)}
-    assert len(sources.read(f"{site.url}/exact")) == 100_000
+    assert len(fetcher.read(f"{site.url}/exact")) == 100_000
     for path in ("/above", "/endless"):
         with pytest.raises(SourceTooLargeError, match="CAR_MAX_BYTES"):
-            sources.read(site.url + path)
+            fetcher.read(site.url + path)
     assert sum(sent) < 50_000_000
 
 
 @pytest.mark.parametrize(("encoding", "packed"), [("gzip", gzip.compress(PNG)), ("deflate", zlib.compress(PNG))])
-def test_what_comes_compressed_unasked_is_unpacked(site, sources, encoding, packed):
+def test_what_comes_compressed_unasked_is_unpacked(site, fetcher, encoding, packed):
     site.pages["/a.png"] = (200, {"Content-Encoding": encoding}, packed)
-    assert sources.read(f"{site.url}/a.png") == PNG
+    assert fetcher.read(f"{site.url}/a.png") == PNG
 
 
-def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(site, sources):
+def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(site, fetcher):
     bomb = gzip.compress(bytes(60_000_000))
     assert len(bomb) < 100_000
     site.pages["/bomb"] = (200, {"Content-Encoding": "gzip"}, bomb)
     site.pages["/zstd"] = (200, {"Content-Encoding": "zstd"}, bomb)
     with pytest.raises(SourceTooLargeError):
-        sources.read(f"{site.url}/bomb")
+        fetcher.read(f"{site.url}/bomb")
     with pytest.raises(ImageUnsupportedError, match="zstd"):
-        sources.read(f"{site.url}/zstd")
+        fetcher.read(f"{site.url}/zstd")
 
 
 @pytest.mark.parametrize(
@@ -146,24 +146,24 @@ def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(site, sourc
     ],
     ids=["body", "headers", "hints", "silence", "redirects"],
 )
-def test_a_picture_has_its_time_however_its_server_spends_it(site, sources_of, slow):
-    sources = sources_of(allowed={"CAR_ALLOWED_HOSTS": site.place}, seconds=0.7)
+def test_an_image_has_its_time_however_its_server_spends_it(site, make_fetcher, slow):
+    fetcher = make_fetcher(allowed={"CAR_ALLOWED_HOSTS": site.host_port}, seconds=0.7)
     site.pages["/slow"] = slow
     began = time.monotonic()
     with pytest.raises((SourceUnreachableError, SourceForbiddenError)) as error:
-        sources.read(f"{site.url}/slow")
+        fetcher.read(f"{site.url}/slow")
     assert time.monotonic() - began < 2.5
     assert error.value.retryable is isinstance(error.value, SourceUnreachableError)
 
 
-def test_a_host_that_refuses_connections_does_not_hold_up_every_thread(sources_of):
-    with PictureServer() as gone:
-        place = gone.place
-    sources = sources_of(allowed={"CAR_ALLOWED_HOSTS": place})
+def test_a_host_that_refuses_connections_does_not_hold_up_every_thread(make_fetcher):
+    with ImageServer() as gone:
+        place = gone.host_port
+    fetcher = make_fetcher(allowed={"CAR_ALLOWED_HOSTS": place})
     with pytest.raises(SourceUnreachableError, match="refused"):
-        sources.read(f"http://{place}/a.png")
+        fetcher.read(f"http://{place}/a.png")
     with pytest.raises(SourceUnreachableError, match="a moment ago"):
-        sources.read(f"http://{place}/b.png")
+        fetcher.read(f"http://{place}/b.png")
 
 
 @pytest.mark.parametrize(
@@ -184,69 +184,69 @@ def test_a_host_that_refuses_connections_does_not_hold_up_every_thread(sources_o
         (503, SourceUnreachableError, "503"),
     ],
 )
-def test_each_status_says_whether_to_wait_or_what_to_do(site, sources, status, kind, says):
+def test_each_status_says_whether_to_wait_or_what_to_do(site, fetcher, status, kind, says):
     site.pages["/a.png"] = (status, {}, b"")
     with pytest.raises(kind, match=says) as error:
-        sources.read(f"{site.url}/a.png?token=secret")
+        fetcher.read(f"{site.url}/a.png?token=secret")
     assert "secret" not in str(error.value)
     assert error.value.retryable is (kind is SourceUnreachableError)
 
 
-def test_a_signed_link_that_has_expired_is_called_so(site, sources):
+def test_a_signed_link_that_has_expired_is_called_so(site, fetcher):
     site.pages["/a.png"] = (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
     with pytest.raises(SourceDeniedError, match="signed link"):
-        sources.read(f"{site.url}/a.png?X-Amz-Signature=secret")
+        fetcher.read(f"{site.url}/a.png?X-Amz-Signature=secret")
 
 
-def test_what_is_no_web_server_is_not_quoted(site, sources):
+def test_what_is_no_web_server_is_not_quoted(site, fetcher):
     def ssh(handler):
         handler.wfile.write(b"SSH-2.0-OpenSSH_9.2p1 inner-secret\r\n\r\n")
         handler.hang_up()
 
     site.pages["/a.png"] = ssh
     with pytest.raises(SourceUnreachableError, match="does not speak HTTP") as error:
-        sources.read(f"{site.url}/a.png")
+        fetcher.read(f"{site.url}/a.png")
     assert "inner-secret" not in str(error.value)
 
 
-def test_a_page_that_is_no_picture_stays_an_error_of_the_picture(site, sources):
+def test_a_page_that_is_no_image_stays_an_error_of_the_image(site, fetcher):
     site.pages["/a.png"] = (200, {"Content-Type": "text/html"}, b"<!doctype html><html>hello</html>")
     with pytest.raises(ImageUnsupportedError, match="HTML"):
-        open_image(sources.read(f"{site.url}/a.png"))
+        open_image(fetcher.read(f"{site.url}/a.png"))
 
 
-def test_proxies_of_the_environment_are_not_used(site, sources, monkeypatch):
+def test_proxies_of_the_environment_are_not_used(site, fetcher, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     site.pages["/a.png"] = PNG
-    assert sources.read(f"{site.url}/a.png") == PNG
+    assert fetcher.read(f"{site.url}/a.png") == PNG
 
 
 def test_the_hosts_of_the_settings_are_allowed_and_their_limits_hold(site):
     given = {"S3_BUCKET": "masks", "DATABASE_URL": "postgresql://x", "CELERY_BROKER_URL": "redis://x"}
     site.pages |= {"/a.png": PNG, "/large": bytes(20_000)}
     named = {"LABEL_STUDIO_URL": site.url, "AWS_ENDPOINT_URL_S3": site.url, "CAR_S3_PUBLIC_ENDPOINT": site.url}
-    for name, value in (named | {"CAR_ALLOWED_HOSTS": f"nas.lan,{site.place}"}).items():
+    for name, value in (named | {"CAR_ALLOWED_HOSTS": f"nas.lan,{site.host_port}"}).items():
         settings = WorkerSettings.from_environment(**given, **{name: value}, CAR_MAX_BYTES="10000")
-        sources = ImageFetcher.of(settings, Shelf(), None)
-        assert sources.read(f"{site.url}/a.png") == PNG, name
+        fetcher = ImageFetcher.from_settings(settings, FakeStore(), None)
+        assert fetcher.read(f"{site.url}/a.png") == PNG, name
         with pytest.raises(SourceTooLargeError):
-            sources.read(f"{site.url}/large")
-        sources.close()
+            fetcher.read(f"{site.url}/large")
+        fetcher.close()
 
 
-def test_an_address_that_is_none_says_what_one_looks_like(sources):
+def test_an_address_that_is_none_says_what_one_looks_like(fetcher):
     with pytest.raises(SourceError, match="s3://bucket"):
-        sources.read("s3://")
+        fetcher.read("s3://")
 
 
-def test_messages_call_a_picture_by_its_address_without_signatures():
-    assert name_of("https://h.example/a.jpg?X-Amz-Signature=secret") == "https://h.example/a.jpg"
-    assert name_of("s3://bucket/why?.jpg") == "s3://bucket/why?.jpg"
+def test_messages_call_an_image_by_its_address_without_signatures():
+    assert display_name("https://h.example/a.jpg?X-Amz-Signature=secret") == "https://h.example/a.jpg"
+    assert display_name("s3://bucket/why?.jpg") == "s3://bucket/why?.jpg"
 
 
-def test_damaged_answers_end_in_typed_errors(site, sources):
-    """Whatever bytes a server sends, and wherever it stops, a thread comes back with a picture or an error."""
+def test_damaged_answers_end_in_typed_errors(site, fetcher):
+    """Whatever bytes a server sends, and wherever it stops, a thread comes back with an image or an error."""
     whole = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b" % (len(PNG), PNG)
     digest = hashlib.sha256()
     lock = threading.Lock()
@@ -268,7 +268,7 @@ def test_damaged_answers_end_in_typed_errors(site, sources):
     site.pages["/a.png"] = damaged
     for _ in range(250):
         try:
-            open_image(sources.read(f"{site.url}/a.png"))
+            open_image(fetcher.read(f"{site.url}/a.png"))
         except (
             ImageError,
             SourceUnreachableError,

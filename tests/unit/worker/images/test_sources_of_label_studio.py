@@ -1,10 +1,10 @@
-"""Pictures of tasks are read from S3 and from Label Studio, whose token goes where it must and nowhere else."""
+"""Images of tasks are read from S3 and from Label Studio, whose token goes where it must and nowhere else."""
 
 import pytest
 
 from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError
 from tests.support.picture_server import redirect
-from tests.support.sources import PNG, Shelf
+from tests.support.sources import PNG, FakeStore
 from worker.errors import (
     SourceDeniedError,
     SourceForbiddenError,
@@ -16,12 +16,12 @@ from worker.errors import (
 
 
 @pytest.fixture
-def ours(label_studio, sources_of):
+def make_own(label_studio, make_fetcher):
     """Sources that may ask the stand-in with its token; `with_token=False`: without."""
 
     def make(objects=None, *, token=None, **given):
         headers = (lambda: {"Authorization": f"Token {token}"}) if token else None
-        return sources_of(objects, label_studio=label_studio.url, headers=headers, **given)
+        return make_fetcher(objects, label_studio=label_studio.url, headers=headers, **given)
 
     return make
 
@@ -31,37 +31,39 @@ def task(label_studio):
     return label_studio.add_tasks(label_studio.add_project(), ["s3://theirs/k/a b.jpg"])[0]
 
 
-def test_an_object_is_read_by_our_own_key_first(ours, label_studio, task):
-    sources = ours(Shelf(mine=PNG), token=label_studio.token)
-    assert sources.read("s3://mine/k/a b.jpg", instance=label_studio.url, task=task) == PNG
+def test_an_object_is_read_by_our_own_key_first(make_own, label_studio, task):
+    fetcher = make_own(FakeStore(mine=PNG), token=label_studio.token)
+    assert fetcher.read("s3://mine/k/a b.jpg", instance=label_studio.url, task=task) == PNG
     assert label_studio.requests == []
 
 
 @pytest.mark.parametrize("kind", [AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError])
-def test_an_object_that_we_cannot_read_is_read_through_label_studio(ours, label_studio, task, site, kind):
+def test_an_object_that_we_cannot_read_is_read_through_label_studio(make_own, label_studio, task, site, kind):
     """Label Studio redirects to a link that it signed; the token does not go along."""
     site.pages["/signed"] = PNG
     label_studio.files[task, "s3://theirs/k/a b.jpg"] = f"{site.url}/signed?X-Amz-Signature=abc"
-    sources = ours(Shelf(theirs=kind("no")), token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.place})
-    assert sources.read("s3://theirs/k/a b.jpg", instance=label_studio.url, task=task) == PNG
-    [asked] = label_studio.asked("GET", "/tasks")
-    assert asked.headers["authorization"] == f"Token {label_studio.token}"
+    fetcher = make_own(
+        FakeStore(theirs=kind("no")), token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.host_port}
+    )
+    assert fetcher.read("s3://theirs/k/a b.jpg", instance=label_studio.url, task=task) == PNG
+    [request] = label_studio.asked("GET", "/tasks")
+    assert request.headers["authorization"] == f"Token {label_studio.token}"
     [(_, headers)] = site.requests
     assert "authorization" not in headers
 
 
-def test_label_studio_may_send_the_bytes_itself_also_of_clouds_that_it_alone_knows(ours, label_studio, task):
+def test_label_studio_may_send_the_bytes_itself_also_of_clouds_that_it_alone_knows(make_own, label_studio, task):
     for uri in ("s3://theirs/k/a b.jpg", "gs://bucket/a.jpg", "azure-blob://box/a.jpg"):
         label_studio.files[task, uri] = PNG
         label_studio.fail("GET", "/tasks", times=1, status=200, body=PNG, headers={"Content-Type": "image/png"})
-        assert ours(token=label_studio.token).read(uri, instance=label_studio.url, task=task) == PNG
+        assert make_own(token=label_studio.token).read(uri, instance=label_studio.url, task=task) == PNG
 
 
-def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(ours, label_studio, task, site):
+def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(make_own, label_studio, task, site):
     label_studio.files[task, "s3://theirs/a.jpg"] = f"{site.url}/signed"
-    sources = ours(token=label_studio.token)
-    with pytest.raises(SourceForbiddenError, match=rf"CAR_ALLOWED_HOSTS={site.place}"):
-        sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
+    fetcher = make_own(token=label_studio.token)
+    with pytest.raises(SourceForbiddenError, match=rf"CAR_ALLOWED_HOSTS={site.host_port}"):
+        fetcher.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     assert site.requests == []
 
 
@@ -72,36 +74,36 @@ def test_a_signed_link_of_label_studio_into_a_private_network_needs_a_setting(ou
         (StoreUnreachableError("no answer"), SourceUnreachableError, True),
     ],
 )
-def test_what_neither_key_can_read_says_both_reasons(ours, label_studio, task, own, kind, retryable):
-    sources = ours(Shelf(theirs=own), token=label_studio.token)
+def test_what_neither_key_can_read_says_both_reasons(make_own, label_studio, task, own, kind, retryable):
+    fetcher = make_own(FakeStore(theirs=own), token=label_studio.token)
     with pytest.raises(kind, match=rf"{own}; and through Label Studio: .*no storage") as error:
-        sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
+        fetcher.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     assert error.value.retryable is retryable
 
 
-def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(ours, label_studio, task):
+def test_a_storage_that_label_studio_cannot_read_either_is_tried_again(make_own, label_studio, task):
     label_studio.fail("GET", "/tasks", status=424)
-    with pytest.raises(SourceUnreachableError, match="its own storage"):
-        ours(token=label_studio.token).read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
+    with pytest.raises(SourceUnreachableError, match="from its storage"):
+        make_own(token=label_studio.token).read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
 
 
-def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(ours, label_studio, task):
-    sources = ours(Shelf(theirs=AccessDeniedError("no right")))
-    with pytest.raises(AccessDeniedError, match=r"no right; .*LABEL_STUDIO_API_KEY is not set"):
-        sources.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
+def test_without_a_token_label_studio_is_not_asked_and_the_reason_says_so(make_own, label_studio, task):
+    fetcher = make_own(FakeStore(theirs=AccessDeniedError("no right")))
+    with pytest.raises(AccessDeniedError, match=r"no right; .*set LABEL_STUDIO_API_KEY"):
+        fetcher.read("s3://theirs/a.jpg", instance=label_studio.url, task=task)
     with pytest.raises(SourceForbiddenError, match="LABEL_STUDIO_API_KEY"):
-        sources.read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
+        fetcher.read("gs://theirs/a.jpg", instance=label_studio.url, task=task)
     assert label_studio.requests == []
 
 
-def test_jobs_of_others_do_not_borrow_the_token(ours, label_studio, task):
+def test_jobs_of_others_do_not_borrow_the_token(make_own, label_studio, task):
     label_studio.files |= {(task, "s3://theirs/a.jpg"): PNG, "/data/upload/1/a.png": PNG}
-    sources = ours(Shelf(theirs=AccessDeniedError("no right")), token=label_studio.token)
+    fetcher = make_own(FakeStore(theirs=AccessDeniedError("no right")), token=label_studio.token)
     for instance, of in ((None, None), ("http://another.example", task)):
         with pytest.raises(AccessDeniedError):
-            sources.read("s3://theirs/a.jpg", instance=instance, task=of)
+            fetcher.read("s3://theirs/a.jpg", instance=instance, task=of)
         with pytest.raises(SourceDeniedError):
-            sources.read(f"{label_studio.url}/data/upload/1/a.png", instance=instance, task=of)
+            fetcher.read(f"{label_studio.url}/data/upload/1/a.png", instance=instance, task=of)
     assert [one.headers.get("authorization") for one in label_studio.requests] == [None, None]
 
 
@@ -117,20 +119,20 @@ def test_jobs_of_others_do_not_borrow_the_token(ours, label_studio, task):
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/label-studio"])
-def test_label_studios_own_files_are_read_with_its_token(label_studio, ours, path, prefix):
+def test_label_studios_own_files_are_read_with_its_token(label_studio, make_own, path, prefix):
     label_studio.prefix = prefix
     label_studio.files |= {path: PNG, path.replace(" ", "%20"): PNG}
-    sources = ours(token=label_studio.token)
-    assert sources.read(label_studio.url + path, instance=label_studio.url, task=1) == PNG
+    fetcher = make_own(token=label_studio.token)
+    assert fetcher.read(label_studio.url + path, instance=label_studio.url, task=1) == PNG
 
 
-def test_uploads_that_label_studio_keeps_in_a_cloud_are_found_under_its_other_route(label_studio, ours):
+def test_uploads_that_label_studio_keeps_in_a_cloud_are_found_under_its_other_route(label_studio, make_own):
     label_studio.files["/storage-data/uploaded/?filepath=upload/1/a+b&c.png"] = PNG
-    sources = ours(token=label_studio.token)
+    fetcher = make_own(token=label_studio.token)
     for status in (404, 500):
         label_studio.fail("GET", "/data/upload", times=1, status=status)
         address = f"{label_studio.url}/data/upload/1/a+b&c.png"
-        assert sources.read(address, instance=label_studio.url, task=1) == PNG
+        assert fetcher.read(address, instance=label_studio.url, task=1) == PNG
 
 
 @pytest.mark.parametrize(
@@ -146,33 +148,33 @@ def test_uploads_that_label_studio_keeps_in_a_cloud_are_found_under_its_other_ro
         "/media/a.png",
     ],
 )
-def test_the_token_goes_to_routes_of_pictures_alone(label_studio, ours, path, site):
-    sources = ours(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.place})
+def test_the_token_goes_to_routes_of_images_alone(label_studio, make_own, path, site):
+    fetcher = make_own(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.host_port})
     site.pages["/a"] = redirect(label_studio.url + path)
     for address in (label_studio.url + path, f"{site.url}/a"):
         with pytest.raises(
-            (SourceDeniedError, SourceNotFoundError), match=r"for pictures alone|has nothing|has no upload"
+            (SourceDeniedError, SourceNotFoundError), match=r"for images only|has nothing|has no upload"
         ):
-            sources.read(address, instance=label_studio.url, task=1)
+            fetcher.read(address, instance=label_studio.url, task=1)
     assert all("authorization" not in one.headers for one in label_studio.requests)
     assert len(label_studio.requests) == 2
 
 
-def test_another_port_or_scheme_of_label_studios_host_gets_no_token(label_studio, ours, site):
+def test_another_port_or_scheme_of_label_studios_host_gets_no_token(label_studio, make_own, site):
     site.pages["/data/upload/1/a.png"] = PNG
-    sources = ours(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.place})
-    assert sources.read(f"{site.url}/data/upload/1/a.png", instance=label_studio.url, task=1) == PNG
+    fetcher = make_own(token=label_studio.token, allowed={"CAR_ALLOWED_HOSTS": site.host_port})
+    assert fetcher.read(f"{site.url}/data/upload/1/a.png", instance=label_studio.url, task=1) == PNG
     assert "authorization" not in site.requests[0][1]
 
 
-def test_a_wrong_token_a_missing_one_and_a_missing_right_are_told_apart(label_studio, ours):
+def test_a_wrong_token_a_missing_one_and_a_missing_right_are_told_apart(label_studio, make_own):
     address = f"{label_studio.url}/data/upload/1/a.png"
     where = {"instance": label_studio.url, "task": 1}
     with pytest.raises(SourceDeniedError, match="LABEL_STUDIO_API_KEY is not set"):
-        ours().read(address, **where)
-    with pytest.raises(SourceDeniedError, match="does not take LABEL_STUDIO_API_KEY"):
-        ours(token="wrong").read(address, **where)  # noqa: S106
-    good = ours(token=label_studio.token)
+        make_own().read(address, **where)
+    with pytest.raises(SourceDeniedError, match="rejects LABEL_STUDIO_API_KEY"):
+        make_own(token="wrong").read(address, **where)  # noqa: S106
+    good = make_own(token=label_studio.token)
     with pytest.raises(SourceNotFoundError, match="removed there"):
         good.read(address, **where)
     label_studio.fail("GET", "/data", status=500, times=1)  # which is how it says that an upload is gone
@@ -190,24 +192,24 @@ def test_a_wrong_token_a_missing_one_and_a_missing_right_are_told_apart(label_st
 
 
 @pytest.mark.parametrize("path", ["/user/login/?next=/data/upload/1/a.png", "/user/login"])
-def test_its_login_page_is_no_picture_but_a_token_that_it_does_not_take(label_studio, ours, path):
+def test_its_login_page_is_no_image_but_a_token_that_it_does_not_take(label_studio, make_own, path):
     address = f"{label_studio.url}/data/upload/1/a.png"
-    sources = ours(token=label_studio.token)
+    fetcher = make_own(token=label_studio.token)
     label_studio.fail("GET", "/data", status=302, times=1, headers={"Location": path})
-    with pytest.raises(SourceDeniedError, match="asks for a login"):
-        sources.read(address, instance=label_studio.url, task=1)
+    with pytest.raises(SourceDeniedError, match="rejects LABEL_STUDIO_API_KEY"):
+        fetcher.read(address, instance=label_studio.url, task=1)
     label_studio.fail("GET", "/data", status=200, times=1, body=b"<!doctype html><title>Sign in</title>")
-    with pytest.raises(SourceDeniedError, match="asks for a login"):
-        sources.read(address, instance=label_studio.url, task=1)
+    with pytest.raises(SourceDeniedError, match="rejects LABEL_STUDIO_API_KEY"):
+        fetcher.read(address, instance=label_studio.url, task=1)
 
 
-def test_without_its_setting_a_private_label_studio_is_not_asked_and_the_reason_names_it(label_studio, sources_of):
+def test_without_its_setting_a_private_label_studio_is_not_asked_and_the_reason_names_it(label_studio, make_fetcher):
     with pytest.raises(SourceForbiddenError, match="LABEL_STUDIO_URL"):
-        sources_of().read(f"{label_studio.url}/data/upload/1/a.png", instance=label_studio.url, task=1)
+        make_fetcher().read(f"{label_studio.url}/data/upload/1/a.png", instance=label_studio.url, task=1)
     assert label_studio.requests == []
 
 
-def test_a_token_with_a_line_break_is_not_repeated_in_the_reason(label_studio, ours):
+def test_a_token_with_a_line_break_is_not_repeated_in_the_reason(label_studio, make_own):
     with pytest.raises(SourceUnreachableError, match="LABEL_STUDIO_API_KEY") as error:
-        ours(token="secret\nmore").read(f"{label_studio.url}/data/upload/1/a", instance=label_studio.url, task=1)  # noqa: S106
+        make_own(token="secret\nmore").read(f"{label_studio.url}/data/upload/1/a", instance=label_studio.url, task=1)  # noqa: S106
     assert "secret" not in str(error.value)

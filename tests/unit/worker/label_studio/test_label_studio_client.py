@@ -1,4 +1,4 @@
-"""The client of Label Studio's API: tokens, pages, and what each kind of trouble is called."""
+"""The client of Label Studio's API: tokens, pages and typed errors."""
 
 import json
 import socket
@@ -72,7 +72,7 @@ def test_an_access_token_is_renewed_before_it_runs_out(label_studio):
         label_studio.access_seconds = 300.0
         client.whoami()
         client.whoami()
-    assert [one.path for one in label_studio.requests[-3:]] == [
+    assert [request.path for request in label_studio.requests[-3:]] == [
         "/api/token/refresh/",
         "/api/current-user/whoami",
         "/api/current-user/whoami",
@@ -86,16 +86,16 @@ def test_an_access_token_is_renewed_before_it_runs_out(label_studio):
         (lambda studio: studio.personal_token(seconds=-5), TokenExpiredError, "has expired"),
         (lambda _: jwt("access", -5), TokenShortLivedError, "personal access token"),
         (lambda _: jwt("refresh", 100), TokenRefusedError, "Token is invalid"),
-        (lambda studio: studio.personal_token().rpartition(".")[0], TokenRefusedError, "cut-off personal"),
+        (lambda studio: studio.personal_token().rpartition(".")[0], TokenRefusedError, "truncated personal"),
     ],
-    ids=["unknown", "expired", "short-lived", "another instance's", "cut off"],
+    ids=["unknown", "expired", "short-lived", "another instance's", "truncated"],
 )
-def test_each_bad_token_is_named(label_studio, make, error, words):
+def test_each_bad_token_has_its_own_error(label_studio, make, error, words):
     with LabelStudio(label_studio.url, make(label_studio)) as client, pytest.raises(error, match=words):
         client.whoami()
 
 
-def test_legacy_tokens_that_are_switched_off_are_named(label_studio, client):
+def test_disabled_legacy_tokens_have_their_own_error(label_studio, client):
     label_studio.legacy_tokens = False
     with pytest.raises(LegacyTokenRefusedError, match="personal access token"):
         client.whoami()
@@ -114,10 +114,10 @@ def test_a_label_studio_below_a_path_is_asked_below_it():
 
 
 def test_a_project_names_itself_as_to_an_ml_backend(client, project):
-    known = client.project(project)
-    assert known.stamp == f"{project}.1795271012"
-    assert (known.title, known.model_version) == ("Shelves", "")
-    assert [one.number for one in client.projects()] == [project]
+    shown = client.project(project)
+    assert shown.ls_project_key == f"{project}.1795271012"
+    assert (shown.title, shown.model_version) == ("Shelves", "")
+    assert [listed.number for listed in client.projects()] == [project]
 
 
 def test_pages_of_tasks_go_by_id_and_leave_out_those_that_have_the_version(label_studio, client, project):
@@ -134,14 +134,14 @@ def test_pages_of_tasks_go_by_id_and_leave_out_those_that_have_the_version(label
     assert client.versions(project) == {VERSION: 1}
 
 
-def test_predictions_are_stored_listed_and_withdrawn(label_studio, client, project):
+def test_predictions_are_stored_listed_and_deleted(label_studio, client, project):
     task, other = label_studio.add_tasks(project, ["s3://b/1.jpg", "s3://b/2.jpg"])
     first, second = client.create_prediction(task, DOCUMENT), client.create_prediction(task, DOCUMENT)
     assert client.predictions(project=project, task=task) == [first, second]
-    assert (first.task, first.project, first.model_version) == (task, project, VERSION)
-    client.delete_prediction(second.number)
-    client.delete_prediction(second.number)
-    assert [one["id"] for one in label_studio.predictions()] == [first.number]
+    assert (first.ls_project_id, first.model_version) == (project, VERSION)
+    client.delete_prediction(second.id)
+    client.delete_prediction(second.id)
+    assert [row["id"] for row in label_studio.predictions()] == [first.id]
     assert client.predictions(project=project, task=other) == []
 
 
@@ -212,9 +212,9 @@ def test_a_change_that_was_never_sent_is_not_uncertain():
     assert error.value.retryable
 
 
-@pytest.mark.parametrize(("told", "wait"), [("7", 7.0), ("nonsense", 0.0), ("nan", 0.0), ("999999", 3600.0)])
-def test_a_busy_server_says_how_long_to_wait(label_studio, client, told, wait):
-    label_studio.fail("GET", "/api/", status=429, headers={"Retry-After": told})
+@pytest.mark.parametrize(("retry_after", "wait"), [("7", 7.0), ("nonsense", 0.0), ("nan", 0.0), ("999999", 3600.0)])
+def test_a_busy_server_says_how_long_to_wait(label_studio, client, retry_after, wait):
+    label_studio.fail("GET", "/api/", status=429, headers={"Retry-After": retry_after})
     with pytest.raises(LabelStudioBusyError) as busy:
         client.whoami()
     assert busy.value.wait == wait
@@ -231,13 +231,13 @@ def test_a_busy_server_says_how_long_to_wait(label_studio, client, told, wait):
         ({"status": 413, "body": b"<html>"}, RejectedError),
     ],
 )
-def test_what_else_may_answer_is_named(label_studio, client, fault, error):
+def test_other_answers_have_their_own_errors(label_studio, client, fault, error):
     label_studio.fail("GET", "/api/", **fault)
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as raised:
         client.whoami()
-    assert isinstance(told.value, LabelStudioError)
-    assert label_studio.token not in str(told.value)
-    assert "token=1" not in str(told.value)
+    assert isinstance(raised.value, LabelStudioError)
+    assert label_studio.token not in str(raised.value)
+    assert "token=1" not in str(raised.value)
 
 
 def test_proxies_of_the_environment_do_not_get_the_token(label_studio, monkeypatch):

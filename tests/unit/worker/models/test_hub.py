@@ -1,4 +1,4 @@
-"""Fetching models: safetensors of the main branch or of the hub's own conversion, nobody else's, and no pickles."""
+"""Pull models: safetensors of the main branch or of the hub's own conversion, nothing else, and no pickles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from worker.errors import WeightsMissingError
 from worker.models.hub import FILES, pull
 
 
-def offer(number: int, author: str) -> Discussion:
+def pull_request(number: int, author: str) -> Discussion:
     return Discussion(
         title="Adding `safetensors` variant of this model",
         status="open",
@@ -29,17 +29,17 @@ def offer(number: int, author: str) -> Discussion:
 
 @dataclass
 class FakeHub:
-    """A hub with one model: which revisions have safetensors, and who offers which pull request."""
+    """A hub with one model: the revisions that have safetensors, and pull requests."""
 
     revisions: set[str | None]
-    offers: list[Discussion] = field(default_factory=list)
+    discussions: list[Discussion] = field(default_factory=list)
     fetched: list[str | None] = field(default_factory=list)
 
     def file_exists(self, repo_id: str, filename: str, *, revision: str | None = None) -> bool:
         return filename == "model.safetensors" and revision in self.revisions
 
     def get_repo_discussions(self, repo_id: str, *, author: str | None = None) -> Iterator[Discussion]:
-        return iter(self.offers)
+        return iter(self.discussions)
 
     def snapshot_download(
         self, repo_id: str, *, revision: str | None = None, allow_patterns: list[str] | str | None = None
@@ -61,19 +61,19 @@ def test_safetensors_of_the_main_branch_are_fetched():
     assert hub.fetched == [None]
 
 
-def test_else_the_hubs_own_conversion_is_fetched_and_nobody_elses():
-    hub = FakeHub({"refs/pr/2", "refs/pr/3"}, [offer(2, "somebody"), offer(3, "SFconvertbot")])
+def test_otherwise_only_the_hubs_own_conversion_is_fetched():
+    hub = FakeHub({"refs/pr/2", "refs/pr/3"}, [pull_request(2, "somebody"), pull_request(3, "SFconvertbot")])
     pull("some/clip", hub)
     assert hub.fetched == ["refs/pr/3"]
 
 
 def test_a_model_without_safetensors_is_refused():
-    hub = FakeHub({"refs/pr/2"}, [offer(2, "somebody")])
+    hub = FakeHub({"refs/pr/2"}, [pull_request(2, "somebody")])
     with pytest.raises(WeightsMissingError, match=r"no model\.safetensors on the hub"):
         pull("some/clip", hub)
     assert hub.fetched == []
 
 
-def test_a_hub_out_of_reach_is_said_in_words():
-    with pytest.raises(WeightsMissingError, match="some/clip could not be fetched from the hub: no network"):
+def test_an_unreachable_hub_is_reported():
+    with pytest.raises(WeightsMissingError, match="some/clip could not be downloaded from the hub: no network"):
         pull("some/clip", UnreachableHub(set()))

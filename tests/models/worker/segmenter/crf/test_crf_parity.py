@@ -1,7 +1,6 @@
-"""Our CRF beside pydensecrf on the official code's own CAMs and on those of the demo pictures."""
+"""Our CRF compared with pydensecrf on the official code's own CAMs and on those of the demo images."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -33,21 +32,21 @@ RECIPES = {
     "refer": (replace(DEMO, mode=Mode.REFER, theta=0.0), WORDS[:4]),
 }
 AGREEMENT = 0.999
-"""Of pixels. Sums are taken in another order, which can turn a tie; in every case so far it turned none."""
+"""Share of pixels. Sums are computed in another order, which may break a tie differently."""
 
 
 @pytest.mark.skipif(not CASES, reason=f"no golden cases in {GOLDEN}; CAR_GOLDEN_DIR names another folder")
 @pytest.mark.parametrize("name", CASES or ["none"])
-def test_the_labels_of_the_golden_pictures_agree(arrays: Arrays, name: str) -> None:
+def test_the_labels_of_the_golden_images_agree(arrays: Arrays, name: str) -> None:
     case = json.loads((GOLDEN / name / "case.json").read_text())
     with np.load(GOLDEN / name / "arrays.npz") as stored:
         cams = [stored[f"step{number}_cams"].astype(np.float32) for number in range(len(case["steps"]))]
-    picture = np.asarray(Image.open(GOLDEN / name / "image.png").convert("RGB"))
+    image = np.asarray(Image.open(GOLDEN / name / "image.png").convert("RGB"))
     recipe = preset(case["preset"])
-    for steps in cams:
-        [ours] = dense_crf.label(picture, [LabelGroup(steps, 1.0)], recipe, arrays=arrays)
-        [reference] = dense_crf.label(picture, [LabelGroup(steps, 1.0)], recipe, by=CrfBackend.PYDENSECRF)
-        assert (ours == reference).mean() >= AGREEMENT
+    for step_cams in cams:
+        [labels] = dense_crf.label(image, [LabelGroup(step_cams, 1.0)], recipe, arrays=arrays)
+        [reference] = dense_crf.label(image, [LabelGroup(step_cams, 1.0)], recipe, backend=CrfBackend.PYDENSECRF)
+        assert (labels == reference).mean() >= AGREEMENT
 
 
 @pytest.fixture(scope="module")
@@ -56,41 +55,40 @@ def car() -> Segmenter:
     return Segmenter(pair.proposal, pair.classifier)
 
 
-def recurred(car: Segmenter, recipe: Recipe, words: list[str]) -> Iterator[PendingSegmentation]:
-    pictures = [open_image(path).pixels for path in list(find_images([WEIGHTS.parent / "images"]))[:2]]
-    pictures[0] = pictures[0][:-3, :-6]  # an odd number of pixels
-    yield from car.recur(pictures, Vocabulary.of(words, mode=recipe.mode), recipe)
+def recur(car: Segmenter, recipe: Recipe, words: list[str]) -> list[PendingSegmentation]:
+    images = [open_image(path).pixels for path in list(find_images([WEIGHTS.parent / "images"]))[:2]]
+    images[0] = images[0][:-3, :-6]  # an odd number of pixels
+    return car.recur(images, Vocabulary.from_words(words, mode=recipe.mode), recipe)
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_the_masks_of_the_demo_pictures_agree(car: Segmenter, arrays: Arrays, kind: str) -> None:
-    for unfinished in recurred(car, *RECIPES[kind]):
-        sharpened = unfinished.with_crf(arrays)
-        reference = replace(unfinished, crf_by=CrfBackend.PYDENSECRF).with_crf()
-        for ours, theirs in zip(sharpened.passes, reference.passes, strict=True):
-            assert ours.crf_labels is not None
-            assert theirs.crf_labels is not None
-            assert ours.crf_labels.shape == theirs.crf_labels.shape
-            assert (
-                (ours.crf_labels == theirs.crf_labels).mean() >= AGREEMENT if ours.labels else not ours.crf_labels.any()
-            )
-        one, other = sharpened.finish(), reference.finish()
-        assert [mask.label for mask in one.masks] == [mask.label for mask in other.masks]
-        assert one.work == other.work
-        for mine, its in zip(one.masks, other.masks, strict=True):
-            assert (decode_coco(mine.rle) == decode_coco(its.rle)).mean() >= AGREEMENT
+def test_the_masks_of_the_demo_images_agree(car: Segmenter, arrays: Arrays, kind: str) -> None:
+    for pending in recur(car, *RECIPES[kind]):
+        lattice = pending.with_crf(arrays)
+        reference = replace(pending, crf_backend=CrfBackend.PYDENSECRF).with_crf()
+        for actual, expected in zip(lattice.passes, reference.passes, strict=True):
+            labels, expected_labels = actual.crf_labels, expected.crf_labels
+            assert labels is not None
+            assert expected_labels is not None
+            assert labels.shape == expected_labels.shape
+            assert (labels == expected_labels).mean() >= AGREEMENT if actual.labels else not labels.any()
+        result, expected_result = lattice.finish(), reference.finish()
+        assert [mask.label for mask in result.masks] == [mask.label for mask in expected_result.masks]
+        assert result.work == expected_result.work
+        for mask, expected_mask in zip(result.masks, expected_result.masks, strict=True):
+            assert (decode_coco(mask.rle) == decode_coco(expected_mask.rle)).mean() >= AGREEMENT
 
 
-def test_a_picture_sharpened_where_the_models_are_is_the_same_once_finished(car: Segmenter) -> None:
-    unfinished = next(recurred(car, *RECIPES["semantic"]))
+def test_running_the_crf_before_finish_changes_no_result(car: Segmenter) -> None:
+    pending = recur(car, *RECIPES["semantic"])[0]
     ticks = iter(range(10))
-    sharpened = unfinished.with_crf(clock=lambda: float(next(ticks)))
-    assert sharpened.timings == {"crf_ms": 1000.0}
-    assert sharpened.with_crf() is sharpened
-    assert replace(sharpened, timings={}).finish() == unfinished.finish()
-    assert sharpened.finish(lambda: float(next(ticks))).timings == {"crf_ms": 2000.0}
+    with_crf = pending.with_crf(clock=lambda: float(next(ticks)))
+    assert with_crf.timings == {"crf_ms": 1000.0}
+    assert with_crf.with_crf() is with_crf
+    assert replace(with_crf, timings={}).finish() == pending.finish()
+    assert with_crf.finish(lambda: float(next(ticks))).timings == {"crf_ms": 2000.0}
 
 
-def test_who_computes_the_crf_goes_with_the_picture(car: Segmenter) -> None:
-    asked = replace(car, crf_by=CrfBackend.PYDENSECRF)
-    assert {one.crf_by for one in recurred(asked, *RECIPES["semantic"])} == {CrfBackend.PYDENSECRF}
+def test_the_crf_backend_is_passed_on_to_postprocessing(car: Segmenter) -> None:
+    reference = replace(car, crf_backend=CrfBackend.PYDENSECRF)
+    assert {pending.crf_backend for pending in recur(reference, *RECIPES["semantic"])} == {CrfBackend.PYDENSECRF}

@@ -1,4 +1,4 @@
-"""The tiny SAM of demo/weights: its masks are those of the official generator, and they gain boundary quality."""
+"""The tiny SAM of demo/weights: its masks are those of the official generator, and they improve boundaries."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from worker.segmenter.segmenter import Segmenter
 CPU = torch.device("cpu")
 RECIPE = replace(preset("demo"), sam=True)
 MANY = replace(RECIPE, sam_pred_iou=0.75, sam_stability=0.85)
-"""The preset takes only the surest masks, here and there none."""
+"""The preset accepts only the best masks, on some scenes none."""
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +29,26 @@ def sam():
 
 @pytest.mark.parametrize("size", [(160, 160), (240, 150)])
 def test_its_masks_are_those_of_the_official_generator(sam, size):
-    """Duplicates removed: one to one, in the same order."""
+    """One to one without duplicates, in the same order."""
     counted = agreeing = 0
     for scene in held_out_scenes(3, seed=6, size=size):
-        ours, theirs = sam(scene.image, MANY), official(sam.network, scene.image, MANY)
-        assert len(ours) == len(theirs)
-        pairs = zip(ours, theirs, strict=True)
-        agreeing += sum(mask_iou(a.whole(scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
-        counted += len(theirs)
+        regions, expected = sam(scene.image, MANY), official(sam.network, scene.image, MANY)
+        assert len(regions) == len(expected)
+        pairs = zip(regions, expected, strict=True)
+        agreeing += sum(mask_iou(a.to_mask(scene.labels.shape), b["segmentation"]) >= 0.98 for a, b in pairs)
+        counted += len(expected)
     assert counted >= 3
     assert agreeing >= 0.98 * counted
 
 
 def test_it_finds_the_objects_of_a_scene(sam):
     for scene in held_out_scenes(3, seed=7):
-        found = [region.whole(scene.labels.shape) for region in sam(scene.image, MANY)]
+        masks = [region.to_mask(scene.labels.shape) for region in sam(scene.image, MANY)]
         for k in np.unique(scene.labels[scene.labels > 0]):
-            assert max(mask_iou(scene.labels == k, mask) for mask in found) > 0.8
+            assert max(mask_iou(scene.labels == k, mask) for mask in masks) > 0.8
 
 
-def test_it_gains_boundary_quality():
+def test_it_improves_boundaries():
     pair = load_pair(WEIGHTS / "proposal", WEIGHTS / "classifier", device=CPU)
     segmenter = Segmenter(pair.proposal, pair.classifier, sam=load_sam(WEIGHTS / "sam", device=CPU))
     result = evaluate(segmenter, held_out_scenes(20, seed=1), RECIPE, one_step=False)
@@ -57,7 +57,7 @@ def test_it_gains_boundary_quality():
     assert result.miou > plain.miou
     assert result.boundary_iou > plain.boundary_iou + 0.05
     assert result.boundary_f_fine > plain.boundary_f_fine
-    assert result.boundary_f >= plain.boundary_f  # within two pixels masks of the CRF are nearly faultless
+    assert result.boundary_f >= plain.boundary_f  # within two pixels masks of the CRF are nearly perfect
 
 
 def test_it_is_small_and_finite():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from car.presets import preset
+from car.presets import apply_settings, preset
 from car.recipe import Arithmetic, VisualPrompt
 from worker.segmenter.prompts.visual_prompts import apply_prompts, prepare
 
@@ -24,66 +24,66 @@ def mask() -> np.ndarray:
     return mask
 
 
-def shown(image: np.ndarray, mask: np.ndarray, *prompts: VisualPrompt) -> np.ndarray:
+def apply(image: np.ndarray, mask: np.ndarray, *prompts: VisualPrompt) -> np.ndarray:
     return apply_prompts(prepare(image, prompts, VOC), mask)
 
 
 @pytest.mark.parametrize("prompt", [VisualPrompt.BLUR, VisualPrompt.GRAY, VisualPrompt.BLACK])
 def test_the_inside_of_the_mask_stays_as_it_is(image: np.ndarray, mask: np.ndarray, prompt: VisualPrompt) -> None:
-    picture = shown(image, mask, prompt)
-    assert (picture[mask] == image[mask]).all()
-    assert not (picture[~mask] == image[~mask]).all()
+    prompted = apply(image, mask, prompt)
+    assert (prompted[mask] == image[mask]).all()
+    assert not (prompted[~mask] == image[~mask]).all()
 
 
 def test_blur_is_fifteen_wide_with_opencvs_own_sigma(image: np.ndarray, mask: np.ndarray) -> None:
     expected = cv2.GaussianBlur(image, (15, 15), 2.6)
-    assert (shown(image, mask, VisualPrompt.BLUR)[~mask] == expected[~mask]).all()
+    assert (apply(image, mask, VisualPrompt.BLUR)[~mask] == expected[~mask]).all()
 
 
 def test_gray_weighs_red_as_blue_like_the_official_code(mask: np.ndarray) -> None:
     red = np.zeros((40, 60, 3), np.uint8)
     red[..., 0] = 255
-    assert (shown(red, mask, VisualPrompt.GRAY)[~mask] == 29).all()  # 0.114 * 255
-    paper = apply_prompts(prepare(red, (VisualPrompt.GRAY,), VOC.with_settings({"gray_weights": "paper"})), mask)
+    assert (apply(red, mask, VisualPrompt.GRAY)[~mask] == 29).all()  # 0.114 * 255
+    paper = apply_prompts(prepare(red, (VisualPrompt.GRAY,), apply_settings(VOC, {"gray_weights": "paper"})), mask)
     assert (paper[~mask] == 76).all()  # 0.299 * 255
 
 
 def test_gray_is_taken_of_the_blurred_outside(image: np.ndarray, mask: np.ndarray) -> None:
-    picture = shown(image, mask, VisualPrompt.GRAY, VisualPrompt.BLUR)
+    prompted = apply(image, mask, VisualPrompt.GRAY, VisualPrompt.BLUR)
     # The blur replaces the outside first; gray then reads what is there.
     composed = np.where(mask[..., None], image, cv2.GaussianBlur(image, (15, 15), 0))
     gray = cv2.cvtColor(composed, cv2.COLOR_BGR2GRAY)[..., None]
-    assert (picture == np.where(mask[..., None], image, gray)).all()
+    assert (prompted == np.where(mask[..., None], image, gray)).all()
 
 
 def test_the_circle_is_centred_on_the_centroid_with_half_axes_of_the_box(image: np.ndarray, mask: np.ndarray) -> None:
     expected = image.copy()
     cv2.ellipse(expected, (30, 15), (10, 5), 0, 0, 360, RED, 1)
-    assert (shown(image, mask, VisualPrompt.CIRCLE) == expected).all()
+    assert (apply(image, mask, VisualPrompt.CIRCLE) == expected).all()
 
 
 def test_the_rectangle_and_the_contour_are_red_lines(image: np.ndarray, mask: np.ndarray) -> None:
-    rectangle = shown(image, mask, VisualPrompt.RECTANGLE)
+    rectangle = apply(image, mask, VisualPrompt.RECTANGLE)
     assert (rectangle[10, 20:41] == RED).all()
     assert (rectangle[10:21, 40] == RED).all()
-    contour = shown(image, mask, VisualPrompt.CONTOUR)
+    contour = apply(image, mask, VisualPrompt.CONTOUR)
     assert ((contour == RED).all(-1).sum()) == 2 * (21 + 11) - 4
 
 
 def test_a_hole_has_no_contour(image: np.ndarray, mask: np.ndarray) -> None:
     holed = mask.copy()
     holed[14:17, 28:33] = False
-    lines = (shown(image, holed, VisualPrompt.CONTOUR) != image).any(-1)
+    lines = (apply(image, holed, VisualPrompt.CONTOUR) != image).any(-1)
     assert not lines[13:18, 27:34].any()
 
 
 @pytest.mark.parametrize("prompt", [VisualPrompt.CIRCLE, VisualPrompt.RECTANGLE, VisualPrompt.CONTOUR])
 def test_an_empty_mask_has_no_lines(image: np.ndarray, prompt: VisualPrompt) -> None:
-    assert (shown(image, np.zeros((40, 60), bool), prompt) == image).all()
+    assert (apply(image, np.zeros((40, 60), bool), prompt) == image).all()
 
 
-def test_the_picture_itself_is_left_alone(image: np.ndarray, mask: np.ndarray) -> None:
+def test_the_image_itself_is_not_modified(image: np.ndarray, mask: np.ndarray) -> None:
     before = image.copy()
-    shown(image, mask, *VisualPrompt)
+    apply(image, mask, *VisualPrompt)
     assert (image == before).all()
     assert VOC.gray_weights is Arithmetic.OFFICIAL
