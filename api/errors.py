@@ -73,10 +73,10 @@ _CODES = {
     # The errors of S3 concern a job's source, which the client named; those of our own bucket become
     # ObjectsUnavailableError.
     HTTPStatus.UNPROCESSABLE_ENTITY: "request_invalid cursor_invalid recipe_invalid vocabulary_invalid "
-    "labeling_config_invalid source_invalid source_empty uri_invalid "
+    "labeling_config_invalid source_invalid source_empty "
     "bucket_missing access_denied object_missing object_store_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "database_unreachable database_busy schema_outdated store_unreachable "
-    "objects_unavailable overloaded",
+    "objects_unavailable overloaded service_access credentials_expired clock_skewed",
     HTTPStatus.GATEWAY_TIMEOUT: "store_timeout",
 }
 STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}

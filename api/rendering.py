@@ -34,7 +34,7 @@ def own(objects: ObjectStore, key: str) -> bytes:
         return objects.get(key)
     except ObjectMissingError as error:
         raise NotFoundError(
-            f"{key} of this result is no longer in the bucket; retry its image to compute it again"
+            f"{key} of this result is no longer in the bucket; create a job with its image, which computes it again"
         ) from error
     except (BucketMissingError, AccessDeniedError) as error:
         raise ObjectsUnavailableError("the bucket of the results is not available; /readyz has the reason") from error

@@ -6,7 +6,8 @@ from itertools import islice
 from api.errors import SourceEmptyError
 from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import SourceError
-from car.object_store import ObjectStore
+from car.manifest import ManifestReader
+from car.object_store import ObjectStore, list_pages
 
 _PAGES = 5
 """Of a listing: a source whose first image comes later is accepted."""
@@ -18,7 +19,7 @@ _SECONDS = 4.0
 def validate_source(objects: ObjectStore, source: BulkSource) -> None:
     """Raises: SourceError, SourceEmptyError, or what `ObjectStore.check_bucket` and `head` raise."""
     if source.kind is SourceKind.URIS:
-        _check_uris(objects, source)
+        _check_addresses(objects, source)
     elif source.kind is SourceKind.MANIFEST:
         _check_manifest(objects, source)
     else:
@@ -26,15 +27,13 @@ def validate_source(objects: ObjectStore, source: BulkSource) -> None:
 
 
 def _check_keys(objects: ObjectStore, source: BulkSource) -> None:
-    after, until = "", time.monotonic() + _SECONDS
-    for _ in range(_PAGES):
-        listed = objects.page(source.bucket, source.prefix, after=after)
-        if any(source.matches([listed_object.key for listed_object in listed if listed_object.size])):
+    until = time.monotonic() + _SECONDS
+    for page in islice(list_pages(objects, source.bucket, source.prefix), _PAGES):
+        if source.select(page.objects, objects):
             return
-        if not listed:
+        if page.is_last:
             what = "matches" if source.kind is SourceKind.GLOB else "begins with it and ends like an image (.jpg, …)"
             raise SourceEmptyError(f"{source} contains no image: no key {what}; check the URL")
-        after = listed[-1].key
         if time.monotonic() > until:
             return
 
@@ -42,11 +41,12 @@ def _check_keys(objects: ObjectStore, source: BulkSource) -> None:
 def _check_manifest(objects: ObjectStore, source: BulkSource) -> None:
     """Refuse a manifest without a valid line; the listing reports invalid ones one by one."""
     first_fault = ""
+    reader = ManifestReader.for_key(source.key)
     lines, until = 0, time.monotonic() + _SECONDS
     for _, line in islice(objects.lines(source.bucket, source.key), _LINES):
         lines += 1
         try:
-            if manifest_line(line) is not None:
+            if reader.read(line, lines) is not None:
                 return
         except SourceError as error:
             first_fault = first_fault or f" (line {lines}: {error})"
@@ -56,7 +56,7 @@ def _check_manifest(objects: ObjectStore, source: BulkSource) -> None:
         raise SourceEmptyError(f"the manifest {source} contains no image URL{first_fault}")
 
 
-def _check_uris(objects: ObjectStore, source: BulkSource) -> None:
+def _check_addresses(objects: ObjectStore, source: BulkSource) -> None:
     addresses: list[str] = []
     fault: SourceError | None = None
     for line in source.uris:

@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from benchmarks.display import timed
-from car.object_store import ObjectInfo, ObjectStore
+from car.object_store import KeyPage, ObjectInfo, ObjectStore
 from db.session import make_engine
 from db.settings import EngineSettings
 from worker.celery_app import TaskName, make_celery_app, notify
@@ -36,15 +36,17 @@ class SyntheticKeys:
     count: int
     seconds: float = 0.0
     """Time spent here and not in the lister."""
+    bucket: str = "results"
+    prefix: str = "car/"
 
-    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[ObjectInfo]:
-        del bucket
+    def page(self, bucket: str, prefix: str, *, after: str = "", token: str = "") -> KeyPage:
+        del bucket, token
         with timed() as spent:
             first = int(after[-13:-4]) + 1 if after else 0
             numbers = range(first, min(first + _PAGE_SIZE, self.count))
             listed = [ObjectInfo(prefix + _KEY.format(number), f"{number:032x}", 100_000) for number in numbers]
         self.seconds += spent.seconds
-        return listed
+        return KeyPage(listed)
 
     def head(self, bucket: str, key: str) -> ObjectInfo:
         """A manifest of all keys, with one byte a line."""

@@ -101,12 +101,14 @@ class SegmenterAnalysis(Comparison):
 
         def closed_form() -> None:
             encoded = proposals.encode_tokens(f, block.tokens.to(f.dtype), None, grid)
-            logits = f.scale * background @ encoded.z
-            m_bg = encoded.maps(logits.softmax(0) @ background[None])[0]
+            exact_background = encoded.exact(background)
+            logits = f.scale * exact_background @ encoded.z
+            m_bg = encoded.maps(logits.softmax(0) @ exact_background[None])[0]
             maps = {True: encoded.maps(raw), False: encoded.maps(templated[alive[1]]) if len(alive) > 1 else raw}
             for step, texts in enumerate(queries_of_steps):
                 rows = alive[0] if step == 0 else [alive[1].index(i) for i in alive[step]]
-                proposals.gradcams(maps[step == 0][rows], f.scale * texts @ encoded.z, m_bg, torch.logsumexp(logits, 0))
+                scores = f.scale * encoded.exact(texts) @ encoded.z
+                proposals.gradcams(maps[step == 0][rows], scores, m_bg, torch.logsumexp(logits, 0))
 
         def by_autograd() -> None:
             for texts in queries_of_steps:

@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
 from car.errors import SourceError
 from car.key_glob import KeyGlob
+from car.object_store import ObjectInfo, ObjectStore, is_service_object
+from car.printable import printable
 
 MAX_URI = 2_048
 """Bytes of an address. S3 keys have at most 1,024; the database's indexes allow little more than this."""
@@ -44,20 +46,21 @@ class BulkSource:
     bucket: str = ""
     key: str = ""
     uris: tuple[str, ...] = ()
+    excluded: str | None = None
+    """S3_PREFIX, if the source contains this service's own objects, which a listing leaves out."""
 
     @classmethod
     def parse(cls, source: object) -> Self:
         """Parse the source of a request: `s3://bucket/prefix/`, `s3://bucket/**/*.jpg`, `s3://bucket/list.txt` (a
-        manifest by its extension: .txt .lst .csv .manifest .jsonl), {"manifest": "s3://…"}, or a list of addresses.
+        manifest by its extension: .txt .lst .csv .manifest .jsonl), {"manifest": "s3://…"}, {"prefix": "s3://…"} with
+        any characters, or a list of addresses.
 
         Raises:
             SourceError: the source is none of these; the message shows examples.
 
         """
         if isinstance(source, Mapping):
-            if set(source) != {"manifest"} or not isinstance(source["manifest"], str):
-                raise SourceError(f'source {dict(source)!r} must look like {{"manifest": "s3://bucket/list.txt"}}')
-            return cls(SourceKind.MANIFEST, *split_s3(source["manifest"], needs_key=True))
+            return cls(*_parse_mapping(source))
         if isinstance(source, str):
             if source.strip()[:8].lower().startswith(_WEB):
                 raise SourceError("list the addresses of images on the web one by one, in the request or in a manifest")
@@ -80,20 +83,57 @@ class BulkSource:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         uris = tuple(document.get("uris", ()))
-        return cls(SourceKind(document["kind"]), document.get("bucket", ""), document.get("key", ""), uris)
+        kind, bucket, key = SourceKind(document["kind"]), document.get("bucket", ""), document.get("key", "")
+        return cls(kind, bucket, key, uris, document.get("excluded"))
 
     def to_json(self) -> dict[str, Any]:
         if self.kind is SourceKind.URIS:
             return {"kind": str(self.kind), "uris": list(self.uris)}
-        return {"kind": str(self.kind), "bucket": self.bucket, "key": self.key}
+        document = {"kind": str(self.kind), "bucket": self.bucket, "key": self.key}
+        return document if self.excluded is None else document | {"excluded": self.excluded}
 
     def __str__(self) -> str:
-        return f"{len(self.uris)} addresses" if self.kind is SourceKind.URIS else f"s3://{self.bucket}/{self.key}"
+        if self.kind is SourceKind.URIS:
+            return f"{len(self.uris)} addresses"
+        uri = f"s3://{self.bucket}/{self.key}"
+        if self.excluded is None:
+            return uri
+        below = f" below {self.excluded} (S3_PREFIX)" if self.excluded else ""
+        return f"{uri} without this service's own objects{below}"
+
+    def excluding(self, store: ObjectStore) -> Self:
+        """Return the source, marked if the service's own objects lie within it.
+
+        Raises:
+            SourceError: it contains nothing else.
+
+        """
+        if self.kind not in (SourceKind.PREFIX, SourceKind.GLOB) or self.bucket != store.bucket:
+            return self
+        if store.prefix and self.prefix.startswith(store.prefix):
+            raise SourceError(
+                f"{self} contains this service's own objects only: S3_PREFIX is {store.prefix}; give another prefix"
+            )
+        return replace(self, excluded=store.prefix) if store.prefix.startswith(self.prefix) else self
 
     @property
     def prefix(self) -> str:
         """The prefix of every key, which the server can filter by."""
         return _WILD.split(self.key, maxsplit=1)[0] if self.kind is SourceKind.GLOB else self.key
+
+    def select(self, listed: Sequence[ObjectInfo], store: ObjectStore) -> list[ObjectInfo]:
+        """Return the listed objects that belong to the source, without folders and the objects of the service itself.
+
+        Empty objects belong to it: they fail as images, where somebody sees them.
+        """
+        is_own_bucket, prefix = self.bucket == store.bucket, store.prefix
+        files = [
+            entry
+            for entry in listed
+            if not entry.is_folder and not (is_own_bucket and is_service_object(entry.key, prefix))
+        ]
+        matches = self.matches([entry.key for entry in files])
+        return [entry for entry, is_match in zip(files, matches, strict=True) if is_match]
 
     def matches(self, keys: Sequence[str]) -> list[bool]:
         """Return for each listed key whether it belongs to the source. A prefix selects images only.
@@ -118,6 +158,19 @@ class BulkSource:
         return self.key.endswith("*")
 
 
+def _parse_mapping(source: Mapping[Any, Any]) -> tuple[SourceKind, str, str]:
+    """Return kind, bucket and key. Raises: SourceError."""
+    match dict(source):
+        case {"manifest": str() as uri, **others} if not others:
+            return (SourceKind.MANIFEST, *split_s3(uri))
+        case {"prefix": str() as uri, **others} if not others:
+            return (SourceKind.PREFIX, *split_s3(uri, needs_key=False))
+    raise SourceError(
+        f'source {_shown(repr(dict(source)))} must look like {{"manifest": "s3://bucket/list.txt"}} or '
+        '{"prefix": "s3://bucket/folder/"}'
+    )
+
+
 def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
     """Split s3://bucket/key. The key is not decoded: S3 has no folders, escapes or dots.
 
@@ -140,8 +193,8 @@ def split_s3(uri: str, *, needs_key: bool = True) -> tuple[str, str]:
 
 
 def manifest_line(line: str) -> str | None:
-    """Return the address in a line of a manifest: the line itself, or `uri` or `image` of its JSON. Return None for an
-    empty line or a comment.
+    """Return the address in a line of a manifest: the line itself, or `uri`, `image` or `source-ref` of its JSON.
+    Return None for an empty line or a comment. ManifestReader reads other forms.
 
     Raises:
         SourceError: the line has no address of an image.
@@ -156,13 +209,19 @@ def manifest_line(line: str) -> str | None:
         except (ValueError, RecursionError) as error:  # also too long numbers and too deep nesting
             reason = getattr(error, "msg", "it cannot be read")
             raise SourceError(f"{_shown(stripped)} is not valid JSON ({reason})") from None
-        uri = document.get("uri", document.get("image")) if isinstance(document, dict) else None
+        keys = [key for key in ("uri", "image", "source-ref") if key in document] if isinstance(document, dict) else []
+        uri = document[keys[0]] if keys else None
         if not isinstance(uri, str):
             raise SourceError(f'{_shown(stripped)} must look like {{"uri": "s3://bucket/folder/image.jpg"}}')
     else:
         uri = stripped
     check_address(uri)
     return uri
+
+
+def is_bucket(name: str) -> bool:
+    """Return whether a bucket can have this name."""
+    return _BUCKET.fullmatch(name) is not None
 
 
 def check_address(uri: str) -> None:
@@ -199,4 +258,4 @@ def _refuse_unstorable(text: str) -> None:
 
 def _shown(text: str) -> str:
     cut = text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line of a terminal
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut) or "an empty text"
+    return printable(cut) or "an empty text"

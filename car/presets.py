@@ -88,7 +88,7 @@ def _with_arithmetic(recipe: Recipe, value: str) -> Recipe:
     if value not in tuple(Arithmetic):
         raise RecipeError(f"arithmetic={value!r} is not valid: use official or paper")
     official = PRESETS.get(recipe.preset, Recipe())
-    values: dict[str, Any] = {"iou": 0.7} | PAPER_VALUES.get(recipe.preset, {})
+    values: dict[str, Any] = {"iou": 0.7, "iom": 0.7} | PAPER_VALUES.get(recipe.preset, {})
     if value == Arithmetic.OFFICIAL:
         values = {name: getattr(official, name) for name in values}
     return replace(recipe, **(values | dict.fromkeys(differences(), Arithmetic(value))))

@@ -2,18 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+from car.clip_tokenizer import CONTEXT, SPECIAL_TOKENS, ClipTokenizer, clean_text
 from car.errors import VocabularyError
 from car.recipe import Mode
 from car.text_data import BACKGROUNDS, CAM_TEMPLATE, CLASSIFIER_TEMPLATES
 
+_BOM = "\N{BYTE ORDER MARK}"
 MAX_LABELS = 2_000
 MAX_CHARACTERS = 200
-"""Bound for pages and keys. CLIP's own bound of 77 tokens is checked by its tokenizer."""
+"""Bound for pages and keys; `Vocabulary.check_tokens` checks CLIP's own bound of 77 tokens."""
+_SEAM = 4
+"""More than the tokens that a word and its template can have at their seams."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,31 @@ class Vocabulary:
         """The sha256 (hex) of words, templates and their order, which decides ties and the order of masks."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    def check_tokens(self, tokenizer: ClipTokenizer) -> None:
+        """Check that CLIP can read every text.
+
+        Raises:
+            VocabularyError: a text has more tokens than CLIP reads; the message names the word.
+
+        """
+        templates = {"{}", self.cam_template, *self.classifier_templates}
+        longest = max(templates, key=tokenizer.count)
+        for what, word in self._texts():
+            # A word and a template share no tokens but at their seams, so most words need one count.
+            if tokenizer.count(word) + tokenizer.count(longest) + _SEAM <= CONTEXT:
+                continue
+            count = max(tokenizer.count(template.format(word)) for template in templates)
+            if count > CONTEXT:
+                raise VocabularyError(
+                    f"{what} {word[:40]!r}… has {count} tokens in its template, but CLIP reads {CONTEXT}: shorten it"
+                )
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for label in self.labels:
+            for prompt in label.prompts:
+                yield ("label" if prompt == label.name else f"prompt of label {label.name!r}"), prompt
+        yield from (("background word", word) for word in self.background)
+
     def subset(self, names: Iterable[str], background: tuple[str, ...]) -> Self:
         """Return the labels of these names in this vocabulary's order, with another background."""
         chosen = set(names)
@@ -129,15 +159,19 @@ def background_words(names: str) -> tuple[str, ...]:
 
 def parse_labels(text: str) -> list[Label]:
     """Parse `a,b,c`. A label that contains a comma needs a labels file."""
+    if not text.strip(" ,"):
+        raise VocabularyError("no labels given")
     return [Label(part) for part in text.split(",")]
 
 
 def parse_labels_file(text: str) -> list[Label]:
-    """Parse a labels file: one label per line, or JSON {"name": …, "prompts": […]}; blank lines are skipped."""
+    """Parse a labels file: one label per line, or JSON {"name": …, "prompts": […]}. Blank lines and lines that begin
+    with # are skipped.
+    """
     labels = []
     for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip().removeprefix("\N{BYTE ORDER MARK}")
-        if not stripped:
+        stripped = line.strip().removeprefix(_BOM)
+        if not stripped or stripped.startswith("#"):
             continue
         try:
             labels.append(_label(json.loads(stripped)) if stripped.startswith("{") else Label(stripped))
@@ -165,22 +199,26 @@ def _label(value: "str | Mapping[str, Any] | Label") -> Label:
 def _word(word: object, what: str) -> str:
     if not isinstance(word, str) or not word.strip():
         raise VocabularyError(f"{what} {word!r} is empty: give a word or a phrase")
-    clean = word.strip()
+    clean = " ".join(word.removeprefix(_BOM).split())
     if len(clean) > MAX_CHARACTERS:
         raise VocabularyError(
             f"{what} {clean[:40]!r}… has {len(clean)} characters, at most {MAX_CHARACTERS} are allowed"
         )
-    if not clean.isprintable():
-        raise VocabularyError(f"{what} {clean!r} holds a control character")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in clean):
+        raise VocabularyError(f"{what} {clean!r} contains a control character")
+    if any(token in clean.lower() for token in SPECIAL_TOKENS):
+        raise VocabularyError(f"{what} {clean!r} contains a special token of CLIP")
+    if not clean_text(clean):
+        raise VocabularyError(f"{what} {clean!r} is empty: give a word or a phrase")
     return clean
 
 
 def _refuse_duplicates(what: str, words: Iterable[str]) -> None:
+    """Refuse words that are equal to CLIP: their cleaned texts are equal, and so are their tokens."""
     seen: dict[str, str] = {}
     for word in words:
-        # CLIP lowercases text, so words that differ only in case are one query.
-        key = word.casefold()
-        if key in seen:
-            again = "" if seen[key] == word else f", also as {seen[key]!r}: CLIP ignores case"
+        text = clean_text(word)
+        if text in seen:
+            again = "" if seen[text] == word else f", also as {seen[text]!r}: CLIP reads both as {text!r}"
             raise VocabularyError(f"{what} {word!r} occurs twice{again}")
-        seen[key] = word
+        seen[text] = word

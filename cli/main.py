@@ -3,34 +3,78 @@
 Exit codes: 0 success; 1 partial failure, and each failure was named; 2 wrong usage or an error, and nothing was done.
 """
 
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from car.errors import CarError
-from cli import label_studio
-from cli.commands import evaluate, jobs, keys, models, recipes, results
-from cli.commands.bench import bench
-from cli.commands.demo import demo
-from cli.commands.doctor import doctor
-from cli.commands.env import env
-from cli.commands.segment import segment
-from cli.commands.settings import settings
-from cli.commands.up import up
-from cli.commands.worker import migrate, scheduler, worker
+from car.printable import printable_lines
+from cli.lazy_commands import CommandEntry, LazyGroup
+
+_SERVICE, _PROCESSES = "Service", "Service processes and set-up"
+_ENTRIES = {
+    "segment": CommandEntry("Segment images: find the pixels of each label.", "cli.commands.segment", "segment"),
+    "demo": CommandEntry(
+        "Label the sample images end to end: start the service, show the results, stop.",
+        "cli.commands.demo",
+        "demo",
+        panel=_SERVICE,
+    ),
+    "up": CommandEntry("Run the whole service in the foreground.", "cli.commands.up", "up", panel=_SERVICE),
+    "env": CommandEntry(
+        'Print addresses and keys of the service for the shell: eval "$(car env)".',
+        "cli.commands.env",
+        "env",
+        panel=_SERVICE,
+    ),
+    "doctor": CommandEntry(
+        "Check the service, Label Studio and the connection between them; nothing is changed.",
+        "cli.commands.doctor",
+        "doctor",
+        panel=_SERVICE,
+    ),
+    "label-studio": CommandEntry(
+        "Label Studio projects: connect, sync, backfill, see what became of them.", "cli.label_studio", panel=_SERVICE
+    ),
+    "jobs": CommandEntry("Create, watch and manage bulk jobs.", "cli.commands.jobs", panel=_SERVICE),
+    "results": CommandEntry("List, show and export stored results.", "cli.commands.results", panel=_SERVICE),
+    "keys": CommandEntry("Create, list and revoke API keys.", "cli.commands.keys", panel=_SERVICE),
+    "worker": CommandEntry("Run a worker until SIGTERM.", "cli.commands.worker", "worker", panel=_PROCESSES),
+    "scheduler": CommandEntry(
+        "Run the scheduler (one per deployment).", "cli.commands.worker", "scheduler", panel=_PROCESSES
+    ),
+    "migrate": CommandEntry(
+        "Create or upgrade the tables in DATABASE_URL, and create S3_BUCKET if it is set and missing.",
+        "cli.commands.worker",
+        "migrate",
+        panel=_PROCESSES,
+    ),
+    "settings": CommandEntry(
+        "List all settings (environment variables) with their defaults.",
+        "cli.commands.settings",
+        "settings",
+        panel=_PROCESSES,
+    ),
+    "models": CommandEntry("List, download and convert model weights.", "cli.commands.models"),
+    "recipes": CommandEntry("Show the segmenter's presets and parameters.", "cli.commands.recipes"),
+    "evaluate": CommandEntry("Measure the quality of masks on data with ground truth.", "cli.commands.evaluate"),
+    "bench": CommandEntry(
+        "Measure the speed of the models and of the service on this machine.", "cli.commands.bench", "bench"
+    ),
+}
 
 
-class CommandGroup(TyperGroup):
-    """Print a CarError as one line and exit with 2. Any other exception is a bug and shows its traceback."""
+class CommandGroup(LazyGroup):
+    """Print a CarError as one line and exit with 2. Any other exception is a bug, which cli.entry_point reports."""
+
+    entries = _ENTRIES
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer does not export the type of its contexts
         try:
             return super().invoke(ctx)
         except CarError as error:
             typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-            typer.echo(str(error), err=True)
+            typer.echo(printable_lines(error), err=True)
             raise typer.Exit(2) from None
 
 
@@ -47,6 +91,8 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
+        from importlib import metadata
+
         typer.echo(f"car {metadata.version('car-labeler')}")
         raise typer.Exit
 
@@ -59,22 +105,6 @@ def car(
     ] = False,
 ) -> None:
     """Options of `car` itself."""
-
-
-_SERVICE, _PROCESSES = "Service", "Service processes and set-up"
-
-app.command()(segment)
-for command in (demo, up, env, doctor):
-    app.command(rich_help_panel=_SERVICE)(command)
-app.add_typer(label_studio.app, name="label-studio", rich_help_panel=_SERVICE)
-for name, group in (("jobs", jobs), ("results", results), ("keys", keys)):
-    app.add_typer(group.app, name=name, rich_help_panel=_SERVICE)
-for process in (worker, scheduler, migrate, settings):
-    app.command(rich_help_panel=_PROCESSES)(process)
-app.add_typer(models.app, name="models")
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(bench, name="bench")
 
 
 if __name__ == "__main__":

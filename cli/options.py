@@ -1,5 +1,8 @@
 """Options that several commands share."""
 
+import shlex
+import shutil
+import sys
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,6 +13,12 @@ import typer
 from car.options import CrfBackend, Precision
 from car.vocabulary import Label, parse_labels, parse_labels_file
 from cli.errors import UsageError
+
+
+class OutputFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
 
 
 class Device(StrEnum):
@@ -30,6 +39,12 @@ DataFolder = Annotated[
     typer.Option("--data-dir", metavar="DIR", envvar="CAR_DATA_DIR", help="Data folder of `car up`."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+FormatOption = Annotated[
+    OutputFormat,
+    typer.Option("--format", help="table, json (one array) or jsonl (one document per line).", show_choices=False),
+]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
+ShowAll = Annotated[bool, typer.Option("--all", help="List everything, whatever --limit is.")]
 
 Labels = Annotated[str | None, label_option("--labels", help='Comma-separated labels: "red car,rusty bolt".')]
 LabelsFile = Annotated[
@@ -102,6 +117,15 @@ Settings = Annotated[
         help="Set one recipe parameter, such as theta=0.5; repeatable (see `car recipes show`).",
     ),
 ]
+
+
+def car_command() -> str:
+    """Return how the user can run `car` here: `car` if it is on the PATH, otherwise the path as it was typed."""
+    typed = sys.argv[0]
+    if Path(typed).name != "car":
+        return "car"
+    on_path = shutil.which("car")
+    return "car" if on_path and Path(on_path).resolve() == Path(typed).resolve() else shlex.quote(typed)
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, str]:

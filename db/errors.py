@@ -14,7 +14,10 @@ CarError
     ├── AccessDeniedError         the credentials are wrong or lack a permission
     ├── ObjectMissingError        no such key
     ├── ObjectTooLargeError       more bytes than allowed
-    └── StoreUnreachableError     no answer, a 5xx, throttling; retryable
+    ├── StoreUnreachableError     no answer, a 5xx, throttling; retryable
+    └── ServiceAccessError        nothing can be read until this service's access is repaired; retryable
+        ├── CredentialsExpiredError  temporary credentials have expired
+        └── ClockSkewedError      the clock of this machine is wrong
 """
 
 from car.errors import CarError
@@ -76,3 +79,16 @@ class ObjectTooLargeError(ObjectStoreError):
 class StoreUnreachableError(ObjectStoreError):
     code = "store_unreachable"
     retryable = True
+
+
+class ServiceAccessError(ObjectStoreError):
+    code = "service_access"
+    retryable = True
+
+
+class CredentialsExpiredError(ServiceAccessError):
+    code = "credentials_expired"
+
+
+class ClockSkewedError(ServiceAccessError):
+    code = "clock_skewed"

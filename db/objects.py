@@ -3,12 +3,14 @@
 Keys of the service's own objects contain digests of their content, so a repeated put is harmless and no object changes.
 """
 
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
@@ -16,13 +18,16 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.loaders import create_loader
 
-from car.object_store import ObjectInfo
+from car.object_store import KeyPage, ObjectInfo
 from db.errors import (
     AccessDeniedError,
     BucketMissingError,
+    ClockSkewedError,
+    CredentialsExpiredError,
     ObjectMissingError,
     ObjectStoreError,
     ObjectTooLargeError,
+    SettingsInvalidError,
     StoreUnreachableError,
 )
 from db.settings import EngineSettings
@@ -30,12 +35,23 @@ from db.settings import EngineSettings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
-_DENIED = {"AccessDenied", "Forbidden", "403", "401", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+_TRANSIENT = {
+    *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
+    *("RequestTimeout", "OperationAborted", "ConditionalRequestConflict"),
+}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_DENIED_HINTS = {
+    "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not match AWS_ACCESS_KEY_ID",
+}
+_DENIED = {"AccessDenied", "Forbidden", "403", "401", *_DENIED_HINTS}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
-_SERVER_ERROR = 500
+_TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
+_GZIP = b"\x1f\x8b"
 _MAX_LINE_BYTES = 64 * 1024
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
+_DEFAULT_REGION, _DEFAULT_ATTEMPTS = "us-east-1", 4
+_CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 _loader = cache(create_loader)
 """What botocore reads about S3 from its files, which takes most of the time of making a client."""
 
@@ -47,39 +63,56 @@ class StoreTimeouts:
     connect: float = 5
     read: float = 30
     """Seconds without a byte."""
-    attempts: int = 4
+    attempts: int | None = None
+    """None: AWS_MAX_ATTEMPTS or the profile's max_attempts, or 4."""
 
 
 def make_client(
     settings: EngineSettings, *, connections: int = 32, public: bool = False, timeouts: StoreTimeouts = StoreTimeouts()
 ) -> "S3Client":
-    """Return a thread-safe client. `public` uses the address that browsers reach."""
+    """Return a thread-safe client. `public` uses the address that browsers reach. What neither the settings nor
+    `timeouts` say is taken from the user's AWS configuration: environment and profile.
+
+    Raises: SettingsInvalidError, if AWS_PROFILE names no profile or the configuration cannot be read.
+    """
     # boto3's default session is shared by the process, and making clients from it in threads is not safe.
     core = botocore.session.get_session()
     core.register_component("data_loader", _loader())
     endpoint = (settings.s3_public_endpoint if public else None) or settings.aws_endpoint_url_s3
-    addressing = settings.s3_addressing
-    if addressing == "auto" and endpoint:
-        addressing = "path"
+    try:
+        configured = core.get_scoped_config()
+        region = settings.aws_region or core.get_config_variable("region") or _DEFAULT_REGION
+        attempts = timeouts.attempts or core.get_config_variable("max_attempts") or _DEFAULT_ATTEMPTS
+        retry_mode = core.get_config_variable("retry_mode")
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise SettingsInvalidError(f"the AWS configuration cannot be used: {error}; check AWS_PROFILE") from error
+    s3_section = configured.get("s3")
+    s3_options = dict(s3_section) if isinstance(s3_section, dict) else {}
+    if settings.s3_addressing != "auto":
+        s3_options["addressing_style"] = settings.s3_addressing
+    elif endpoint:
+        s3_options.setdefault("addressing_style", "path")
+    # Other S3 servers refuse AWS's additional checksums, or store them as data.
+    checksums: dict[str, Any] = {
+        name: os.environ.get(f"AWS_{name.upper()}") or configured.get(name) or "when_required" for name in _CHECKSUMS
+    }
     secret, token = settings.aws_secret_access_key, settings.aws_session_token
     return boto3.session.Session(botocore_session=core).client(
         "s3",
         endpoint_url=endpoint,
-        region_name=settings.aws_region,
+        region_name=region,
         aws_access_key_id=settings.aws_access_key_id,
         aws_secret_access_key=secret.get_secret_value() if secret else None,
         aws_session_token=token.get_secret_value() if token else None,
         config=Config(
             signature_version="s3v4",
-            s3={"addressing_style": addressing},
+            s3=s3_options,  # type: ignore[arg-type] # the user's own section
             connect_timeout=timeouts.connect,
             read_timeout=timeouts.read,
-            retries={"total_max_attempts": timeouts.attempts, "mode": "standard"},
+            retries={"total_max_attempts": attempts, "mode": retry_mode},
             max_pool_connections=connections,
             tcp_keepalive=True,
-            # Other S3 servers refuse AWS's additional checksums, or store them as data.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
+            **checksums,
         ),
     )
 
@@ -177,7 +210,15 @@ class S3ObjectStore:
             data = answer["Body"].read()
         if len(data) != size:
             raise StoreUnreachableError(f"s3://{bucket}/{key} ended after {len(data):,} of {size:,} bytes")
-        return data
+        if "gzip" not in answer.get("ContentEncoding", "") or not data.startswith(_GZIP):
+            return data
+        unpacked = _gunzip(data, max_bytes)
+        if max_bytes is not None and len(unpacked) > max_bytes:
+            raise ObjectTooLargeError(
+                f"s3://{bucket}/{key} unpacks to more than the {max_bytes / 2**20:.4g} MiB allowed; save it smaller or "
+                "raise CAR_MAX_BYTES"
+            )
+        return unpacked
 
     def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return an object's etag and size."""
@@ -214,15 +255,27 @@ class S3ObjectStore:
             if remainder:
                 yield offset + len(remainder) + skipped, remainder.decode("utf-8", "replace")
 
-    def page(self, bucket: str, prefix: str, *, after: str = "") -> list[ObjectInfo]:
-        """Return up to 1,000 objects whose keys begin with `prefix` and follow `after` in the server's order: AWS sorts
-        by bytes, SeaweedFS folder by folder.
+    def page(self, bucket: str, prefix: str, *, after: str = "", token: str = "") -> KeyPage:
+        """Return up to 1,000 objects whose keys begin with `prefix` and follow `after` or `token`, in the server's
+        order: AWS sorts by bytes, SeaweedFS folder by folder.
         """
+        position = {"ContinuationToken": token} if token else {"StartAfter": after}
         with _translate_errors(self.client, bucket):
-            answer = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after)
-        return [
+            answer = self.client.list_objects_v2(Bucket=bucket, Prefix=prefix, **position)  # type: ignore[arg-type]
+        listed = [
             ObjectInfo(entry["Key"], entry["ETag"].strip('"'), entry["Size"]) for entry in answer.get("Contents", [])
         ]
+        return KeyPage(listed, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else "")
+
+
+def _gunzip(data: bytes, max_bytes: int | None) -> bytes:
+    """Return the unpacked bytes, at most one more than `max_bytes`. What is damaged stays as it is: no image format
+    begins like it, so that the image's own error says so.
+    """
+    try:
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(data, 0 if max_bytes is None else max_bytes + 1)
+    except zlib.error:
+        return data
 
 
 @contextmanager
@@ -249,23 +302,30 @@ def _translate_errors(client: "S3Client", bucket: str, key: str | None = None) -
 def _refusal(error: exceptions.ClientError, address: str, bucket: str, endpoint: str) -> ObjectStoreError:
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    kind: type[ObjectStoreError] = ObjectStoreError
+    message = f"{address}: the S3 server refused the request ({code or status})"
     if code == "NoSuchBucket":
-        return BucketMissingError(
-            f"there is no bucket {bucket!r} at {endpoint}; check its name and AWS_ENDPOINT_URL_S3"
+        kind = BucketMissingError
+        message = f"there is no bucket {bucket!r} at {endpoint}; check its name and AWS_ENDPOINT_URL_S3"
+    elif code in ("NoSuchKey", "404", "NotFound"):
+        kind, message = ObjectMissingError, f"{address} does not exist"
+    elif code in _EXPIRED:
+        kind = CredentialsExpiredError
+        message = (
+            f"access to {address} is denied: AWS_SESSION_TOKEN or the profile's credentials have expired ({code}); "
+            "renew them and restart the service"
         )
-    if code in ("NoSuchKey", "404", "NotFound"):
-        return ObjectMissingError(f"{address} does not exist")
-    if code in _DENIED:
-        hints = {
-            "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
-            "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not match AWS_ACCESS_KEY_ID",
-            "ExpiredToken": "AWS_SESSION_TOKEN has expired",
-        }
-        return AccessDeniedError(
-            f"access to {address} is denied: {hints.get(code, 'these credentials lack the right')}"
+    elif code == "RequestTimeTooSkewed":
+        kind = ClockSkewedError
+        message = (
+            f"access to {address} is denied: the clock of this machine differs from that of the S3 server; "
+            "synchronize it (NTP)"
         )
-    if code in _THROTTLED or status >= _SERVER_ERROR:
-        return StoreUnreachableError(f"{address}: the S3 server is overloaded or fails ({code or status})")
-    if code in _OTHER_REGION:
-        return ObjectStoreError(f"{address} is in another region than AWS_REGION ({code})")
-    return ObjectStoreError(f"{address}: the S3 server refused the request ({code or status})")
+    elif code in _DENIED:
+        kind = AccessDeniedError
+        message = f"access to {address} is denied: {_DENIED_HINTS.get(code, 'these credentials lack the right')}"
+    elif code in _TRANSIENT or status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        kind, message = StoreUnreachableError, f"{address}: the S3 server is overloaded or fails ({code or status})"
+    elif code in _OTHER_REGION:
+        message = f"{address} is in another region than AWS_REGION ({code})"
+    return kind(message)

@@ -26,11 +26,16 @@ _SCHEMES: dict[str, tuple[str, ...]] = {
 
 _OPTIONAL = (
     *("aws_endpoint_url_s3", "s3_public_endpoint", "aws_access_key_id", "aws_secret_access_key"),
-    *("label_studio_url", "label_studio_api_key"),
+    *("aws_region", "label_studio_url", "label_studio_api_key"),
 )
 
-OTHER_NAMES = {"LABEL_STUDIO_HOST": "LABEL_STUDIO_URL", "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY"}
-"""Names that Label Studio's own ML backends use."""
+OTHER_NAMES = {
+    "LABEL_STUDIO_HOST": "LABEL_STUDIO_URL",
+    "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY",
+    "AWS_DEFAULT_REGION": "AWS_REGION",
+    "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL_S3",
+}
+"""Names that Label Studio's own ML backends and AWS's own tools use."""
 
 Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()/-]*$")]
 
@@ -49,7 +54,9 @@ class EngineSettings(BaseSettings):
     s3_bucket: str = Field(alias="S3_BUCKET", min_length=3, description="bucket that masks are written to")
     s3_prefix: Prefix = Field(default="car/", alias="S3_PREFIX", description="prefix of the keys of masks")
     aws_endpoint_url_s3: str | None = Field(
-        default=None, alias="AWS_ENDPOINT_URL_S3", description="S3 server other than AWS: SeaweedFS, MinIO, Ceph"
+        default=None,
+        alias="AWS_ENDPOINT_URL_S3",
+        description="S3 server other than AWS: SeaweedFS, MinIO, Ceph; unset: AWS_ENDPOINT_URL",
     )
     aws_access_key_id: str | None = Field(
         default=None, alias="AWS_ACCESS_KEY_ID", description="unset: boto3's own search (instance role, profile)"
@@ -60,11 +67,16 @@ class EngineSettings(BaseSettings):
     aws_session_token: SecretStr | None = Field(
         default=None, alias="AWS_SESSION_TOKEN", description="token of temporary credentials"
     )
-    aws_region: str = Field(default="us-east-1", alias="AWS_REGION", description="region of the bucket")
+    aws_region: str | None = Field(
+        default=None,
+        alias="AWS_REGION",
+        description="region of the bucket; unset: AWS_DEFAULT_REGION, the region of AWS_PROFILE, or us-east-1",
+    )
     s3_addressing: Literal["auto", "path", "virtual"] = Field(
         default="auto",
         alias="CAR_S3_ADDRESSING",
-        description="path: host/bucket/key; virtual: bucket.host/key; auto: path if an endpoint is set",
+        description="path: host/bucket/key; virtual: bucket.host/key; auto: path if an endpoint is set, "
+        "else as the AWS configuration says",
     )
     s3_public_endpoint: str | None = Field(
         default=None,

@@ -51,8 +51,10 @@ def make_pipeline(
     )
 
 
-def _register_models(engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[str, str]) -> None:
-    """Register loaded weights, from which the API computes model versions."""
+def _register_models(
+    engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[str, str], tokenizers: Mapping[str, str]
+) -> None:
+    """Register loaded models: the API computes model versions from their weights, and counts tokens as they do."""
     try:
         with transaction(engine) as session:
             proposal, classifier, sam = names or (
@@ -60,6 +62,6 @@ def _register_models(engine: Engine, names: tuple[str, str, str] | None, weights
                 model_registry.ANY,
                 model_registry.ANY if "sam" in weights else "",
             )
-            model_registry.register(session, proposal, classifier, weights, sam=sam)
+            model_registry.register(session, proposal, classifier, weights, tokenizers, sam=sam)
     except CarError as error:
         structlog.get_logger().warning("register_models_failed", reason=str(error))

@@ -1,9 +1,12 @@
 """List bulk sources into items: page by page, resumed at a cursor, with the memory of one page."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,8 +14,9 @@ from sqlalchemy import Engine
 
 from car.bulk_source import BulkSource, SourceKind, manifest_line, split_s3
 from car.errors import CarError, SourceError
-from car.object_store import ObjectInfo, ObjectStore
-from db.errors import DatabaseUnreachableError
+from car.manifest import ManifestReader
+from car.object_store import ObjectInfo, ObjectStore, list_pages
+from db.errors import DatabaseUnreachableError, ObjectStoreError, ServiceAccessError, StoreUnreachableError
 from db.queue import listings
 from db.queue.listings import ListedObject, Listing, RejectedLine
 from db.session import transaction
@@ -22,6 +26,9 @@ LEASE = timedelta(seconds=60)
 _PAGE = 1_000
 _PAGES_PER_COMMIT = 4
 """S3 pages in one transaction: a commit costs more than the rows of a page."""
+_HEAD_THREADS = 16
+_PAUSE = timedelta(seconds=30)
+"""Before a source is listed again where the service's own access fails."""
 
 Page = tuple[list[ListedObject | RejectedLine], dict[str, Any]]
 """Rows of a page, and the cursor after it."""
@@ -97,6 +104,11 @@ def _list(
             position = cursor
     except DatabaseUnreachableError:
         raise
+    except ServiceAccessError as error:  # no fault of the source
+        structlog.get_logger().error("listing_paused", job=str(listing.id), code=error.code, reason=str(error))
+        with transaction(engine) as session:
+            listings.release(session, worker, listing, wait=_PAUSE)
+        return True
     except Exception as error:  # noqa: BLE001 - the edge: a source that breaks this code must not be listed for ever
         if not isinstance(error, CarError):
             structlog.get_logger().exception("listing_failed", job=str(listing.id))
@@ -112,29 +124,20 @@ def _list(
 def pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     """Yield the source's rows after `cursor`; {} is the beginning."""
     if source.kind is SourceKind.URIS:
-        return _uri_pages(source, cursor)
+        return _uri_pages(objects, source, cursor)
     if source.kind is SourceKind.MANIFEST:
         return _manifest_pages(objects, source, cursor)
     return _key_pages(objects, source, cursor)
 
 
 def _key_pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
-    after = str(cursor.get("after", ""))
     rows: list[ListedObject | RejectedLine] = []
-    page_count = 0
-    while True:
-        listed = objects.page(source.bucket, source.prefix, after=after)
-        candidates = [key for key in listed if key.size]  # consoles store folders as empty keys
-        matches = source.matches([key.key for key in candidates])
-        rows += [_key_row(source.bucket, key) for key, is_match in zip(candidates, matches, strict=True) if is_match]
-        page_count += 1
-        if listed:
-            after = listed[-1].key
-        if not listed or page_count % _PAGES_PER_COMMIT == 0 or page_count == 1:
-            yield rows, {"after": after}
+    position = {"after": str(cursor.get("after", "")), "token": str(cursor.get("token", ""))}
+    for page_count, page in enumerate(list_pages(objects, source.bucket, source.prefix, **position), start=1):
+        rows += [_key_row(source.bucket, key) for key in source.select(page.objects, objects)]
+        if page.is_last or page_count % _PAGES_PER_COMMIT == 0 or page_count == 1:
+            yield rows, {"after": page.after} | ({"token": page.token} if page.token else {})
             rows = []
-        if not listed:
-            return
 
 
 def _manifest_pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
@@ -142,26 +145,60 @@ def _manifest_pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, 
     # A replaced manifest is read from its beginning; images that are items already are not added twice.
     offset, number = (int(cursor["offset"]), int(cursor["line"])) if cursor.get("etag") == etag else (0, 0)
     rows: list[ListedObject | RejectedLine] = []
+    reader = ManifestReader.for_key(source.key, cursor.get("column") if offset else None)
+
+    def position() -> dict[str, Any]:
+        column = {} if reader.column is None else {"column": reader.column}
+        return {"etag": etag, "offset": offset, "line": number} | column
+
     for end, line in objects.lines(source.bucket, source.key, after=offset):
         number += 1
         offset = end
-        rows += _line_rows(line, f"line {number}")
+        rows += _line_rows(line, f"line {number}", partial(reader.read, number=number))
         if len(rows) >= _PAGE:
-            yield rows, {"etag": etag, "offset": offset, "line": number}
+            yield _with_etags(objects, rows), position()
             rows = []
-    yield rows, {"etag": etag, "offset": offset, "line": number}
+    yield _with_etags(objects, rows), position()
 
 
-def _uri_pages(source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
+def _uri_pages(objects: ObjectStore, source: BulkSource, cursor: dict[str, Any]) -> Iterator[Page]:
     for start in range(int(cursor.get("index", 0)), len(source.uris), _PAGE):
         lines = enumerate(source.uris[start : start + _PAGE], start=start + 1)
-        yield [row for number, line in lines for row in _line_rows(line, f"address {number}")], {"index": start + _PAGE}
+        rows = [row for number, line in lines for row in _line_rows(line, f"address {number}")]
+        yield _with_etags(objects, rows), {"index": start + _PAGE}
 
 
-def _line_rows(line: str, position: str) -> list[ListedObject | RejectedLine]:
+def _with_etags(objects: ObjectStore, rows: list[ListedObject | RejectedLine]) -> list[ListedObject | RejectedLine]:
+    """Return the rows with the ETags of their objects, by which a rescan knows those that were replaced.
+
+    An object without one, such as a missing one, keeps its row: its own fetch says what is wrong. If the server does
+    not answer, the page's other objects are not asked for.
+    """
+    silent = threading.Event()
+
+    def with_etag(row: ListedObject | RejectedLine) -> ListedObject | RejectedLine:
+        if isinstance(row, RejectedLine) or not row.uri.startswith("s3://") or silent.is_set():
+            return row
+        try:
+            return ListedObject(row.uri, objects.head(*split_s3(row.uri)).etag)
+        except ServiceAccessError:
+            raise
+        except StoreUnreachableError:
+            silent.set()
+        except ObjectStoreError:
+            pass
+        return row
+
+    with ThreadPoolExecutor(_HEAD_THREADS, thread_name_prefix="head") as threads:
+        return list(threads.map(with_etag, rows))
+
+
+def _line_rows(
+    line: str, position: str, read: Callable[[str], str | None] = manifest_line
+) -> list[ListedObject | RejectedLine]:
     """Return the row of a line, none for an empty line or a comment."""
     try:
-        uri = manifest_line(line)
+        uri = read(line)
     except SourceError as error:
         return [_refused(line, position, error)]
     return [] if uri is None else [ListedObject(uri)]

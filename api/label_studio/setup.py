@@ -10,6 +10,7 @@ stay without predictions. The reason is in our log and on the project's page.
 from functools import partial
 
 from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse
 
 from api.label_studio import payloads
 from api.label_studio.auth import BackendAuth, OptionalAuth
@@ -22,7 +23,14 @@ from db.label_studio.projects import RequestKind
 router = APIRouter()
 
 
-@router.get("/", summary="The backend is up")
+@router.get("/", summary="The backend is up; a browser is sent to /docs", response_model=HealthResponse)
+async def root(request: Request, auth: OptionalAuth) -> HealthResponse | RedirectResponse:
+    """As /health, but redirect a client that accepts HTML to the API reference."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/docs", headers={"Vary": "Accept"})
+    return await health(auth)
+
+
 @router.get("/health", summary="The backend is up, for Label Studio")
 async def health(_: OptionalAuth) -> HealthResponse:
     """Reads nothing and answers in a millisecond; /readyz checks the services."""

@@ -31,7 +31,7 @@ from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 from db import vocabularies
 from db.models import ItemState, Job, JobKind
-from db.queue import jobs
+from db.queue import jobs, model_registry
 from db.queue.jobs import ItemView, NewJob
 from db.queue.progress import Progress, progress_of
 from db.vocabularies import StoredRecipe, StoredVocabulary
@@ -167,14 +167,18 @@ def _draft(session: Session, connections: Connections, request: JobRequest) -> _
 
     """
     source = BulkSource.parse(request.source if isinstance(request.source, str | list) else request.source.model_dump())
+    source = source.excluding(connections.objects)
     settings = {key: _setting_text(value) for key, value in request.set.items()}
     recipe = apply_settings(preset(request.preset or connections.settings.preset), settings)
     vocabulary: Vocabulary | UUID
     if request.labels is not None:
         background = "shipped" if request.background is None else request.background
-        vocabulary = build_vocabulary(request.labels, background, recipe.mode)
+        vocabulary = words = build_vocabulary(request.labels, background, recipe.mode)
     else:
-        vocabulary = find(session, request.vocabulary or "").id
+        stored = find(session, request.vocabulary or "")
+        vocabulary, words = stored.id, stored.vocabulary
+    for tokenizer in model_registry.tokenizers_for(session, recipe):
+        words.check_tokens(tokenizer)
     return _Draft(source, recipe, vocabulary)
 
 

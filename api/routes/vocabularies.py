@@ -12,10 +12,11 @@ from api.schemas.jobs import LabelRequest
 from api.schemas.vocabularies import LabelView, PresetView, RecipeView, VocabularyRequest, VocabularyView
 from api.security import Reader, Writer
 from car.presets import PRESETS
-from car.recipe import Mode
+from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary
 from db import vocabularies
 from db.errors import NotFoundError
+from db.queue import model_registry
 from db.vocabularies import StoredRecipe, StoredVocabulary
 
 router = APIRouter(prefix="/vocabularies", tags=["vocabularies"])
@@ -36,6 +37,8 @@ def create(request: VocabularyRequest, session: SessionDep, _: Writer, response:
     current one.
     """
     words = build_vocabulary(request.labels, request.background, request.mode)
+    for tokenizer in model_registry.tokenizers_for(session, Recipe()):
+        words.check_tokens(tokenizer)
     vocabulary_id = vocabularies.get_or_create(session, words)
     stored = vocabularies.get(session, vocabulary_id)
     if request.name is not None:

@@ -24,6 +24,12 @@ class ManifestRequest(RequestModel):
     manifest: Text = Field(description="S3 object with one image URL per line", examples=["s3://bucket/list.txt"])
 
 
+class PrefixRequest(RequestModel):
+    """A prefix whose characters are all taken as they are, also `*`, `?`, `[` and `{`."""
+
+    prefix: Text = Field(description="s3://bucket/prefix", examples=["s3://photos/[2026]/"])
+
+
 class JobRequest(RequestModel):
     """Images and the labels to look for."""
 
@@ -36,7 +42,7 @@ class JobRequest(RequestModel):
         }
     )
 
-    source: Text | ManifestRequest | list[Text] = Field(
+    source: Text | ManifestRequest | PrefixRequest | list[Text] = Field(
         description="a prefix, a glob (`*`, `?`, `**`, `[abc]`, `{a,b}`), a manifest, or image URLs (s3, http, https)"
     )
     labels: list[Text | LabelRequest] | None = Field(default=None, description="labels to look for")

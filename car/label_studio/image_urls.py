@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from car.bulk_source import MAX_URI, check_address
 from car.errors import CarError, SourceError
 from car.object_store import ObjectStore
+from car.printable import printable
 
 MAX_INLINE = 32 * 2**20
 """Bytes of an image inside a task (data: URI)."""
@@ -127,4 +128,4 @@ def _check_length(text: str) -> None:
 
 def _shown(text: str) -> str:
     cut = text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004 - a line of a terminal
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
+    return printable(cut)

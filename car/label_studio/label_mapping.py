@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from car.clip_tokenizer import clean_text
 from car.errors import VocabularyError
 from car.label_studio.labeling_config import ConfigLabel, Control, Kind, LabelingConfig, LabelingConfigError, Problem
 from car.label_studio.project_params import ProjectParams
@@ -53,7 +54,7 @@ class LabelMapping:
     def find_name(self, words: str) -> str | None:
         """Return the name of the label with this spelling, in any case."""
         clean = words.strip()
-        return clean if clean in self.by_name else self.aliases.get(clean.casefold())
+        return clean if clean in self.by_name else self.aliases.get(clean_text(clean))
 
     def single(self) -> str | None:
         """Return the name of the only label, or None if there are several."""
@@ -93,7 +94,7 @@ def build_label_mapping(config: LabelingConfig, params: ProjectParams, problems:
             continue
         by_name[name] = place
         for spelling in (name, one.alias, one.shown):
-            also.setdefault(spelling.strip().casefold(), name)
+            also.setdefault(clean_text(spelling.strip()), name)
     if not by_name:
         raise LabelingConfigError(
             "no label of the labeling configuration can be queried: "
@@ -112,13 +113,13 @@ def vocabulary_labels(mapping: LabelMapping, problems: list[Problem]) -> list[La
     taken: dict[str, str] = {}
     labels: list[Label] = []
     for name, place in mapping.by_name.items():
-        shared = [word for word in place.prompts if word.casefold() in taken]
+        shared = [word for word in place.prompts if clean_text(word) in taken]
         free = [word for word in dict.fromkeys(place.prompts) if word not in shared]
         if shared:
-            owner, rest = taken[shared[0].casefold()], "it is left out" if free else "the label is not queried"
+            owner, rest = taken[clean_text(shared[0])], "it is left out" if free else "the label is not queried"
             detail = f"prompt {shared[0]!r} of {name!r} already belongs to {owner!r}, so {rest}: use different words"
             problems.append(Problem("prompt_repeated" if free else "label_unusable", detail))
-        taken |= dict.fromkeys((word.casefold() for word in free), name)
+        taken |= dict.fromkeys((clean_text(word) for word in free), name)
         if free and (label := _usable(name, free, problems)) is not None:
             labels.append(label)
     if len(labels) > MAX_LABELS:
@@ -164,7 +165,7 @@ def _label_target(
             )
             problems.append(Problem("choice_not_asked", detail))
             return None
-        if label.value.strip().casefold() in NO_WORDS:
+        if clean_text(label.value.strip()) in NO_WORDS:
             detail = f"choice {label.value!r} names no visible thing and is not queried, unless it has predicted_values"
             problems.append(Problem("choice_no_word", detail))
             return None
@@ -178,11 +179,11 @@ def _label_target(
 
 def _distinct(name: str, names: dict[str, str], problems: list[Problem]) -> bool:
     """Return whether the name differs from the earlier `names` (by case-folded form) in more than case."""
-    other = names.get(name.casefold())
+    other = names.get(clean_text(name))
     if other is None:
-        names[name.casefold()] = name
+        names[clean_text(name)] = name
         return True
-    detail = f"label {name!r} differs from {other!r} only in case, which CLIP ignores: it is not queried; rename it"
+    detail = f"label {name!r} is the same text as {other!r} to CLIP, so it is not queried; rename it"
     problems.append(Problem("label_indistinct", detail))
     return False
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from car.clip_tokenizer import clean_text
 from car.errors import CarError, RleError, VocabularyError
 from car.label_studio.label_mapping import LabelMapping
 from car.vocabulary import Label, Vocabulary
@@ -117,7 +118,7 @@ def words_of_task(data: object, key: str, targets: LabelMapping, vocabulary: Voc
 
 def with_labels(vocabulary: Vocabulary, labels: Iterable[Label]) -> Vocabulary:
     """Return the vocabulary with other labels, and with its background without them."""
-    unique = {label.name.casefold(): label for label in reversed(list(labels))}
+    unique = {clean_text(label.name): label for label in reversed(list(labels))}
     chosen = tuple(reversed(unique.values()))
     return Vocabulary(
         labels=chosen,
@@ -129,8 +130,8 @@ def with_labels(vocabulary: Vocabulary, labels: Iterable[Label]) -> Vocabulary:
 
 def without(background: Sequence[str], labels: Iterable[Label]) -> tuple[str, ...]:
     """Return the background words that are not labels: a word would compete with itself."""
-    asked = {word.casefold() for label in labels for word in (label.name, *label.prompts)}
-    return tuple(word for word in background if word.casefold() not in asked)
+    asked = {clean_text(word) for label in labels for word in (label.name, *label.prompts)}
+    return tuple(word for word in background if clean_text(word) not in asked)
 
 
 def _read(context: Mapping[str, Any]) -> _PromptFields:

@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.commands import open_api, print_json_lines
+from cli.commands import open_api
 from cli.errors import UsageError
-from cli.options import DATA_DIR, AsJson, DataFolder, Labels, LabelsFile, Preset, Settings
+from cli.options import (
+    DATA_DIR,
+    AsJson,
+    AsJsonLines,
+    DataFolder,
+    FormatOption,
+    Labels,
+    LabelsFile,
+    OutputFormat,
+    Preset,
+    Settings,
+    ShowAll,
+)
 
 if TYPE_CHECKING:
     from cli.service.api_client import ApiClient
@@ -35,18 +47,23 @@ def create(
             ".manifest, .jsonl)."
         ),
     ] = None,
+    prefix: Annotated[
+        str | None,
+        _source_option(help="s3://bucket/prefix whose * ? [ { are plain characters; every image below it."),
+    ] = None,
     manifest: Annotated[
         str | None,
         _source_option(
             metavar="F",
-            help="Image URIs, one per line: a local file (at most 10,000 lines) or s3://bucket/list (any length).",
+            help="Image URIs, one per line or in a CSV: a local file, or s3://bucket/list.",
         ),
     ] = None,
     upload: Annotated[
         Path | None,
         _source_option(
             metavar="DIR",
-            help="Upload this folder's images to S3_BUCKET under uploads/ first; files already there are skipped.",
+            help="Upload this folder's images to S3_BUCKET under uploads/ first, and label exactly these; files "
+            "already there are skipped.",
         ),
     ] = None,
     labels: Labels = None,
@@ -76,21 +93,21 @@ def create(
     Exit code 0: the job was created (with --watch: every image is done); 1: some images were not labeled; 2: no job
     was created.
     """
-    if sum(option is not None for option in (source, manifest, upload)) != 1:
-        raise UsageError("give one of --source s3://bucket/prefix/, --manifest FILE and --upload DIR")
+    if sum(option is not None for option in (source, prefix, manifest, upload)) != 1:
+        raise UsageError("give one of --source s3://bucket/prefix/, --prefix, --manifest FILE and --upload DIR")
     from cli.service.job_request import vocabulary_request
 
     request = vocabulary_request(labels, labels_file, vocabulary, background)
     optional = {"preset": preset, "set": options.parse_settings(settings) or None, "priority": priority, "name": name}
     request |= {key: value for key, value in optional.items() if value is not None}
     with open_api(data_dir) as service:
-        request["source"] = _source(source, manifest, upload, name, data_dir)
+        request["source"] = {"prefix": prefix} if prefix else _source(source, manifest, upload, name, data_dir)
         job, replayed = service.create_job(request, idempotency_key=idempotency_key)
         typer.echo(f"job {job['id']} " + ("was created before with this key" if replayed else "created"), err=True)
         if watch or as_json:
             _report(service, job["id"], None if watch else job, as_json=as_json)
         else:
-            typer.echo(f"watch it: car jobs watch {job['id']}", err=True)
+            typer.echo(f"watch it: {options.car_command()} jobs watch {job['id']}", err=True)
             typer.echo(job["id"])
 
 
@@ -98,18 +115,18 @@ def create(
 def list_(
     *,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
-    as_json: AsJson = False,
+    show_all: ShowAll = False,
+    output: FormatOption = OutputFormat.TABLE,
+    as_json: AsJsonLines = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
     """List jobs, newest first."""
     with open_api(data_dir) as service:
-        jobs = service.jobs(limit)
-        if as_json:
-            print_json_lines(jobs)
-            return
-        from cli.output.job_tables import jobs_table, print_table
+        from cli.output.job_tables import jobs_table
+        from cli.output.listing import print_list
 
-        print_table(jobs_table(jobs))
+        output = OutputFormat.JSONL if as_json else output
+        print_list(service.jobs, jobs_table, output=output, limit=limit, show_all=show_all)
 
 
 @app.command()
@@ -125,20 +142,26 @@ def show(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 50,
-    as_json: AsJson = False,
+    show_all: ShowAll = False,
+    output: FormatOption = OutputFormat.TABLE,
+    as_json: AsJsonLines = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
     """Show one job: its request, its progress and, with --items, its images."""
+    from cli.output.job_tables import items_table, job_page, print_table
+    from cli.output.listing import print_list
+
+    output = OutputFormat.JSONL if as_json else output
     state = None if items == "all" else items
     with open_api(data_dir) as service:
-        if as_json:
-            print_json_lines(service.items(job, state, limit) if items else [service.job(job)])
-            return
-        from cli.output.job_tables import items_table, job_page, print_table
-
-        print_table(job_page(service.job(job)))
+        if output is OutputFormat.TABLE or not items:
+            document = service.job(job)
+            if output is OutputFormat.TABLE:
+                print_table(job_page(document))
+            else:
+                typer.echo(json.dumps(document))
         if items:
-            print_table(items_table(service.items(job, state, limit)))
+            print_list(partial(service.items, job, state), items_table, output=output, limit=limit, show_all=show_all)
 
 
 @app.command()
@@ -177,21 +200,36 @@ def _source(
 ) -> str | dict[str, str] | list[str] | None:
     """Return the source of the request, after uploading the images of --upload."""
     if manifest is not None:
-        from cli.service.job_request import read_manifest
-
-        return {"manifest": manifest} if manifest.startswith("s3://") else read_manifest(Path(manifest))
+        return {"manifest": manifest} if manifest.startswith("s3://") else _local_manifest(Path(manifest), data_dir)
     if upload is None:
         return source
     from cli.output.report import count_progress
     from cli.output.result_files import safe_name
     from cli.service.connection_settings import object_store
+    from cli.service.uploading import PREFIX
     from cli.service.uploading import upload as send
 
-    prefix = f"uploads/{safe_name(name or upload.resolve().name)}/"
+    prefix = f"{PREFIX}{safe_name(name or upload.resolve().name)}/"
     with count_progress("image") as begin:
         uploaded = send(object_store(data_dir), upload, prefix, begin)
-    typer.echo(f"{uploaded.source}: {uploaded.sent} images uploaded, {uploaded.present} already there", err=True)
-    return uploaded.source
+    typer.echo(f"{uploaded.sent} images uploaded, {uploaded.present} already there: {uploaded.manifest}", err=True)
+    return {"manifest": uploaded.manifest}
+
+
+def _local_manifest(file: Path, data_dir: Path) -> dict[str, str] | list[str]:
+    """Return the addresses in a file, or if they are too many for a request, the manifest that it was uploaded as."""
+    from car.bulk_source import MAX_GIVEN
+    from cli.service.job_request import read_manifest
+
+    addresses = read_manifest(file)
+    if len(addresses) <= MAX_GIVEN:
+        return addresses
+    from cli.service.connection_settings import object_store
+    from cli.service.uploading import upload_manifest
+
+    uri = upload_manifest(object_store(data_dir), file, file.read_bytes())
+    typer.echo(f"{len(addresses):,} addresses uploaded as {uri}", err=True)
+    return {"manifest": uri}
 
 
 def _report(service: "ApiClient", job_id: str, job: "Job | None", *, as_json: bool) -> None:
@@ -204,7 +242,10 @@ def _report(service: "ApiClient", job_id: str, job: "Job | None", *, as_json: bo
         try:
             job = JobWatch(service).until_end(job_id)
         except KeyboardInterrupt:
-            message = f"\nthe job continues; watch it: car jobs watch {job_id}; stop it: car jobs cancel {job_id}"
+            message = (
+                f"\nthe job continues; watch it: {options.car_command()} jobs watch {job_id}; "
+                f"stop it: {options.car_command()} jobs cancel {job_id}"
+            )
             typer.echo(message, err=True)
             raise typer.Exit(options.INTERRUPTED) from None
         failed = not all_done(job)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import open_api, print_json_lines
+from cli.commands import open_api
 from cli.errors import OutputError, UsageError
-from cli.options import DATA_DIR, AsJson, DataFolder
+from cli.options import DATA_DIR, AsJson, AsJsonLines, DataFolder, FormatOption, OutputFormat, ShowAll
 
 app = typer.Typer(help="List, show and export stored results.", no_args_is_help=True)
 
@@ -33,7 +33,9 @@ def list_(
     model_version: Annotated[str | None, _filter(help="Has this model version.")] = None,
     vocabulary: Annotated[str | None, _filter(help="Has this vocabulary: id, NAME or NAME@VERSION.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of results.")] = 20,
-    as_json: AsJson = False,
+    show_all: ShowAll = False,
+    output: FormatOption = OutputFormat.TABLE,
+    as_json: AsJsonLines = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
     """List results, newest first."""
@@ -48,14 +50,12 @@ def list_(
         "vocabulary": vocabulary,
     }
     with open_api(data_dir) as service:
-        results = service.results(filters, limit)
-        if as_json:
-            print_json_lines(results)
-            return
-        from cli.output.job_tables import print_table
+        from cli.output.listing import print_list
         from cli.output.result_tables import results_table
 
-        print_table(results_table(results))
+        output = OutputFormat.JSONL if as_json else output
+        rows = partial(service.results, filters)
+        print_list(rows, results_table, output=output, limit=limit, show_all=show_all)
 
 
 @app.command()

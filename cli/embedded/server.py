@@ -24,6 +24,7 @@ class Server:
     def __init__(self, name: str, data_dir: Path, gentle: signal.Signals) -> None:
         self.name = name
         self.log = data_dir / "logs" / f"{name}.log"
+        self._data_dir = data_dir
         self._pid_file = data_dir / "run" / f"{name}.pid"
         self._gentle = gentle
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +42,8 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._pid_file.write_text(f"{self._process.pid} {_birth(self._process.pid)}", encoding="ascii")
+        pid = self._process.pid
+        self._pid_file.write_text(f"{pid} {_birth(pid)}\n{_folder_id(self._data_dir)}\n", encoding="ascii")
 
     def ended(self) -> str | None:
         """How it ended by itself; none while it runs, or after `stop`."""
@@ -85,10 +87,13 @@ class Server:
         self._pid_file.unlink(missing_ok=True)
 
     def stop_leftover(self, *, seconds: float) -> bool:
-        """End what an earlier process started here and left behind when it was killed; whether there was one."""
-        pid, birth = self._recorded()
-        found = pid > 0 and birth == _birth(pid)
-        if found:
+        """Stop the server that a killed process left running in this data folder, and return whether there was one.
+
+        The pid file of a copied data folder names a server of the original, which is left alone.
+        """
+        pid, birth, folder_id = self._recorded()
+        is_ours = pid > 0 and birth == _birth(pid) and _runs_in(pid, self._data_dir, folder_id)
+        if is_ours:
             deadline = time.monotonic() + seconds
             with suppress(ProcessLookupError):
                 os.kill(pid, self._gentle)
@@ -100,14 +105,33 @@ class Server:
                 while birth == _birth(pid) and time.monotonic() < deadline + _KILLED_SECONDS:
                     time.sleep(0.02)
         self._pid_file.unlink(missing_ok=True)
-        return found
+        return is_ours
 
-    def _recorded(self) -> tuple[int, str]:
+    def _recorded(self) -> tuple[int, str, str]:
         try:
-            pid, birth = self._pid_file.read_text(encoding="ascii").split(" ", 1)
-            return int(pid), birth
+            process, _, folder_id = self._pid_file.read_text(encoding="ascii").partition("\n")
+            pid, birth = process.split(" ", 1)
+            return int(pid), birth, folder_id.strip()
         except (OSError, ValueError):
-            return 0, ""
+            return 0, "", ""
+
+
+def _runs_in(pid: int, data_dir: Path, folder_id: str) -> bool:
+    """Return whether the process works in this very folder: by path and inode of its working directory, or, where the
+    system does not show that, by the folder's recorded identity.
+    """
+    link = Path(f"/proc/{pid}/cwd")
+    try:
+        path = link.readlink()
+        return path.is_relative_to(data_dir.resolve()) and path.samefile(link)
+    except OSError:
+        return folder_id == _folder_id(data_dir)
+
+
+def _folder_id(folder: Path) -> str:
+    """Return device and inode of a folder, which a copy does not share."""
+    status = folder.stat()
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _birth(pid: int) -> str:

@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 from typer import echo
 
+from car.printable import printable
+from cli.options import car_command
 from cli.output.job_progress import STATE_STYLES, summary
 from cli.service.api_types import Item, Job
 
@@ -39,13 +41,13 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
         failures = counts.get("failed", 0) + counts.get("dead", 0)
         table.add_row(
             job["id"],
-            Text(job["name"] or ""),
+            Text(printable(job["name"] or "")),
             Text(job["status"], STATE_STYLES.get(job["status"], "bold")),
             f"{counts.get('done', 0):,}",
             f"{job['total']:,}",
             Text(f"{failures:,}" if failures else "", "red"),
             moment(job["created_at"]),
-            Text(job["source_text"]),
+            Text(printable(job["source_text"])),
         )
     return table
 
@@ -53,9 +55,9 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 def job_page(job: Job) -> Table:
     """Return what was requested and the progress, one line each."""
     table = new_page()
-    table.add_row("job", Text(" ".join(filter(None, [job["id"], job["name"]])), "bold"))
-    table.add_row("source", Text(job["source_text"]))
-    table.add_row("labels", Text(_labels(job)))
+    table.add_row("job", Text(printable(" ".join(filter(None, [job["id"], job["name"]]))), "bold"))
+    table.add_row("source", Text(printable(job["source_text"])))
+    table.add_row("labels", Text(printable(_labels(job))))
     table.add_row("recipe", Text(job["recipe"]["preset"]))
     table.add_row("state", summary(job))
     if job["counts"].get("dead"):
@@ -64,7 +66,7 @@ def job_page(job: Job) -> Table:
     if job["finished_at"]:
         table.add_row("finished", moment(job["finished_at"]))
     if job["error"]:
-        table.add_row("error", Text(f"{job['error']['detail']} ({job['error']['code']})", "red"))
+        table.add_row("error", Text(printable(f"{job['error']['detail']} ({job['error']['code']})"), "red"))
     return table
 
 
@@ -76,21 +78,23 @@ def report_failures(service: "ApiClient", job: Job) -> None:
         for item in service.items(job["id"], state, _FAILURES_SHOWN) if job["counts"].get(state) else ():
             error = item["error"]
             reason = f"{error['detail']} ({error['code']})" if error else "no reason is known"
-            echo(f"{state}: {item['uri']}: {reason}", err=True)
+            echo(printable(f"{state}: {item['uri']}: {reason}"), err=True)
             printed += 1
     if job["counts"].get("dead"):
         echo(f"dead: {DEAD_MEANING}", err=True)
     if total > printed:
-        echo(f"and {total - printed:,} more: car jobs show {job['id']} --items failed (or dead)", err=True)
+        echo(f"and {total - printed:,} more: {car_command()} jobs show {job['id']} --items failed (or dead)", err=True)
 
 
 def items_table(items: Iterable[Item]) -> Table:
     table = new_table("image", "state", "attempts", "result or error")
     for item in items:
         error = item["error"]
-        outcome = Text(f"{error['detail']} ({error['code']})", "red") if error else Text(item["result"] or "")
+        outcome = (
+            Text(printable(f"{error['detail']} ({error['code']})"), "red") if error else Text(item["result"] or "")
+        )
         state = Text(item["state"], STATE_STYLES.get(item["state"], ""))
-        table.add_row(Text(item["uri"]), state, str(item["attempt"]), outcome)
+        table.add_row(Text(printable(item["uri"])), state, str(item["attempt"]), outcome)
     return table
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from car.printable import printable
 from cli.output.job_tables import moment, new_page, new_table
 from cli.service.api_types import Image, Mask, ResultDetail, ResultSummary
 
@@ -16,7 +17,7 @@ def results_table(results: Iterable[ResultSummary]) -> Table:
     for result in results:
         table.add_row(
             result["id"],
-            Text(result["uri"]),
+            Text(printable(result["uri"])),
             format_found_labels(result["masks"]),
             str(result["steps"]),
             moment(result["created_at"]),
@@ -27,7 +28,8 @@ def results_table(results: Iterable[ResultSummary]) -> Table:
 def format_found_labels(masks: Sequence[Mask]) -> Text:
     """Return labels and scores, such as `red star 0.93, blue circle 0.88`."""
     labels = Text(", ").join(
-        Text.assemble((mask["label"], "bold"), (f" {mask['score']:.2f}", "green")) for mask in masks[:_MASKS_SHOWN]
+        Text.assemble((printable(mask["label"]), "bold"), (f" {mask['score']:.2f}", "green"))
+        for mask in masks[:_MASKS_SHOWN]
     )
     if len(masks) > _MASKS_SHOWN:
         labels.append(f" and {len(masks) - _MASKS_SHOWN} more", "dim")
@@ -39,7 +41,7 @@ def masks_table(masks: Sequence[Mask], image: Image) -> Table:
     pixel_count = image["width"] * image["height"]
     for mask in masks:
         table.add_row(
-            Text(mask["label"], "bold"),
+            Text(printable(mask["label"]), "bold"),
             f"{mask['score']:.3f}",
             f"{mask['area']:,} px, {100 * mask['area'] / pixel_count:.1f} %",
             ",".join(map(str, mask["bbox"])),
@@ -63,10 +65,10 @@ def result_page(detail: ResultDetail) -> Table:
     image = detail["image"]
     table.add_row("result", Text(detail["id"], "bold"))
     for source in detail["uris"]:
-        table.add_row("image", Text(f"{source['uri']}" + (f"  (job {source['job']})" if source["job"] else "")))
+        table.add_row("image", Text(printable(source["uri"]) + (f"  (job {source['job']})" if source["job"] else "")))
     table.add_row("size", f"{image['width']} x {image['height']}, sha256 {image['sha256']}")
     for note in detail["notes"]:
-        table.add_row("note", Text(note, "yellow"))
+        table.add_row("note", Text(printable(note), "yellow"))
     table.add_row("created", f"{moment(detail['created_at'])} on {detail['device']} by {detail['worker']}")
     table.add_row("models", Text(detail["model_version"]))
     table.add_row("stopped", f"{detail['stop_reason']} after {len(detail['steps'])} steps")

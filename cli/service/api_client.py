@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote, urlsplit
 
 from cli.errors import ApiBusyError, ApiRefusedError, ApiUnreachableError
+from cli.options import car_command
 from cli.service.api_types import (
     Item,
     Job,
@@ -157,7 +158,8 @@ class ApiClient:
             answer = self._client.request(method, path, **request)
         except httpx.ConnectError:
             raise ApiUnreachableError(
-                f"the API at {self.url} does not answer; start it with `car up`, or set CAR_API_URL"
+                f"the API at {self.url} does not answer; start it with `{car_command()} up`, name the folder of a "
+                "running one with --data-dir, or set CAR_API_URL"
             ) from None
         except httpx.TimeoutException:
             raise ApiUnreachableError(f"the API at {self.url} took too long to answer; is it overloaded?") from None

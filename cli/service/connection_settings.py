@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import EnginesNeverRanError, UsageError
+from cli.options import DATA_DIR, car_command
 from cli.service.api_client import ApiAddress
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def database_url(data_dir: Path) -> str:
     """Raises: WrongUse, where neither names a database."""
     url = os.environ.get("DATABASE_URL") or _recorded(data_dir).get("DATABASE_URL")
     if not url:
-        raise UsageError(f"no database is known: start `car up` (data folder {data_dir}), or set DATABASE_URL")
+        raise UsageError(
+            f"no database is known: start `{car_command()} up` (data folder {data_dir}), or set DATABASE_URL"
+        )
     return url
 
 
@@ -39,7 +42,9 @@ def object_store(data_dir: Path) -> "ObjectStore":
 
     noted = {} if os.environ.get("S3_BUCKET") else {n: v for n, v in _recorded(data_dir).items() if n in _S3}
     if not noted and not os.environ.get("S3_BUCKET"):
-        raise UsageError(f"no bucket is known: start `car up` (data folder {data_dir}), or set S3_BUCKET and AWS_*")
+        raise UsageError(
+            f"no bucket is known: start `{car_command()} up` (data folder {data_dir}), or set S3_BUCKET and AWS_*"
+        )
     # Objects alone are wanted; whoever labels over the API need not know the database.
     unused = {"DATABASE_URL": "postgresql://", "CELERY_BROKER_URL": "redis://"}
     settings = EngineSettings.from_environment(**unused, **noted)
@@ -52,9 +57,20 @@ def variables(data_dir: Path) -> dict[str, str]:
 
 
 def _recorded(data_dir: Path) -> Mapping[str, str]:
-    """What `car env` says of the folder; nothing where no engines ever ran."""
+    """Return what `car env` prints for the folder; nothing if no engines ever ran there.
+
+    Raises:
+        UsageError: a folder other than the default was named, it does not exist, and CAR_API_URL is not set.
+
+    """
     from cli.embedded.data_dir import read_notes
 
+    is_needed = data_dir != DATA_DIR and not os.environ.get("CAR_API_URL")
+    if is_needed and not data_dir.expanduser().is_dir():
+        raise UsageError(
+            f"the data folder {data_dir.expanduser().absolute()} does not exist; give the one of `{car_command()} up` "
+            "with --data-dir or CAR_DATA_DIR"
+        )
     try:
         notes = read_notes(data_dir)
     except EnginesNeverRanError:

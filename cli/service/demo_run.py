@@ -1,19 +1,18 @@
 """The whole service on the demo images: from a bucket to stored results, and again without computing."""
 
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from cli.embedded.ports import free_port
 from cli.model_selection import demo_folder
-from cli.options import labels_of
+from cli.options import car_command
 from cli.output.history_table import HistoryTable
 from cli.output.job_progress import JobWatch, all_done, summary
 from cli.output.job_tables import new_table
@@ -21,6 +20,7 @@ from cli.output.result_tables import format_found_labels
 from cli.service.api_client import ApiClient
 from cli.service.api_types import Job, ResultDetail
 from cli.service.connection_settings import object_store
+from cli.service.job_request import vocabulary_request
 from cli.service.result_parsing import segmentation_of
 from cli.service.service_process import USUAL_PORT, ServiceProcess, car_up
 from cli.service.uploading import upload
@@ -50,20 +50,21 @@ def _label(service: ApiClient, background: ServiceProcess, show: "DemoOutput", p
     """The demo images sent to the bucket and labeled by a job of their own."""
     store = object_store(background.data_dir)
     sent = upload(store, demo_folder() / "images", prefix, lambda _: lambda: None)
-    show.line(f"{sent.sent + sent.present} images are in {sent.source}")
-    wish = {
-        "source": f"{sent.source}**",
-        "labels": [label.name for label in labels_of(None, demo_folder() / "labels.txt")],
-        "preset": "demo",
-        "set": {"sam": "on"},
-        "name": f"demo {prefix}",
-    }
-    job, _ = service.create_job(wish)
-    show.line(f"job {job['id']} looks for {len(wish['labels'])} words in {wish['source']}")
+    show.line(f"{sent.sent + sent.present} images are under s3://{store.bucket}/{prefix}")
+    request = demo_request({"manifest": sent.manifest}, f"demo {prefix}")
+    job, _ = service.create_job(request)
+    show.line(f"job {job['id']} looks for {len(request['labels'])} words in {sent.manifest}")
     ended = JobWatch(service, show.console, deadline=_JOB_SECONDS, check=background.check).until_end(job["id"])
     if show.console.is_terminal:  # where the bar has gone; elsewhere its last line stands
         show.line(summary(ended).plain)
     return ended
+
+
+def demo_request(source: dict[str, str], name: str) -> dict[str, Any]:
+    """Return the demo's job request. It names no recipe, so that `car jobs create` with the same images reuses its
+    results.
+    """
+    return vocabulary_request(None, demo_folder() / "labels.txt", None, None) | {"source": source, "name": name}
 
 
 @dataclass
@@ -97,12 +98,10 @@ class DemoOutput:
             images.add_row(_name(detail), format_found_labels(detail["masks"]), f" {self._arrow} ".join([asked, *left]))
         self.console.print(Text("\nWhat was found, as the API tells it", "bold"))
         self.console.print(images)
-        borders = Counter(mask["source"] for detail in details for mask in detail["masks"])
-        self.console.print(f"{borders['sam']} of {borders.total()} masks have SAM's borders, the others the CRF's")
         self.console.print(Text("\nWhy: how each word fared", "bold"))
         for detail in sorted(details, key=_name):
             if _name(detail) in _TOLD_IN_FULL:
-                table = HistoryTable(dropped=_DROPPED_SHOWN, hint=f"{_car()} results history {detail['id']} -v")
+                table = HistoryTable(dropped=_DROPPED_SHOWN, hint=f"{car_command()} results history {detail['id']} -v")
                 segmentation = segmentation_of(detail)
                 self.console.print(table.build(_name(detail), segmentation, tuple(detail["notes"]), self.console))
 
@@ -142,11 +141,11 @@ class DemoOutput:
         self.console.print(Text("\nLook again", "bold"))
         for command, says in (
             (
-                f"{_car()} up{option}{at_port}",
+                f"{car_command()} up{option}{at_port}",
                 f"starts it with all of this in it; API docs: http://127.0.0.1:{port}/docs",
             ),
-            (f'eval "$({_car()} env{option})"', "in another shell: addresses and keys"),
-            (f"{_car()} results list", "what is stored; results history ID says why"),
+            (f'eval "$({car_command()} env{option})"', "in another shell: addresses and keys"),
+            (f"{car_command()} results list", "what is stored; results history ID says why"),
             (f"{self.out / 'overlays'}/", "the images with their masks"),
             (f"{data_dir}/", "the database, the bucket (images: demo/, masks: car/) and logs/"),
         ):
@@ -174,8 +173,3 @@ class DemoOutput:
 
 def _name(detail: ResultDetail) -> str:
     return detail["uri"].rsplit("/", 1)[-1]
-
-
-def _car() -> str:
-    """This command as it was typed: the environment of `make demo` is not activated."""
-    return sys.argv[0] if Path(sys.argv[0]).name == "car" else "car"

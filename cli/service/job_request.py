@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from car.bulk_source import MAX_GIVEN, manifest_line
 from car.errors import SourceError
+from car.manifest import ManifestReader
 from car.vocabulary import Label
 from cli.errors import UsageError
 from cli.options import background_of, labels_of
@@ -31,7 +31,7 @@ def read_manifest(file: Path) -> list[str]:
     """A local manifest's addresses.
 
     Raises:
-        WrongUse: it cannot be read, has none or too many, or a line is none; says which.
+        WrongUse: it cannot be read, has none, or a line is none; says which.
 
     """
     try:
@@ -41,17 +41,13 @@ def read_manifest(file: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"--manifest {file}: this file cannot be read ({error.strerror})") from None
     addresses = []
+    reader = ManifestReader.for_key(file.name)
     for number, line in enumerate(lines, start=1):
         try:
-            address = manifest_line(line)
+            address = reader.read(line, number)
         except SourceError as error:
             raise UsageError(f"--manifest {file}, line {number}: {error}") from None
         addresses += [address] if address else []
     if not addresses:
         raise UsageError(f"--manifest {file}: it holds no address; give one a line, such as s3://bucket/picture.jpg")
-    if len(addresses) > MAX_GIVEN:
-        raise UsageError(
-            f"--manifest {file}: {len(addresses):,} addresses are more than {MAX_GIVEN:,}; put the file into S3 and "
-            "give its address"
-        )
     return addresses

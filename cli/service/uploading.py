@@ -1,35 +1,43 @@
-"""A folder's pictures into the service's bucket, each once."""
+"""Upload local images and manifests to the service's bucket, each once."""
 
 import hashlib
+import json
 import mimetypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from car.object_store import ObjectStore
+from car.object_store import ObjectStore, list_pages
 from cli.errors import UsageError
 
+PREFIX = "uploads/"
 _THREADS = 8
 _MOST_BYTES = 2**30
+_DIGEST_LETTERS = 32
+"""Of the sha256 of a file, in its key: 128 bits."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    source: str
-    """What a job takes: the prefix under which the pictures lie."""
+    """What an upload stored."""
+
+    manifest: str
+    """The URI of the manifest of exactly these images, which a job takes as its source."""
     sent: int
     present: int
     """Were there already, with the same bytes."""
 
 
 def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int], Callable[[], None]]) -> Uploaded:
-    """Put the pictures below the folder under the prefix, as their paths in it. `begin` is told their number, and
-    gives what is called after each.
+    """Store the images below the folder under `prefix`/digest/path, and a manifest of them. `begin` gets their count
+    and returns what is called after each.
+
+    A key contains the digest of its bytes, so uploads of the same name neither replace nor add to each other's images.
 
     Raises:
-        WrongUse: no such folder.
-        ImageError: no pictures in it, or a file that cannot be read.
+        UsageError: no such folder.
+        ImageError: no images in it, or a file that cannot be read.
         ObjectStoreError: the bucket is missing, closed or silent. What was sent is skipped the next time.
 
     """
@@ -37,45 +45,58 @@ def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int],
 
     if not folder.is_dir():
         raise UsageError(f"--upload {folder}: there is no such folder")
-    pictures = {prefix + _key(path.relative_to(folder)): path for path in find_images([folder])}
-    there = _present(store, prefix)
-    done = begin(len(pictures))
+    paths = list(find_images([folder]))
+    present = {entry.key for page in list_pages(store, store.bucket, prefix) for entry in page.objects}
+    advance = begin(len(paths))
 
-    def send(key: str, path: Path) -> bool:
-        sent = _send(store, key, path, there.get(key))
-        done()
-        return sent
+    def send(path: Path) -> tuple[str, bool]:
+        key, is_sent = _send(store, prefix, folder, path, present)
+        advance()
+        return key, is_sent
 
     with ThreadPoolExecutor(_THREADS) as threads:
         try:
-            sent = sum(threads.map(send, pictures, pictures.values()))
+            sent = list(threads.map(send, paths))
         except BaseException:
             threads.shutdown(cancel_futures=True)  # the first fault ends it, and not after all the others
             raise
-    return Uploaded(f"s3://{store.bucket}/{prefix}", sent, len(pictures) - sent)
+    lines = [json.dumps({"uri": f"s3://{store.bucket}/{key}"}, ensure_ascii=False) for key, _ in sent]
+    manifest = _put_manifest(store, prefix, "".join(f"{line}\n" for line in lines).encode(), ".jsonl")
+    sent_count = sum(is_sent for _, is_sent in sent)
+    return Uploaded(manifest, sent_count, len(paths) - sent_count)
 
 
-def _send(store: ObjectStore, key: str, path: Path, etag: str | None) -> bool:
+def upload_manifest(store: ObjectStore, file: Path, data: bytes) -> str:
+    """Store a local manifest and return its URI; its extension, which says how it is read, is kept.
+
+    Raises: ObjectStoreError.
+    """
+    suffix = file.suffix.lower() if file.suffix.isascii() else ""
+    return _put_manifest(store, f"{PREFIX}manifests/", data, suffix or ".txt")
+
+
+def _put_manifest(store: ObjectStore, prefix: str, data: bytes, suffix: str) -> str:
+    key = f"{prefix}{_digest(data)}{suffix}"
+    store.put_object(store.bucket, key, data, "text/plain; charset=utf-8")
+    return f"s3://{store.bucket}/{key}"
+
+
+def _send(store: ObjectStore, prefix: str, folder: Path, path: Path, present: set[str]) -> tuple[str, bool]:
+    """Return the key of a file and whether it was sent."""
     from worker.images.files import read_file
 
     data = read_file(path, _MOST_BYTES)
-    # S3 says the MD5 of what was put in one piece. Where it says something else, the picture is sent again.
-    if etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
-        return False
+    key = f"{prefix}{_digest(data)}/{_key(path.relative_to(folder))}"
+    if key in present:
+        return key, False
     store.put_object(store.bucket, key, data, mimetypes.guess_type(path.name)[0] or "application/octet-stream")
-    return True
+    return key, True
 
 
-def _present(store: ObjectStore, prefix: str) -> dict[str, str]:
-    """ETags by key."""
-    found: dict[str, str] = {}
-    after = ""
-    while page := store.page(store.bucket, prefix, after=after):
-        found |= {one.key: one.etag for one in page}
-        after = page[-1].key
-    return found
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_DIGEST_LETTERS]
 
 
 def _key(path: Path) -> str:
-    """Keys are UTF-8; a file name that is not keeps its bytes as escapes."""
+    """Return a path as a key. Keys are UTF-8; a file name that is not keeps its bytes as escapes."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()

@@ -108,7 +108,7 @@ def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> Resolve
     Raises:
         LabelingConfigError: the configuration cannot be read; the stored one stays. See `record_problem`.
         RecipeError: extra_params name an unknown setting.
-        VocabularyError: a label that no vocabulary can hold.
+        VocabularyError: a label that no vocabulary can hold, or that has more tokens than CLIP reads.
 
     """
     stored = session.execute(_stored(payload)).one_or_none()
@@ -119,6 +119,9 @@ def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> Resolve
     if stored is not None and _is_unchanged(stored[0], stored[1], payload, extra_params, config):
         _store_contact(session, stored[0], payload.kind, stored[2])
         return ResolvedProject(stored[0], config)
+    if config.vocabulary is not None:
+        for tokenizer in model_registry.tokenizers_for(session, config.recipe):
+            config.vocabulary.check_tokens(tokenizer)
     row = _lock(session, payload, config)
     if payload.ls_project_key and row.ls_project_key and payload.ls_project_key != row.ls_project_key:
         project_jobs.forget(session, row)

@@ -38,6 +38,8 @@ class WorkerModel(Base):
     sam: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
     """Names of f, g and SAM in recipes: `*` for models that serve every recipe, empty for recipes without SAM."""
     weights: Mapped[dict[str, Any]]
+    tokenizers: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """Role to the merges of its tokenizer, or `openai`."""
     registered_at: Mapped[datetime] = since_now()
 
 

@@ -50,6 +50,7 @@ class ItemView:
 _CANCEL_OPEN = text(f"""
     WITH open AS (SELECT id FROM item WHERE job_id = :job AND state IN ('queued', 'running') ORDER BY id FOR UPDATE)
     UPDATE item SET state = 'cancelled', finished_at = now(), {leases.LET_GO} FROM open WHERE item.id = open.id
+    RETURNING 1
 """)  # noqa: S608 - made of its own constants
 
 # A line or a task that names no image will not name one later.
@@ -146,15 +147,15 @@ def cancel(session: Session, job_id: UUID) -> Job:
     ConflictError if the job has ended.
     """
     job = get(session, job_id, lock=True)
+    open_items = session.execute(_CANCEL_OPEN, {"job": job_id}).all()
     if job.cancelled_at is None:
-        # If the source could not be listed to its end, items of its first pages may still be open.
-        states = [str(ItemState.QUEUED), str(ItemState.RUNNING)]
-        open_item = select(Item.id).where(Item.job_id == job_id, Item.state.in_(states)).limit(1)
-        if (job.finished_at is not None or job.error_code is not None) and session.scalar(open_item) is None:
+        # The scheduler sets finished_at a moment after the last item has ended, so the items decide. If the source
+        # could not be listed to its end, items of its first pages may still be open.
+        is_listed = job.listed_at is not None or job.finished_at is not None or job.error_code is not None
+        if is_listed and not open_items:
             raise ConflictError(f"job {job_id} has ended; there is nothing to cancel")
         job.cancelled_at = job.finished_at = session.scalar(select(func.now()))
         session.flush()
-    session.execute(_CANCEL_OPEN, {"job": job_id})
     snapshot_counts(session, [job_id])
     return job
 

@@ -68,19 +68,19 @@ _CLAIM = leases.claim_statement(
 )
 
 
+# Ids follow the order of the source, in which items are shown.
 _ADD = text("""
-    INSERT INTO item (job_id, priority, uri, etag)
-    SELECT :job, :priority, uri, etag
-    FROM unnest(CAST(:uris AS text[]), CAST(:etags AS text[])) AS listed(uri, etag)
-    ON CONFLICT DO NOTHING
-""")
-
-_ADD_REJECTED = text("""
-    INSERT INTO item (job_id, priority, uri, state, error_code, error_detail, finished_at)
-    SELECT :job, :priority, line, 'failed', code, detail, now()
-    FROM unnest(CAST(:lines AS text[]), CAST(:codes AS text[]), CAST(:details AS text[]))
-        AS rejected(line, code, detail)
-    ON CONFLICT DO NOTHING
+    WITH added AS (
+        INSERT INTO item (job_id, priority, uri, etag, state, error_code, error_detail, finished_at)
+        SELECT :job, :priority, uri, etag, CASE WHEN code IS NULL THEN 'queued' ELSE 'failed' END, code, detail,
+            CASE WHEN code IS NOT NULL THEN now() END
+        FROM unnest(CAST(:uris AS text[]), CAST(:etags AS text[]), CAST(:codes AS text[]), CAST(:details AS text[]))
+            WITH ORDINALITY AS listed(uri, etag, code, detail, position)
+        ORDER BY position
+        ON CONFLICT DO NOTHING
+        RETURNING state
+    )
+    SELECT count(*) FROM added WHERE state = 'queued'
 """)
 
 
@@ -110,18 +110,18 @@ def add(
     values = {"cursor": json.dumps(cursor), "lease": lease.total_seconds()}
     if not leases.change_owned(session, LISTINGS, worker, [listing], change, values=values):
         return None
-    job = {"job": listing.id, "priority": listing.priority}
-    objects = [entry for entry in page if isinstance(entry, ListedObject)]
-    uris = {"uris": [entry.uri for entry in objects], "etags": [entry.etag for entry in objects]}
-    added = session.execute(_ADD, job | uris)
-    if rejected := [entry for entry in page if isinstance(entry, RejectedLine)]:
-        lines = {
-            "lines": [truncate_bytes(storable(entry.line)) for entry in rejected],
-            "codes": [entry.code for entry in rejected],
-            "details": [storable(entry.detail) for entry in rejected],
-        }
-        session.execute(_ADD_REJECTED, job | lines)
-    return int(getattr(added, "rowcount", 0))
+    rows = [_columns(entry) for entry in page]
+    names = ("uris", "etags", "codes", "details")
+    columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
+    added = session.scalar(_ADD, {"job": listing.id, "priority": listing.priority} | columns)
+    return int(added or 0)
+
+
+def _columns(entry: ListedObject | RejectedLine) -> tuple[str, str, str | None, str | None]:
+    """Return uri, etag, error code and detail."""
+    if isinstance(entry, ListedObject):
+        return entry.uri, entry.etag, None, None
+    return truncate_bytes(storable(entry.line)), "", entry.code, storable(entry.detail)
 
 
 def finish(session: Session, worker: str, listing: Listing) -> bool:
@@ -134,6 +134,6 @@ def fail(session: Session, worker: str, listing: Listing, *, code: str, detail: 
     leases.fail(session, LISTINGS, worker, [(listing, code, detail, retryable)])
 
 
-def release(session: Session, worker: str, listing: Listing) -> None:
-    """Hand the listing back; another worker resumes it at the cursor."""
-    leases.release(session, worker, [listing], table=LISTINGS)
+def release(session: Session, worker: str, listing: Listing, *, wait: timedelta = timedelta(0)) -> None:
+    """Hand the listing back; after `wait`, another worker resumes it at the cursor."""
+    leases.release(session, worker, [listing], table=LISTINGS, wait=wait)

@@ -1,12 +1,14 @@
 """The models that workers have loaded, from which the web process makes model versions without torch."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy import ScalarSelect, func, select, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import Session
 
+from car.clip_tokenizer import OPENAI, ClipTokenizer, tokenizer_of
 from car.recipe import Recipe
 from db.models import WorkerModel
 
@@ -14,15 +16,30 @@ ANY = "*"
 """Name of a model that serves every recipe."""
 
 
-def register(session: Session, proposal: str, classifier: str, weights: Mapping[str, str], *, sam: str = "") -> None:
-    """Register a worker's models: `weights` maps each role to a sha256, `sam` is empty for recipes without SAM. Call it
-    once after loading, so that among different workers the last one that was started counts.
+def register(
+    session: Session,
+    proposal: str,
+    classifier: str,
+    weights: Mapping[str, str],
+    tokenizers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    sam: str = "",
+) -> None:
+    """Register a worker's models: `weights` maps each role to a sha256, `tokenizers` to the merges of its tokenizer;
+    `sam` is empty for recipes without SAM. Call it once after loading, so that among different workers the last one
+    that was started counts.
     """
-    statement = insert(WorkerModel).values(proposal=proposal, classifier=classifier, sam=sam, weights=dict(weights))
+    statement = insert(WorkerModel).values(
+        proposal=proposal, classifier=classifier, sam=sam, weights=dict(weights), tokenizers=dict(tokenizers)
+    )
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["proposal", "classifier", "sam"],
-            set_={"weights": statement.excluded.weights, "registered_at": func.clock_timestamp()},
+            set_={
+                "weights": statement.excluded.weights,
+                "tokenizers": statement.excluded.tokenizers,
+                "registered_at": func.clock_timestamp(),
+            },
         )
     )
 
@@ -36,6 +53,21 @@ def all_entries() -> ScalarSelect[Any]:
     """Return a subquery of all entries as one value for `match_weights`, to be selected together with other rows."""
     entry = func.jsonb_build_array(WorkerModel.proposal, WorkerModel.classifier, WorkerModel.sam, WorkerModel.weights)
     return select(func.jsonb_agg(aggregate_order_by(entry, WorkerModel.registered_at.desc()))).scalar_subquery()
+
+
+def tokenizers_for(session: Session, recipe: Recipe) -> list[ClipTokenizer]:
+    """Return the tokenizers of the newest registered models that can serve `recipe`; OpenAI's before any worker
+    registered.
+    """
+    serves = [(ANY, ANY), (recipe.proposal_model, recipe.classifier_model)]
+    newest = (
+        select(WorkerModel.tokenizers)
+        .where(tuple_(WorkerModel.proposal, WorkerModel.classifier).in_(serves))
+        .order_by(WorkerModel.registered_at.desc())
+        .limit(1)
+    )
+    registered = session.scalar(newest) or {}
+    return [tokenizer_of(merges) for merges in sorted(set(registered.values())) or [OPENAI]]
 
 
 def match_weights(entries: Sequence[Any] | None, recipe: Recipe) -> dict[str, str] | None:

@@ -64,6 +64,8 @@ _ADD_RESULTS = text("""
 
 _KNOWN = text("SELECT run_key, id FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
 
+_OBJECT_KEYS = text("SELECT run_key, masks_key, labelmap_key FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
+
 _PREVIEWS = text("""
     SELECT sha256, preview_key FROM image
     WHERE sha256 = ANY(CAST(:sha256s AS text[])) AND preview_key IS NOT NULL
@@ -106,6 +108,12 @@ _EXPIRE = text("""
 def existing(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
     """Return the ids of existing results by run key."""
     return dict(session.execute(_KNOWN, {"keys": list(run_keys)}).tuples().all()) if run_keys else {}
+
+
+def object_keys(session: Session, run_keys: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Return the keys of masks and label map of existing results by run key."""
+    rows = session.execute(_OBJECT_KEYS, {"keys": list(run_keys)}).all() if run_keys else []
+    return {row.run_key: (row.masks_key, row.labelmap_key) for row in rows}
 
 
 def previews(session: Session, sha256s: Collection[str]) -> dict[str, str]:

@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from car.clip_tokenizer import CONTEXT
 from car.recipe import Arithmetic, Mode, Recipe
 from car.vocabulary import Vocabulary
 from evaluation.reference.autograd_cams import AutogradBlock
 from worker.segmenter import classifier, proposals
-from worker.segmenter.clip.encoder import CONTEXT, Encoder
+from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.prompts import visual_prompts
 from worker.segmenter.resizing import enlarge
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from car.printable import printable
 from worker.errors import ImageCorruptError, ImageError, ImageTooLargeError, ImageUnsupportedError
 from worker.images.file_headers import MAX_FRAMES, count_frames, describe_excess, describe_foreign, detect_format
-from worker.images.files import printable, read_file
+from worker.images.files import read_file
 from worker.images.suppress_warnings import suppress_warnings
 from worker.images.tiff_tags import read_orientation
 from worker.images.to_rgb import apply_orientation, to_rgb

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from car.printable import printable
 from worker.errors import ImageMissingError, ImageTooLargeError, ImageUnsupportedError
 
 SUFFIXES = frozenset(
@@ -44,11 +45,6 @@ def read_file(path: Path, max_bytes: int) -> bytes:
             f"{name} is larger than the {max_bytes / 2**20:.4g} MiB allowed; save it smaller or raise the limit"
         )
     return data
-
-
-def printable(name: object) -> str:
-    """Return the name with characters escaped that could forge a log line or cannot be printed."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name))
 
 
 def _is_folder(path: Path) -> bool:

@@ -12,7 +12,7 @@ from car.recipe import Recipe
 from car.weights_digest import weights_digest
 from worker.errors import DeviceMissingError, WeightsMissingError
 from worker.models import ModelPaths
-from worker.models.weights import find_clip_folder, find_sam_folder, load_pair, load_sam
+from worker.models.weights import find_clip_folder, find_sam_folder, load_pair, load_sam, tokenizer_merges
 from worker.segmenter.batch_scheduler import BatchScheduler
 from worker.segmenter.postprocess import Clock, PendingSegmentation
 from worker.segmenter.requests import SegmentRequest, StartedRequest
@@ -24,7 +24,7 @@ _GPU_IMAGES = 32
 _CPU_IMAGES = 4
 """A CPU computes images one by one; claiming several saves transactions."""
 
-OnLoad = Callable[[tuple[str, str, str] | None, Mapping[str, str]], None]
+OnLoad = Callable[[tuple[str, str, str] | None, Mapping[str, str], Mapping[str, str]], None]
 """Called with the names of f, g and SAM ("" if the recipe has none) as in recipes, or None if every recipe has the same
 models, and with the weights' digests by role.
 """
@@ -100,7 +100,7 @@ class ClipModel:
             if sam_path not in self._sams:
                 self._sams[sam_path] = load_sam(sam_path, device=self.torch_device)
             segmenter.sam = self._sams[sam_path]
-            self._report_load(recipe)
+            self._report_load(recipe, segmenter)
         return segmenter
 
     def _make_segmenter(self, paths: ModelPaths, recipe: Recipe) -> Segmenter:
@@ -109,14 +109,17 @@ class ClipModel:
             if loaded_paths[:2] == paths[:2]:
                 return replace(segmenter, sam=None)
         pair = load_pair(paths.proposal, paths.classifier, device=self.torch_device, precision=self.precision)
-        self._report_load(replace(recipe, sam=False))
         clock = _clock(self.torch_device)
-        return Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_backend=self.crf_backend)
+        segmenter = Segmenter(pair.proposal, pair.classifier, self.batches, clock, crf_backend=self.crf_backend)
+        self._report_load(replace(recipe, sam=False), segmenter)
+        return segmenter
 
-    def _report_load(self, recipe: Recipe) -> None:
+    def _report_load(self, recipe: Recipe, segmenter: Segmenter) -> None:
         if self.on_load is not None:
             names = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
-            self.on_load(None if self.models else names, self.weights_for(recipe))
+            encoders = {"proposal": segmenter.proposal, "classifier": segmenter.classifier}
+            tokenizers = {role: tokenizer_merges(encoder) for role, encoder in encoders.items()}
+            self.on_load(None if self.models else names, self.weights_for(recipe), tokenizers)
 
     def scheduler(self) -> BatchScheduler[PendingSegmentation]:
         """Return a scheduler for images of any recipe; those of one pair of CLIPs share its batches."""

@@ -6,21 +6,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from car.clip_tokenizer import OPENAI, openai_merges
 from car.options import Precision
 from car.weights_digest import WEIGHTS, weights_digest
 from worker.errors import WeightsInvalidError, WeightsMissingError
 from worker.models.hub import FILES, find_snapshot
 from worker.models.sam_checkpoints import RELEASES, Release, cached_sam_folder
-from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.encoder import MEAN, STD, Encoder
 from worker.settings import usable_cpus
 
 if TYPE_CHECKING:
@@ -85,8 +88,42 @@ def load_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype = tor
             f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {len(keys)} tensors are missing or have "
             f"another shape, the first is {keys[0]}"
         )
+    _check_preprocessing(folder, model.config.vision_config.image_size)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return Encoder(model.eval().requires_grad_(requires_grad=False).to(device), tokenizer)
+
+
+def _check_preprocessing(folder: Path, image_size: int) -> None:
+    """Refuse a CLIP that reads images in another way than OpenAI's, which the encoder implements."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        return
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        sides = [_sides(config[name]) for name in ("size", "crop_size") if config.get(name) is not None]
+        is_usual = (
+            all(side == image_size for side in chain.from_iterable(sides))
+            and np.allclose(config.get("image_mean", MEAN), MEAN, atol=1e-4)
+            and np.allclose(config.get("image_std", STD), STD, atol=1e-4)
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsInvalidError(f"{path} cannot be read: {error}") from error
+    if not is_usual:
+        raise WeightsInvalidError(
+            f"{path} has another image size, mean or standard deviation than OpenAI's CLIP at {image_size} pixels; "
+            "such models are not supported"
+        )
+
+
+def _sides(size: Any) -> list[int]:  # noqa: ANN401 - JSON: 224, {"shortest_edge": 224} or {"height": 224, "width": 224}
+    return list(size.values()) if isinstance(size, dict) else [int(size)]
+
+
+def tokenizer_merges(encoder: Encoder) -> str:
+    """Return the merges of a CLIP's byte-pair encoding, one per line, or "openai" for those of OpenAI's CLIPs."""
+    model = json.loads(encoder.tokenizer.backend_tokenizer.to_str())["model"]
+    merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    return OPENAI if merges == openai_merges().rstrip("\n") else merges
 
 
 def find_clip_folder(path: str | Path) -> Path:

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 from car.errors import CarError
 from car.model_version import model_version, run_key
+from car.object_store import ObjectStore
 from db import vocabularies
-from db.errors import DatabaseUnreachableError
+from db.errors import DatabaseUnreachableError, ObjectMissingError, ObjectStoreError, ServiceAccessError
 from db.queue import items
 from db.queue.items import ClaimedItem, CompletedItem, FailedItem
 from db.results import store as result_store
@@ -28,7 +29,7 @@ from worker.images.fetch import ImageFetcher, display_name
 from worker.pipeline.adaptive_limit import AdaptiveLimit
 from worker.pipeline.owned_items import OwnedItems
 from worker.pipeline.ready_queue import ReadyQueue
-from worker.pipeline.result_writer import ResultWriter
+from worker.pipeline.result_writer import ReleasedItem, ResultWriter
 from worker.pipeline.types import FetchedItem, Limits, Model, RunSpec
 
 _LOOKUP_BATCH = 64
@@ -48,6 +49,7 @@ class Intake:
     def __init__(
         self,
         engine: Engine,
+        objects: ObjectStore,
         image_reader: ImageFetcher,
         worker: str,
         model: Model,
@@ -59,7 +61,7 @@ class Intake:
         result_writer: ResultWriter,
         on_backlog: Callable[[], object],
     ) -> None:
-        self._engine, self._image_reader, self._worker = engine, image_reader, worker
+        self._engine, self._objects, self._image_reader, self._worker = engine, objects, image_reader, worker
         self._model, self._limits = model, limits
         self._owned_items, self._adaptive_limit, self._ready_queue = owned_items, adaptive_limit, ready_queue
         self._result_writer, self._on_backlog = result_writer, on_backlog
@@ -68,7 +70,10 @@ class Intake:
         self._fetched: queue.SimpleQueue[FetchedItem | None] = queue.SimpleQueue()
         self._fetchers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="fetch")
         self._interactive_fetchers = ThreadPoolExecutor(_INTERACTIVE_THREADS, thread_name_prefix="fetch-interactive")
+        self._verifiers = ThreadPoolExecutor(limits.fetch_threads, thread_name_prefix="verify")
         self._ending = threading.Event()
+        self._paused = threading.Lock()
+        """Taken by the first fault of the service's own access, and never released."""
         self._lookup = threading.Thread(target=self._run_lookups, name="lookup", daemon=True)
         self.error: Exception | None = None
         self.has_more = False
@@ -101,7 +106,15 @@ class Intake:
                 pool.shutdown(cancel_futures=leaving)
             self._fetched.put(None)
             self._lookup.join()
+            self._verifiers.shutdown()
             self._ready_queue.close()
+
+    def pause(self, error: CarError) -> None:
+        """Claim nothing more in this run: the service's own access fails, and every image would fail with it. The
+        scheduler's next notification starts a new run.
+        """
+        if self._paused.acquire(blocking=False):
+            structlog.get_logger().error("worker_paused", code=error.code, reason=str(error))
 
     @property
     def full(self) -> bool:
@@ -118,7 +131,7 @@ class Intake:
 
     def _claim(self) -> list[ClaimedItem]:
         owned, room = len(self._owned_items), self._room
-        if owned and (room < self._model.batch or self._owned_items.has_isolated):
+        if self._paused.locked() or (owned and (room < self._model.batch or self._owned_items.has_isolated)):
             return []
         try:
             with transaction(self._engine, durable=False) as session:
@@ -172,6 +185,10 @@ class Intake:
             data = self._image_reader.read(item.uri, instance=item.instance, task=item.ls_task_id)
             image = open_image(data, self._limits.images, name=display_name(item.uri))
         except Exception as error:  # noqa: BLE001 - the edge: one bad image must not end the others
+            if isinstance(error, ServiceAccessError):
+                self.pause(error)
+                self._result_writer.put(ReleasedItem(item))
+                return
             if not isinstance(error, CarError):
                 structlog.get_logger().exception("fetch_failed", uri=item.uri)
             self._result_writer.put(FailedItem(item, *describe_error(error)))
@@ -199,19 +216,40 @@ class Intake:
                 batch.append(fetched)
             self._look_up(batch)
 
+    def _find_lost(self, object_keys: Mapping[str, tuple[str, str]]) -> set[str]:
+        """Return the runs whose objects are gone, as a lifecycle rule may remove them; they are computed again under
+        the same keys. A server that does not answer counts as one that has them.
+        """
+
+        def is_lost(keys: tuple[str, str]) -> bool:
+            try:
+                for key in keys:
+                    self._objects.head(self._objects.bucket, key)
+            except ObjectMissingError:
+                return True
+            except ObjectStoreError:
+                pass
+            return False
+
+        lost = list(self._verifiers.map(is_lost, object_keys.values()))
+        return {run_key for run_key, is_gone in zip(object_keys, lost, strict=True) if is_gone}
+
     def _look_up(self, batch: list[FetchedItem]) -> None:
         """Complete items with a stored result, release those that another worker computes, and queue the others."""
         keys = {fetched.run_key for fetched in batch}
         try:
             with transaction(self._engine, durable=False) as session:
-                stored = result_store.existing(session, keys)
+                object_keys = result_store.object_keys(session, keys)
+            lost = self._find_lost(object_keys)
+            with transaction(self._engine, durable=False) as session:
+                stored = result_store.existing(session, keys - lost)
                 reserved = result_store.reserve(session, self._worker, keys - set(stored), self._limits.lease)
                 # A worker stores a result and releases its reservation in one commit, maybe since the first query.
-                just_stored = result_store.existing(session, reserved)
+                just_stored = result_store.existing(session, reserved - lost)
                 result_store.release(session, just_stored, self._worker)
                 stored, reserved = stored | just_stored, reserved - set(just_stored)
                 previews = result_store.previews(
-                    session, [fetched.image.sha256 for fetched in batch if fetched.run_key in reserved]
+                    session, [fetched.image.sha256 for fetched in batch if fetched.run_key in reserved - lost]
                 )
                 elsewhere = [fetched.item for fetched in batch if fetched.run_key not in stored.keys() | reserved]
                 items.release(session, self._worker, elsewhere, wait=_RETRY_RESERVED)

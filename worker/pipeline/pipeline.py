@@ -15,7 +15,7 @@ from car.errors import CarError
 from car.model_version import CODE_VERSION
 from car.object_store import ObjectStore
 from car.segmentation import Segmentation
-from db.errors import DatabaseUnreachableError
+from db.errors import DatabaseUnreachableError, ObjectStoreError
 from db.queue import items, workers
 from db.queue.items import FailedItem
 from db.results import store as result_store
@@ -28,7 +28,7 @@ from worker.pipeline.intake import Intake
 from worker.pipeline.owned_items import Heartbeat, OwnedItems
 from worker.pipeline.ready_queue import ReadyQueue
 from worker.pipeline.result_objects import store_objects
-from worker.pipeline.result_writer import ComputedRun, FailedRun, ResultWriter
+from worker.pipeline.result_writer import ComputedRun, FailedRun, ReleasedItem, ResultWriter
 from worker.pipeline.types import DrainStats, FetchedItem, Limits, Model, Postprocess, Scheduler
 
 Stop = Callable[[], bool]
@@ -98,6 +98,7 @@ class _Run:
         )
         self._intake = Intake(
             pipeline.engine,
+            pipeline.objects,
             pipeline.reader,
             pipeline.name,
             model,
@@ -237,7 +238,12 @@ class _Run:
     def _store(self, fetched: FetchedItem, postprocessed: Future[Segmentation]) -> None:
         try:
             segmentation = postprocessed.result()
-            keys = store_objects(self._pipeline.objects, fetched, segmentation)
+            try:
+                keys = store_objects(self._pipeline.objects, fetched, segmentation)
+            except ObjectStoreError as error:  # of the service's own bucket, whatever the image
+                self._intake.pause(error)
+                self._result_writer.put(ReleasedItem(fetched.item, fetched.run_key))
+                return
             self._result_writer.put(ComputedRun(fetched.item, self._new_result(fetched, segmentation, *keys)))
         except Exception as error:  # noqa: BLE001 - the edge
             self._fail_run(fetched, error, "postprocess_failed")

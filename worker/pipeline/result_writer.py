@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -23,6 +24,8 @@ from worker.pipeline.types import DrainStats
 
 _MAX_BATCH = 64
 _GATHER_SECONDS = 0.02
+RELEASE_WAIT = timedelta(seconds=30)
+"""Before an item is claimed again that was handed back because the service's own access fails."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,16 @@ class FailedRun:
     failed: FailedItem
 
 
-Entry = CompletedItem | FailedItem | ComputedRun | FailedRun
+@dataclass(frozen=True)
+class ReleasedItem:
+    """An item that is handed back without costing an attempt, because the service and not its image is at fault."""
+
+    item: ClaimedItem
+    run_key: str | None = None
+    """The run of which it is the first item; all items that wait for it are handed back, too."""
+
+
+Entry = CompletedItem | FailedItem | ComputedRun | FailedRun | ReleasedItem
 
 
 class ResultWriter:
@@ -157,6 +169,11 @@ class ResultWriter:
                 batch.reused.append(entry)
             elif isinstance(entry, FailedItem):
                 batch.failed.append(entry)
+            elif isinstance(entry, ReleasedItem):
+                batch.released.append(entry.item)
+                if entry.run_key is not None:
+                    batch.failed_runs.append(entry.run_key)
+                    batch.released += self.waiters(entry.run_key)
             elif isinstance(entry, ComputedRun):
                 run_key = entry.new.run_key
                 batch.computed.append(entry.new)
@@ -183,9 +200,11 @@ class ResultWriter:
             ]
             done = complete_items(session, self._worker, completed)
             failed = items.fail(session, self._worker, [fail for fail in batch.failed if fail.item.id in owned])
+            released = [item for item in batch.released if item.id in owned]
+            released_ids = items.release(session, self._worker, released, wait=RELEASE_WAIT)
             unneeded = [new.run_key for new in batch.computed if new.run_key not in needed]
             result_store.release(session, [*batch.failed_runs, *unneeded], self._worker)
-        return done | failed, ids
+        return done | failed | released_ids, ids
 
     def _count(self, batch: "_Batch", written: set[int]) -> None:
         stats = self._stats
@@ -193,6 +212,7 @@ class ResultWriter:
         stats.done += sum(completed)
         stats.dropped += len(completed) - sum(completed)
         stats.failed += sum(failed.item.id in written for failed in batch.failed)
+        stats.released += sum(item.id in written for item in batch.released)
         reused = [*(reused.item for reused in batch.reused), *(item for _, item, waited in batch.run_items if waited)]
         stats.reused += sum(item.id in written for item in reused)
         self._on_written(len(written))
@@ -207,6 +227,7 @@ class _Batch:
     run_items: list[tuple[str, ClaimedItem, bool]] = field(default_factory=list)
     """The items of `computed`: run key, item, and whether it waited for another item's run."""
     failed: list[FailedItem] = field(default_factory=list)
+    released: list[ClaimedItem] = field(default_factory=list)
     failed_runs: list[str] = field(default_factory=list)
     """Keys of the runs whose reservation is to be released."""
 
@@ -216,4 +237,4 @@ class _Batch:
 
     @property
     def items(self) -> list[ClaimedItem]:
-        return [*self.completed_items, *(failed.item for failed in self.failed)]
+        return [*self.completed_items, *(failed.item for failed in self.failed), *self.released]

@@ -52,11 +52,19 @@ def build_passes(vocabulary: Vocabulary, recipe: Recipe) -> list[PassSpec]:
         return [PassSpec(Pass.THINGS, vocabulary, recipe.visual_prompts, recipe.bg_factor)]
     if not things:
         return [PassSpec(Pass.STUFF, vocabulary, stuff_prompts, recipe.stuff_bg_factor)]
-    background = vocabulary.background if recipe.stuff_background is Arithmetic.OFFICIAL else tuple(stuff)
+    official = recipe.stuff_background is Arithmetic.OFFICIAL
+    background = vocabulary.background if official else _prompts(vocabulary, stuff)
     return [
         PassSpec(Pass.THINGS, vocabulary.subset(things, background), recipe.visual_prompts, recipe.bg_factor),
-        PassSpec(Pass.STUFF, vocabulary.subset(stuff, tuple(things)), stuff_prompts, recipe.stuff_bg_factor),
+        PassSpec(
+            Pass.STUFF, vocabulary.subset(stuff, _prompts(vocabulary, things)), stuff_prompts, recipe.stuff_bg_factor
+        ),
     ]
+
+
+def _prompts(vocabulary: Vocabulary, names: list[str]) -> tuple[str, ...]:
+    """Return the prompts of these labels, which is what CLIP reads when they are another pass's background."""
+    return tuple(prompt for label in vocabulary.labels if label.name in names for prompt in label.prompts)
 
 
 def canonical_order(vocabulary: Vocabulary, recipe: Recipe) -> Vocabulary:

@@ -40,9 +40,9 @@ class EncodedImage:
     """An image encoded by f, for any texts."""
 
     a: Float[Tensor, "p c"]
-    """ln_1 of the last block, patch tokens, float32."""
+    """ln_1 of the last block, patch tokens, in the precision of `last_block`."""
     z: Float[Tensor, " d"]
-    """Embedding of the mean patch, of length 1, float32."""
+    """Embedding of the mean patch, of length 1, in the same precision."""
     affinity: Float[Tensor, "p p"] | None
     """CAA's transition matrix; None for plain GradCAM."""
     grid: tuple[int, int]
@@ -53,20 +53,24 @@ class EncodedImage:
     _jacobian: Float[Tensor, "d c"] | None = None
 
     def maps(self, texts: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
-        """Return M = A g of each text, float32.
+        """Return M = A g of each text, in the precision of `last_block`.
 
         For more texts than the embedding has dimensions the whole Jacobian is cheaper. It is cached, so any further
         text costs one matrix product.
         """
         if self._jacobian is None and texts.shape[0] > texts.shape[1]:
-            self._jacobian = self._gradients(torch.eye(texts.shape[1], device=texts.device))
-        g = self._gradients(texts) if self._jacobian is None else texts @ self._jacobian
+            self._jacobian = self._gradients(torch.eye(texts.shape[1]).to(self.a))
+        g = self._gradients(texts) if self._jacobian is None else texts.to(self.a) @ self._jacobian
         return g @ self.a.T
+
+    def exact(self, embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Return the embeddings of texts in the precision of `last_block`."""
+        return embeddings.to(self.a)
 
     def _gradients(self, cotangents: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Return the mean over patches of d<z, t>/dA for each row t."""
         self.products += len(cotangents)
-        return self.last_block.gradients(cotangents).float()
+        return self.last_block.gradients(cotangents)
 
 
 @torch.no_grad()
@@ -106,7 +110,7 @@ def encode_tokens(
     if attention is not None:
         maps = (attention[0] + last.attention.float())[1:, 1:]
         affinity = transition(maps / min(_AFFINITY_MAPS, encoder.depth))
-    return EncodedImage(last.a[1:].float(), last.z.float(), affinity, grid, last)
+    return EncodedImage(last.a[1:], last.z, affinity, grid, last)
 
 
 def resize(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:

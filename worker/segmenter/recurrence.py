@@ -101,6 +101,7 @@ class _Loop:
         """Crop keys of this step that g has not seen before."""
         self._keys: list[bytes] = []
         """Crop keys of this step's queries."""
+        self._has_cams = False
         self._masks: dict[int, PackedMask] = {}
         self._areas: list[int] = []
         self._overlaps: list[float | None] = []
@@ -111,17 +112,23 @@ class _Loop:
     def propose(self) -> None:
         """f: compute the CAMs of the alive queries, which compete with each other and the background."""
         inputs, texts = self.inputs, self.inputs.texts.raw if self._raw else self.inputs.texts.templated
+        exact = inputs.encoded.exact
         missing = [i for i in self.alive if i not in self._maps]
         if missing:
-            self._maps |= dict(zip(missing, inputs.encoded.maps(texts[missing] - inputs.texts.centre), strict=True))
+            self._maps |= dict(
+                zip(missing, inputs.encoded.maps(exact(texts[missing]) - exact(inputs.texts.centre)), strict=True)
+            )
         m = torch.stack([self._maps[i] for i in self.alive])
-        logits = inputs.scales[0] * texts[self.alive] @ inputs.encoded.z
-        cams = _gradcams(m, logits, self._background, independent=inputs.recipe.mode is Mode.REFER)
+        logits = inputs.scales[0] * exact(texts[self.alive]) @ inputs.encoded.z
+        cams = _gradcams(m, logits, self._background, independent=inputs.recipe.mode is Mode.REFER).float()
         if inputs.encoded.affinity is not None:
             cams = proposals.refine(cams, inputs.encoded.affinity, inputs.encoded.grid, inputs.recipe)
         new_cams = cams.cpu().numpy().reshape(self.cams.shape)
-        # If no query has a CAM left, each keeps that of the previous step.
-        self.cams = new_cams if new_cams.any() else self.cams
+        # If no query has a CAM, each keeps its own of the previous step (the official code mixes them up), and the
+        # classifier sees the unprompted image.
+        self._has_cams = bool(new_cams.any())
+        if self._has_cams:
+            self.cams = new_cams
 
     def prompt(self) -> Crops | None:
         """v: return the image prompted with each proposal that g has not seen yet, or None."""
@@ -129,7 +136,8 @@ class _Loop:
         new_masks: list[PackedMask | None] = []
         masks: dict[int, PackedMask] = {}
         self._keys, self._areas, self._overlaps, self._new_keys = [], [], [], []
-        for i, small_cam in zip(self.alive, self.cams, strict=True):
+        shown = self.cams if self._has_cams else np.zeros_like(self.cams)
+        for i, small_cam in zip(self.alive, shown, strict=True):
             cam = enlarge(small_cam, *inputs.image.shape[:2])
             mask = cam > eta
             masks[i] = np.packbits(mask)
@@ -246,11 +254,12 @@ class _Background:
 
 
 def _fold_background(inputs: RecurrenceInput) -> _Background:
-    encoded, texts = inputs.encoded, inputs.texts.background
+    encoded = inputs.encoded
+    texts = encoded.exact(inputs.texts.background)
     if not len(texts):
-        return _Background(torch.zeros_like(encoded.a[:, 0]), torch.tensor(-torch.inf, device=texts.device))
+        return _Background(torch.zeros_like(encoded.a[:, 0]), torch.tensor(-torch.inf).to(texts))
     logits = inputs.scales[0] * texts @ encoded.z
-    folded = logits.softmax(0) @ (texts - inputs.texts.centre)
+    folded = logits.softmax(0) @ (texts - encoded.exact(inputs.texts.centre))
     return _Background(encoded.maps(folded[None])[0], torch.logsumexp(logits, 0))
 
 

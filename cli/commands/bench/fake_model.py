@@ -9,6 +9,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from car.object_store import ObjectInfo
 from car.recipe import Recipe
 from car.rle import encode_coco
 from car.segmentation import Mask, QueryScore, Segmentation, Step, StopReason
@@ -81,6 +82,9 @@ class MemoryObjects:
         if key not in self.objects:
             raise ObjectMissingError(f"there is no object {key!r}")
         return self.objects[key]
+
+    def head(self, bucket: str, key: str) -> ObjectInfo:
+        return ObjectInfo(key, "", len(self.read(bucket, key)))
 
 
 def fake_segmentation() -> Segmentation:

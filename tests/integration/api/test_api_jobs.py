@@ -93,7 +93,8 @@ def test_one_idempotency_key_is_one_job(client, bucket, keys):
 
 def test_a_source_that_cannot_work_is_refused_at_once(client, bucket):
     bucket.put("in/notes.md", b"x")
-    bucket.put("in/empty.png", b"")
+    bucket.put("in/folder.png/", b"")
+    bucket.put("car/results/a.png", b"x")
     bucket.put("a-key-with-many-letters-" + "x" * 200, b"x")
     bucket.put("empty.txt", b"# nothing\n\n")
     bucket.put("bad.txt", b"ftp://a/b.png\nnonsense\n")
@@ -105,6 +106,7 @@ def test_a_source_that_cannot_work_is_refused_at_once(client, bucket):
         ("s3://bucket/" + "*" * 2_000, "source_invalid", "manifest"),
         (f"s3://{bucket.name}/{{,{'**?' * 20}.jpx}}", "source_empty", "matches"),
         (f"s3://{bucket.name}/in/", "source_empty", "no image"),
+        (f"s3://{bucket.name}/car/results/", "source_invalid", "S3_PREFIX"),
         (f"s3://{bucket.name}/nowhere/", "source_empty", "no image"),
         (f"s3://{bucket.name}/**/*.jpg", "source_empty", "matches"),
         ("s3://no-such-bucket-here/", "bucket_missing", "no bucket"),
@@ -147,7 +149,8 @@ def test_words_and_parameters_that_cannot_work_are_refused_at_once(client, bucke
         ({"set": {"sam": "perhaps"}}, "recipe_invalid", "on or off"),
         ({"labels": []}, "vocabulary_invalid", "empty"),
         ({"labels": ["cat", "Cat"]}, "vocabulary_invalid", "occurs twice"),
-        ({"labels": ["a\tb"]}, "vocabulary_invalid", "control"),
+        ({"labels": ["a\x07b"]}, "vocabulary_invalid", "control"),
+        ({"labels": ["1 " * 90]}, "vocabulary_invalid", "tokens"),
         ({"labels": ["x" * 201]}, "vocabulary_invalid", "201"),
         ({"background": "no such list"}, "vocabulary_invalid", "known lists"),
         ({"labels": None, "vocabulary": "nobody"}, None, ""),

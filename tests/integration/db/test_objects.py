@@ -1,5 +1,6 @@
 """Objects in a real S3: stored once, read within limits, linked for a while; every refusal says what to do."""
 
+import gzip
 import re
 import socket
 from contextlib import closing
@@ -12,6 +13,8 @@ from botocore.stub import Stubber
 from db.errors import (
     AccessDeniedError,
     BucketMissingError,
+    ClockSkewedError,
+    CredentialsExpiredError,
     ObjectMissingError,
     ObjectStoreError,
     ObjectTooLargeError,
@@ -135,7 +138,11 @@ def test_a_server_that_does_not_answer_may_answer_later(store_with):
         ("SlowDown", 503, StoreUnreachableError, "overloaded"),
         ("InternalError", 500, StoreUnreachableError, "InternalError"),
         ("", 502, StoreUnreachableError, "502"),
-        ("ExpiredToken", 400, AccessDeniedError, "AWS_SESSION_TOKEN has expired"),
+        ("ExpiredToken", 400, CredentialsExpiredError, "AWS_SESSION_TOKEN.*have expired"),
+        ("RequestTimeTooSkewed", 403, ClockSkewedError, "the clock of this machine"),
+        ("OperationAborted", 409, StoreUnreachableError, "OperationAborted"),
+        ("RequestTimeout", 400, StoreUnreachableError, "RequestTimeout"),
+        ("ServerIsBusyInItsOwnWords", 429, StoreUnreachableError, "overloaded"),
         ("403", 403, AccessDeniedError, "lack the right"),
         ("PermanentRedirect", 301, ObjectStoreError, "AWS_REGION"),
         ("InvalidRange", 416, ObjectStoreError, "InvalidRange"),
@@ -165,6 +172,17 @@ def test_an_object_that_is_too_large_is_refused_before_it_is_fetched(store, buck
         store.read(bucket.name, "big", max_bytes=2**20)
     assert 0 < received < 500_000
     assert len(store.read(bucket.name, "big", max_bytes=3_000_000)) == 3_000_000
+
+
+def test_a_gzip_encoded_object_is_read_unpacked_within_the_limit(store, bucket):
+    plain = b"image" * 10_000
+    for key, body in (("whole", gzip.compress(plain)), ("cut", gzip.compress(plain)[:-20]), ("plain", plain)):
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ContentEncoding="gzip")
+    assert store.read(bucket.name, "whole", max_bytes=50_000) == plain
+    assert plain.startswith(store.read(bucket.name, "cut"))
+    assert store.read(bucket.name, "plain") == plain
+    with pytest.raises(ObjectTooLargeError, match="unpacks to more"):
+        store.read(bucket.name, "whole", max_bytes=49_999)
 
 
 def test_a_link_works_without_credentials_for_a_quarter_of_an_hour_at_most(store):
@@ -246,7 +264,7 @@ def test_pages_go_through_all_keys_without_a_gap_or_a_double(store, bucket):
     for name in names:
         bucket.put(name, b"x")
     seen = []
-    while page := store.page(bucket.name, "", after=seen[-1] if seen else ""):
+    while page := store.page(bucket.name, "", after=seen[-1] if seen else "").objects:
         seen += [entry.key for entry in page]
     assert sorted(seen) == sorted(names)
-    assert sorted(entry.key for entry in store.page(bucket.name, "a")) == ["a", "a b", "a/b"]
+    assert sorted(entry.key for entry in store.page(bucket.name, "a").objects) == ["a", "a b", "a/b"]

@@ -1,11 +1,16 @@
 """Sources in a real S3 become items: none missing, none twice, for any names, lines and interruptions."""
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
+from api.errors import SourceEmptyError
+from api.sources import validate_source
 from car.bulk_source import MAX_URI, BulkSource
 from db.objects import S3ObjectStore
 from db.queue import jobs, listings
 from db.queue.progress import JobStatus, progress_of
+from db.settings import EngineSettings
 from worker import listing as lister
 from worker.listing import list_sources
 
@@ -82,14 +87,85 @@ def test_keys_of_all_kinds_become_items_unchanged(rows, bucket, listed, job_of):
     assert progress(rows, job).status is JobStatus.RUNNING
 
 
-def test_a_prefix_takes_images_but_no_folders_and_other_files(rows, bucket, listed, job_of):
+def test_a_prefix_takes_images_even_empty_ones_but_no_folders_and_other_files(rows, bucket, listed, job_of):
     for key in ("in/a.JPG", "in/deep/b.png", "in/notes.md", "in.jpg", "out/c.jpg"):
         bucket.put(key, b"x")
     bucket.put("in/empty.jpg", b"")
     bucket.put("in/folder/", b"")
     job_of("in/")
     listed()
-    assert keys(rows, bucket) == ["in/a.JPG", "in/deep/b.png"]
+    assert sorted(keys(rows, bucket)) == ["in/a.JPG", "in/deep/b.png", "in/empty.jpg"]
+
+
+@pytest.mark.parametrize("prefix", ["car/", ""])
+def test_the_objects_of_the_service_itself_are_left_out(rows, bucket, prefix):
+    store = S3ObjectStore(bucket.client, bucket.name, prefix)
+    digest = "ab" * 32
+    for name in (f"results/ab/{digest}/labelmap.png", f"images/ab/{digest}.jpg"):
+        store.put(name, b"x", "image/png")
+    for key in ("images/mine.jpg", "results/ab/mine.jpg", "uploads/a.jpg"):
+        bucket.put(key, b"x")
+    source = BulkSource.parse(f"s3://{bucket.name}").excluding(store)
+    assert "without this service's own objects" in str(source)
+    rows.job(source.to_json())
+    assert list_sources(rows.engine, store, "l").items == 3
+    assert sorted(keys(rows, bucket)) == ["images/mine.jpg", "results/ab/mine.jpg", "uploads/a.jpg"]
+
+
+def fake_s3(*pages):
+    """Return a page of a fake S3 server that answers a listing with these pages of keys."""
+
+    def answer(handler):
+        query = parse_qs(urlsplit(handler.path).query)
+        number = int(query.get("continuation-token", ["0"])[0])
+        if after := query.get("start-after", [""])[0]:
+            number = next(index for index, page in enumerate(pages, start=1) if after in page)
+        contents = "".join(
+            f"<Contents><Key>{key}</Key><ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>"
+            for key in (pages[number] if number < len(pages) else ())
+        )
+        is_truncated = number + 1 < len(pages)
+        token = f"<NextContinuationToken>{number + 1}</NextContinuationToken>" if is_truncated else ""
+        body = f"<ListBucketResult><IsTruncated>{str(is_truncated).lower()}</IsTruncated>{token}{contents}"
+        handler.answer(200, {"Content-Type": "application/xml"}, f"{body}</ListBucketResult>".encode())
+
+    return answer
+
+
+@pytest.fixture
+def fake_store(site, engine_environment):
+    """A store at `site`, whose listing has pages of deleted objects only."""
+    site.pages["/photos"] = fake_s3(["a.jpg"], [], [], [], [], [], ["b.jpg"], [], ["c.jpg"])
+    settings = EngineSettings(**engine_environment | {"AWS_ENDPOINT_URL_S3": site.url})
+    store = S3ObjectStore.from_settings(settings)
+    yield store
+    store.client.close()
+
+
+def test_a_page_of_deleted_objects_does_not_end_a_listing(rows, fake_store):
+    rows.job(BulkSource.parse("s3://photos").to_json())
+    rounds = 0
+    while list_sources(rows.engine, fake_store, f"l{rounds}", stop=lambda: True).has_more:  # resumed at every commit
+        rounds += 1
+        assert rounds < 20
+    assert [row.uri[-5:] for row in rows.sql("SELECT uri FROM item ORDER BY id")] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_page_of_deleted_objects_does_not_make_a_source_empty(site, fake_store):
+    site.pages["/photos"] = fake_s3([], [], ["a.jpg"])
+    validate_source(fake_store, BulkSource.parse("s3://photos"))
+    site.pages["/photos"] = fake_s3([], [], [])
+    with pytest.raises(SourceEmptyError):
+        validate_source(fake_store, BulkSource.parse("s3://photos"))
+
+
+def test_refused_lines_are_listed_in_the_order_of_the_manifest(rows, bucket, listed, job_of):
+    lines = ["s3://other/1.jpg", "ftp://2", "s3://other/3.jpg", "ftp://4"]
+    bucket.put("list.txt", "\n".join(lines).encode())
+    job = job_of("list.txt")
+    listed()
+    entries, _ = rows.do(jobs.items, job, state=None, cursor=None, limit=9)
+    assert [entry.uri for entry in entries] == lines
 
 
 def test_a_prefix_may_be_a_complete_key(rows, bucket, listed, job_of):
@@ -187,6 +263,42 @@ def test_listing_again_adds_what_is_new_or_has_changed_and_nothing_else(rows, bu
     again(rows, job)
     assert listed().items == 2
     assert keys(rows, bucket) == ["a.jpg", "b.jpg", "b.jpg", "c.jpg"]
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_csv_with_a_header_is_resumed_in_its_column(rows, bucket, listed, job_of):
+    lines = ["thumbnail,uri", *(f"s3://other/t{number}.jpg,s3://other/{number}.jpg" for number in range(8))]
+    bucket.put("list.csv", "\n".join(lines).encode())
+    job_of("list.csv")
+    rounds = 0
+    while listed(f"l{rounds}", stop=lambda: True).has_more:
+        rounds += 1
+        assert rounds < 20
+    assert rounds > 1
+    uris = [row.uri for row in rows.sql("SELECT uri FROM item ORDER BY id")]
+    assert uris == [f"s3://other/{number}.jpg" for number in range(8)]
+
+
+@pytest.mark.parametrize("kind", ["manifest", "addresses"])
+def test_a_rescan_of_addresses_adds_the_images_that_were_replaced(rows, bucket, listed, job_of, kind):
+    uris = [bucket.put(f"in/{name}.jpg", b"x") for name in "abc"]
+    bucket.put("list.txt", "\n".join(uris).encode())
+    job = job_of("list.txt" if kind == "manifest" else uris)
+    assert listed().items == 3
+    again(rows, job)
+    assert listed().items == 0
+    bucket.put("in/b.jpg", b"other")
+    again(rows, job)
+    assert listed().items == 1
+    assert keys(rows, bucket) == ["in/a.jpg", "in/b.jpg", "in/c.jpg", "in/b.jpg"]
+
+
+def test_a_plain_prefix_may_contain_the_characters_of_a_glob(rows, bucket, listed, job_of):
+    for key in ("[a]{b}*?/1.jpg", "a/2.jpg"):
+        bucket.put(key, b"x")
+    job_of({"prefix": f"s3://{bucket.name}/[a]{{b}}*?/"})
+    listed()
+    assert keys(rows, bucket) == ["[a]{b}*?/1.jpg"]
 
 
 def test_lines_of_a_manifest_that_name_no_image_fail_alone(rows, bucket, listed, job_of):

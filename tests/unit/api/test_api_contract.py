@@ -47,6 +47,13 @@ def test_only_health_is_open(document):
     assert open_ones == {"/", "/health", "/healthz", "/readyz"}
 
 
+def test_the_root_sends_a_browser_to_the_api_reference_and_answers_label_studio():
+    with TestClient(create_app(ApiSettings(**GIVEN))) as client:
+        page = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}, follow_redirects=False)
+        assert (page.status_code, page.headers["location"]) == (307, "/docs")
+        assert client.get("/").json()["status"] == "UP"
+
+
 def test_the_document_and_its_page_are_served_without_an_engine():
     with TestClient(create_app(ApiSettings(**GIVEN))) as client:
         assert client.get("/openapi.json").json()["info"]["title"] == "CaR Labeler"

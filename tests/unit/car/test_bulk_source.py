@@ -24,6 +24,8 @@ from car.errors import SourceError
         ("s3://bucket/list.TXT", SourceKind.MANIFEST, "list.TXT", "list.TXT"),
         ("s3://bucket/list.jsonl", SourceKind.MANIFEST, "list.jsonl", "list.jsonl"),
         ({"manifest": "s3://bucket/list"}, SourceKind.MANIFEST, "list", "list"),
+        ({"prefix": "s3://bucket/[a]{b}*?/"}, SourceKind.PREFIX, "[a]{b}*?/", "[a]{b}*?/"),
+        ({"prefix": "s3://bucket/list.txt"}, SourceKind.PREFIX, "list.txt", "list.txt"),
     ],
 )
 def test_a_source_is_what_it_looks_like(source, kind, key, prefix):
@@ -74,6 +76,8 @@ def test_addresses_given_one_by_one_are_kept_in_order():
         {"manifest": 7},
         {"manifest": "s3://bucket/"},
         {"manifest": "s3://bucket/list", "more": 1},
+        {"prefix": "bucket/x"},
+        {"prefix": "s3://bucket/x", "manifest": "s3://bucket/list"},
     ],
     ids=lambda value: ascii(value)[:40],
 )

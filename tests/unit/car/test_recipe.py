@@ -92,7 +92,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
 def test_paper_arithmetic_sets_every_difference_and_back() -> None:
     paper = apply_settings(preset("context"), {"arithmetic": "paper"})
     assert {getattr(paper, name) for name in differences()} == {Arithmetic.PAPER}
-    assert (paper.theta, paper.iou) == (0.2, 0.7)
+    assert (paper.theta, paper.iou, paper.iom) == (0.2, 0.7, 0.7)
     assert apply_settings(paper, {"arithmetic": "official"}) == preset("context")
 
 

@@ -39,14 +39,10 @@ def test_a_bad_line_of_a_local_manifest_is_named(tmp_path):
         read_manifest(file)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [("", "holds no address"), ("s3://pics/a.jpg\n" * 10_001, "10,001 addresses are more than 10,000")],
-)
-def test_a_local_manifest_of_none_or_too_many_is_refused(tmp_path, text, says):
+def test_a_local_manifest_without_an_address_is_refused(tmp_path):
     file = tmp_path / "list.txt"
-    file.write_text(text)
-    with pytest.raises(UsageError, match=says):
+    file.write_text("# nothing\n")
+    with pytest.raises(UsageError, match="holds no address"):
         read_manifest(file)
 
 
@@ -58,7 +54,7 @@ def test_a_missing_manifest_is_wrong_use(tmp_path):
 def test_without_environment_and_engines_the_usual_api_is_asked(tmp_path, monkeypatch):
     monkeypatch.delenv("CAR_API_URL", raising=False)
     monkeypatch.delenv("CAR_API_KEY", raising=False)
-    assert api_address(tmp_path / "nothing").url == "http://127.0.0.1:9090"
+    assert api_address(tmp_path).url == "http://127.0.0.1:9090"
 
 
 def test_the_environment_counts_before_a_data_folder(tmp_path, monkeypatch):

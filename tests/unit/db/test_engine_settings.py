@@ -39,7 +39,7 @@ def refusal(environment, **values):
 def test_three_variables_are_enough(environment):
     environment(**GOOD)
     settings = EngineSettings.from_environment()
-    assert (settings.s3_prefix, settings.aws_region, settings.log_level) == ("car/", "us-east-1", "INFO")
+    assert (settings.s3_prefix, settings.aws_region, settings.log_level) == ("car/", None, "INFO")
     assert settings.aws_endpoint_url_s3 is None
     assert "pass-word" not in repr(settings) + str(settings.model_dump())
 

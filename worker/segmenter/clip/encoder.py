@@ -8,15 +8,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from car.clip_tokenizer import CONTEXT, clean_text
 from car.errors import VocabularyError
-from worker.segmenter.clip.last_block import QUICK_GELU, LastBlock
+from worker.segmenter.clip.last_block import QUICK_GELU, FinalLayers, LastBlock, exact_dtype
 
-CONTEXT = 77
-"""Tokens that CLIP's text tower reads."""
 _TEXT_BATCH_SIZE = 256
 _CONTEXT_STEP = 4
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Encoder:
@@ -29,7 +28,7 @@ class Encoder:
     def __init__(self, model: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transformers publishes no types
         """`model` is a transformers CLIPModel in eval mode on its device, `tokenizer` its CLIPTokenizer."""
         self._model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         vision = model.config.vision_config
         self.patch: int = vision.patch_size
         self.image_size: int = vision.image_size
@@ -38,6 +37,7 @@ class Encoder:
         self.scale: float = float(model.logit_scale.detach().float().exp())
         """exp(logit_scale): multiplies cosines before the softmax."""
         self._quick = vision.hidden_act == "quick_gelu"
+        self._final_layers: dict[torch.dtype, FinalLayers] = {}
 
     @property
     def device(self) -> torch.device:
@@ -67,14 +67,15 @@ class Encoder:
             VocabularyError: a text has more tokens than CLIP reads; the message names it.
 
         """
-        ids = self._tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
+        # transformers' tokenizer leaves out the cleaning of OpenAI's.
+        ids = self.tokenizer([clean_text(text) for text in texts], padding=False, truncation=False)["input_ids"]
         for text, row in zip(texts, ids, strict=True):
             if len(row) > CONTEXT:
                 raise VocabularyError(
                     f"{text!r} has {len(row)} tokens, but CLIP reads {CONTEXT}, start and end included: shorten it"
                 )
         # The padding is never read, because the text tower attends to earlier tokens only.
-        padding = [int(self._tokenizer.eos_token_id)] * CONTEXT
+        padding = [int(self.tokenizer.eos_token_id)] * CONTEXT
         return torch.tensor([(row + padding)[:CONTEXT] for row in ids], dtype=torch.long).to(self.device)
 
     @torch.no_grad()
@@ -88,7 +89,7 @@ class Encoder:
             return torch.zeros(0, self.width, device=self.device)
         tokens = self.tokens(texts)
         if context is None:
-            longest = 1 + int((tokens == int(self._tokenizer.eos_token_id)).int().argmax(1).max())
+            longest = 1 + int((tokens == int(self.tokenizer.eos_token_id)).int().argmax(1).max())
             context = min(CONTEXT, -(-longest // _CONTEXT_STEP) * _CONTEXT_STEP)
         tokens = tokens[:, :context]
         parts = []
@@ -102,8 +103,8 @@ class Encoder:
     def normalise(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Turn RGB bytes into CLIP's input: scaled to 0..1, then standardised with its mean and deviation."""
         floats = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(_STD, device=self.device).view(1, 3, 1, 1)
+        mean = torch.tensor(MEAN, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(STD, device=self.device).view(1, 3, 1, 1)
         return ((floats - mean) / std).to(self.dtype)
 
     def embed(self, images: Float[Tensor, "b 3 h w"], *, round_positions: bool) -> Float[Tensor, "b t c"]:
@@ -167,8 +168,11 @@ class Encoder:
         return (first + self._mlp(layer, first))[:, 0]
 
     def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
-        """Return the last block of one image from the tokens that enter it."""
-        return LastBlock(self._model, tokens)
+        """Return the last block of one image from the tokens that enter it, in float64 if they are float32."""
+        dtype = exact_dtype(tokens)
+        if dtype not in self._final_layers:
+            self._final_layers[dtype] = FinalLayers.copy_from(self._model, dtype)
+        return LastBlock(self._final_layers[dtype], tokens.to(dtype))
 
     def project(self, tokens: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
         """Apply ln_post and the projection into the text space."""

@@ -8,10 +8,13 @@ differentiation cannot use what follows from that:
 - Rows of an attention map sum to 1, so the sums over tokens of the gradients to queries, keys and values need one
   product with the attention map, and one vector goes through each of the three projections.
 
-A text costs 6 products of (tokens x width) by (width x width) instead of 17. All is float32, or the model's own
-precision if that is higher.
+A text costs 6 products of (tokens x width) by (width x width) instead of 17. A model in float32 is computed here in
+float64: CAMs are differences of close numbers, and in float32 they would be twice as far from the exact ones as plain
+automatic differentiation is. Models in half precision, and images of more than 4,096 patches, whose attention maps
+would not fit into memory, are computed in float32.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from torch.nn import functional
 QUICK_GELU = 1.702
 """Slope of CLIP's quick GELU, x sigmoid(1.702 x)."""
 _TEXT_BATCH_SIZE = 16
+_MOST_EXACT_TOKENS = 4_097
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Norm:
     def from_layer(cls, layer: Any, x: Float[Tensor, "t c"]) -> "Norm":  # noqa: ANN401 - transformers publishes no types
         centred = x - x.mean(-1, keepdim=True)
         inverse = (centred.square().mean(-1, keepdim=True) + layer.eps).rsqrt()
-        return cls(centred * inverse, inverse, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+        return cls(centred * inverse, inverse, layer.weight, layer.bias.to(x.dtype))
 
     @property
     def output(self) -> Float[Tensor, "t c"]:
@@ -52,13 +56,34 @@ class Norm:
         return (scaled - scaled.mean(-1, keepdim=True) - self.rows * along) * self.inverse
 
 
+@dataclass(frozen=True)
+class FinalLayers:
+    """The last block, ln_post and the projection of a transformers CLIPModel, in one precision."""
+
+    block: Any
+    post_layernorm: Any
+    projection: Any
+
+    @classmethod
+    def copy_from(cls, model: Any, dtype: torch.dtype) -> "FinalLayers":  # noqa: ANN401 - transformers publishes no types
+        vision = model.vision_model
+        layers = (vision.encoder.layers[-1], vision.post_layernorm, model.visual_projection)
+        return cls(*(copy.deepcopy(layer).to(dtype) for layer in layers))
+
+
+def exact_dtype(tokens: Float[Tensor, "t c"]) -> torch.dtype:
+    """Return the precision in which the last block of an image is computed."""
+    is_exact = tokens.dtype in (torch.float32, torch.float64) and len(tokens) <= _MOST_EXACT_TOKENS
+    return torch.float64 if is_exact else torch.float32
+
+
 class LastBlock:
     """The last block applied to one image: z, the attention map, and g of any texts."""
 
-    def __init__(self, model: Any, tokens: Float[Tensor, "t c"]) -> None:  # noqa: ANN401 - transformers publishes no types
-        """`model` is a transformers CLIPModel; `tokens` enter its last block, class token first."""
-        x = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        layer = model.vision_model.encoder.layers[-1]
+    def __init__(self, final: FinalLayers, tokens: Float[Tensor, "t c"]) -> None:
+        """`tokens` enter the block, class token first, in the precision of `final`."""
+        x = tokens
+        layer = final.block
         self._layer, self._dtype = layer, x.dtype
         self.a = Norm.from_layer(layer.layer_norm1, x).output
         """ln_1 of the tokens."""
@@ -70,15 +95,15 @@ class LastBlock:
         out = y + self._linear(layer.mlp.fc2, hidden * passed)
         self._slope = passed * (1 + QUICK_GELU * hidden * (1 - passed))
         self._slope[0] = 0  # the class token is not read
-        self._ln_post = Norm.from_layer(model.vision_model.post_layernorm, out)
-        self._projection = model.visual_projection.weight.to(x.dtype)
+        self._ln_post = Norm.from_layer(final.post_layernorm, out)
+        self._projection = final.projection.weight
         mean = self._ln_post.output[1:].mean(0) @ self._projection.T
         self._length = mean.norm()
         self.z = mean / self._length
         """Embedding of the mean patch, of length 1."""
         # The part of the backward pass through the MLP that all texts share.
-        along = (self._ln_post.rows @ layer.mlp.fc2.weight.to(x.dtype)) * self._slope
-        self._shared = along @ layer.mlp.fc1.weight.to(x.dtype)
+        along = (self._ln_post.rows @ layer.mlp.fc2.weight) * self._slope
+        self._shared = along @ layer.mlp.fc1.weight
 
     def _attend(self) -> None:
         attention = self._layer.self_attn
@@ -115,13 +140,13 @@ class LastBlock:
         inverse = self._ln_post.inverse.clone()
         inverse[0] = 0
         to_out = (centred - self._ln_post.rows * along) * inverse
-        own = (centred @ mlp.fc2.weight.to(self._dtype))[:, None] * mlp.fc1.weight.to(self._dtype)
+        own = (centred @ mlp.fc2.weight)[:, None] * mlp.fc1.weight
         to_mlp = (self._slope @ own - self._shared * along) * inverse
         return to_out + self._ln_2.backward(to_mlp)
 
     def _through_attention(self, cotangents: Float[Tensor, "n t c"]) -> Float[Tensor, "n c"]:
         attention, (n, t, _) = self._layer.self_attn, cotangents.shape
-        to_o = cotangents @ attention.out_proj.weight.to(self._dtype)
+        to_o = cotangents @ attention.out_proj.weight
         to_o = to_o.view(n, t, attention.num_heads, -1).permute(2, 1, 0, 3).contiguous()  # h t n e
         drift = (to_o * self._o[:, :, None]).sum(-1)  # h t n: sum over keys of p times the gradient to p
         first = self._p[:, :, 0]
@@ -135,8 +160,8 @@ class LastBlock:
         to_q = (to_q - torch.einsum("htn,hte->hne", drift[:, 1:], self._pk[:, 1:])) * attention.scale
         total = torch.zeros_like(cotangents[:, 0])
         for part, projection in ((to_q, attention.q_proj), (to_k, attention.k_proj), (to_v, attention.v_proj)):
-            total = total + part.transpose(0, 1).flatten(1) @ projection.weight.to(self._dtype)
+            total = total + part.transpose(0, 1).flatten(1) @ projection.weight
         return total / (t - 1)
 
     def _linear(self, layer: Any, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:  # noqa: ANN401
-        return functional.linear(x, layer.weight.to(self._dtype), layer.bias.to(self._dtype))
+        return functional.linear(x, layer.weight, layer.bias.to(self._dtype))

@@ -1,6 +1,7 @@
 """The embedded engines keep data, refuse strangers, and come back after whatever ended them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,34 @@ def test_what_an_earlier_process_left_running_is_stopped(tmp_path):
     pid = int((tmp_path / "run" / "sleeper.pid").read_text().split()[0])
     assert Server("sleeper", tmp_path, signal.SIGTERM).stop_leftover(seconds=5)
     assert not is_alive(pid)
+    earlier.stop(seconds=0)
+
+
+def test_a_copy_of_a_data_folder_leaves_the_servers_of_the_original_running(tmp_path):
+    original, copy = tmp_path / "data", tmp_path / "copy"
+    with start_engines(original, which=["redis"]) as engines:
+        pid = int((original / "run" / "redis.pid").read_text().split()[0])
+        shutil.copytree(original, copy)
+        with start_engines(copy, which=["redis"]) as copied:
+            assert copied.environment != engines.environment
+            for environment in (engines.environment, copied.environment):
+                with redis.Redis.from_url(environment["CELERY_BROKER_URL"]) as client:
+                    assert client.ping()
+        assert is_alive(pid)
+        engines.check()
+
+
+def test_a_copy_that_took_the_original_s_path_leaves_its_servers_running(tmp_path):
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    for name in ("logs", "run"):
+        (data / name).mkdir(parents=True)
+    earlier = Server("sleeper", data, signal.SIGTERM)
+    earlier.start(["/bin/sleep", "600"], cwd=data, env={})
+    data.rename(moved)
+    shutil.copytree(moved, data)
+    assert not Server("sleeper", data, signal.SIGTERM).stop_leftover(seconds=1)
+    assert earlier.ended() is None
+    assert Server("sleeper", moved, signal.SIGTERM).stop_leftover(seconds=5)
     earlier.stop(seconds=0)
 
 

@@ -204,6 +204,19 @@ def test_cancelling_twice_is_cancelling_once_and_cancelling_the_ended_is_refused
         rows.do(jobs.cancel, rows.result())
 
 
+def test_a_job_whose_items_have_ended_is_not_cancelled_before_the_scheduler_closes_it(rows):
+    job = rows.job()
+    rows.items(job, 1)
+    [claimed] = rows.do(items.claim, "w", limit=1, lease=LEASE)
+    rows.do(items.fail, "w", [items.FailedItem(claimed, "image_corrupt", "broken", retryable=False)])
+    rows.sql("UPDATE job SET listed_at = now()")
+    with pytest.raises(ConflictError, match="nothing to cancel"):
+        rows.do(jobs.cancel, job)
+    assert progress(rows, job).status is JobStatus.DONE
+    rows.do(jobs.rescan, job)
+    assert rows.do(jobs.cancel, job).cancelled_at is not None  # it is listed again
+
+
 def test_what_was_listed_before_the_source_broke_goes_on_and_can_be_cancelled(rows):
     job = rows.job()
     listing = rows.do(listings.claim, "l", LEASE)

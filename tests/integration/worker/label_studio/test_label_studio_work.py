@@ -33,7 +33,7 @@ def test_a_pair_of_one_recipe_is_offered_under_its_names(tiny_clips):
     model.models = None
     model._segmenters.clear()
     model.load(recipe)
-    assert [names for names, _ in told] == [None, (recipe.proposal_model, recipe.classifier_model, "")]
+    assert [names for names, *_ in told] == [None, (recipe.proposal_model, recipe.classifier_model, "")]
 
 
 def test_a_worker_that_cannot_tell_its_weights_works_all_the_same(rows, tiny_clips):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from db.errors import StoreUnreachableError
+from db.errors import AccessDeniedError, CredentialsExpiredError, StoreUnreachableError
 from db.objects import S3ObjectStore
 from db.queue import items, jobs
 from db.session import transaction
@@ -204,6 +204,72 @@ def test_a_missing_object_fails_and_an_unreachable_store_is_retried_later(
     assert sql("SELECT state, error_code, failure_count, available_at > now() FROM item") == [
         ("queued", "store_unreachable", 1, True)
     ]
+
+
+def test_a_result_whose_objects_are_gone_is_computed_again_by_the_next_job(bucket, job_over, pipeline_of, objects, sql):
+    bucket.put("in/a.png", png(1))
+    job_over()
+    assert pipeline_of(Painter()).run_until_idle().done == 1
+    [(result, masks_key, labelmap_key)] = sql("SELECT id, masks_key, labelmap_key FROM result")
+    stored = {key: objects.get(key) for key in bucket.keys("car/")}
+    for key in stored:
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    job_over()
+    stats = pipeline_of(Painter()).run_until_idle()
+    assert (stats.done, stats.reused) == (1, 0)
+    assert {key: objects.get(key) for key in bucket.keys("car/")} == stored
+    assert {masks_key, labelmap_key} < set(stored)
+    assert sql("SELECT DISTINCT result_id FROM item") == [(result,)]
+    job_over()
+    assert pipeline_of(Painter()).run_until_idle().reused == 1
+
+
+class FaultyStore(S3ObjectStore):
+    """A store whose reads or writes raise an error."""
+
+    on_read = on_write = None
+
+    @classmethod
+    def of(cls, objects, **errors):
+        store = cls(objects.client, objects.bucket, objects.prefix)
+        vars(store).update(errors)
+        return store
+
+    def read(self, bucket, key, *, max_bytes=None):
+        if self.on_read:
+            raise self.on_read
+        return super().read(bucket, key, max_bytes=max_bytes)
+
+    def put(self, name, data, content_type):
+        if self.on_write:
+            raise self.on_write
+        return super().put(name, data, content_type)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        {"on_read": CredentialsExpiredError("expired")},
+        {"on_write": StoreUnreachableError("no answer")},
+        {"on_write": AccessDeniedError("denied")},
+    ],
+    ids=lambda errors: f"{next(iter(errors))}-{next(iter(errors.values())).code}",
+)
+def test_a_fault_of_the_services_own_access_is_booked_to_no_image(bucket, job_over, pipeline_of, objects, sql, errors):
+    for number in range(100):
+        bucket.put(f"in/{number}.png", png(number))
+    job_over()
+    pipeline = pipeline_of(Painter())
+    pipeline.objects = FaultyStore.of(objects, **errors)
+    stats = pipeline.run_until_idle()
+    assert (stats.failed, stats.has_more) == (0, False)  # the scheduler notifies later
+    assert 0 < stats.released < 50  # not one attempt for each of the hundred
+    assert sql("SELECT DISTINCT state, failure_count, lost_lease_count, error_code FROM item") == [
+        ("queued", 0, 0, None)
+    ]
+    assert sql("SELECT count(*) FROM reservation") == [(0,)]
+    sql("UPDATE item SET available_at = now() RETURNING 1")
+    assert pipeline_of(Painter()).run_until_idle().done == 100
 
 
 def test_a_recipe_without_its_models_fails_and_others_go_on(bucket, job_over, pipeline_of, counts, sql):

@@ -73,6 +73,16 @@ def test_weights_of_another_architecture_are_refused(tiny_clip_copy: Path) -> No
         load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"image_mean": [0.5, 0.5, 0.5]}, {"image_std": [0.5, 0.5, 0.5]}, {"size": 32}, {"crop_size": {"height": 8}}],
+)
+def test_a_clip_with_another_preprocessing_is_refused(tiny_clip_copy: Path, change: dict[str, object]) -> None:
+    (tiny_clip_copy / "preprocessor_config.json").write_text(json.dumps(change))
+    with pytest.raises(WeightsInvalidError, match="another image size, mean or standard deviation"):
+        load_pair(tiny_clip_copy, tiny_clip_copy, device=CPU)
+
+
 def test_a_hub_model_that_was_never_pulled_names_the_command_that_pulls_it() -> None:
     with pytest.raises(WeightsMissingError, match="car models pull openai/no-such-clip"):
         find_clip_folder("openai/no-such-clip")

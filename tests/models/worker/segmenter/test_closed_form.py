@@ -46,15 +46,17 @@ def texts(f):
 
 def closed_form(f, encoded, queries, background):
     """CAMs as the recurrence computes them."""
+    queries, background = encoded.exact(queries), encoded.exact(background)
     centre = torch.cat([queries, background]).mean(0)
     logits = f.scale * background @ encoded.z
     m_bg = encoded.maps((logits.softmax(0) @ (background - centre))[None])[0]
     m = encoded.maps(queries - centre)
-    return proposals.gradcams(m, f.scale * queries @ encoded.z, m_bg, torch.logsumexp(logits, 0))
+    return proposals.gradcams(m, f.scale * queries @ encoded.z, m_bg, torch.logsumexp(logits, 0)).float()
 
 
 def gradients(f, encoded, queries, background):
     """w_i = s p_i (g_i - sum_j p_j g_j), and s p_i."""
+    queries, background = encoded.exact(queries), encoded.exact(background)
     texts = torch.cat([queries, background])
     p = (f.scale * texts @ encoded.z).softmax(0)
     g = encoded._gradients(texts - texts.mean(0))
@@ -76,7 +78,7 @@ def test_cams_and_gradients_equal_per_query_autograd(shape, size, gain, scale, t
     expected = autograd_cams.cams(block, queries.double(), background.double())
     assert block.passes == len(queries), "no CAM is zero everywhere, so the fallback is not used"
     assert float(expected.amax(1).min()) > 0.99
-    torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(closed_form(f, encoded, queries, background), expected.float(), atol=tolerance, rtol=0)
     assert encoded.products == len(queries) + 1
 
     actual = gradients(f, encoded, queries, background)
@@ -97,7 +99,7 @@ def test_a_cam_that_is_zero_everywhere_is_computed_without_the_background():
     f = encoder(TINY_F, seed=5, gain=4.0)
     block, encoded = encode_both(f, tiled_image(32, 48))
     # M is linear in the text, so some direction lowers it everywhere; a component along z changes logits alone.
-    ramp = 1 + torch.arange(6.0)[:, None]
+    ramp = 1 + torch.arange(6.0, dtype=torch.float64)[:, None]
     downhill = torch.linalg.lstsq(encoded.maps(torch.eye(f.width)).T, -ramp).solution[:, 0]
     downhill -= downhill @ encoded.z * encoded.z
     sea = f.texts(["sea"])
@@ -106,9 +108,9 @@ def test_a_cam_that_is_zero_everywhere_is_computed_without_the_background():
 
     expected = autograd_cams.cams(block, queries.double(), background.double())
     assert block.passes == 4, "both queries needed the fallback"
-    torch.testing.assert_close(expected[0], (torch.arange(6.0) / 5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(expected[0].float(), (torch.arange(6.0) / 5), atol=1e-3, rtol=0)
     assert not expected[1].any(), "the fallback is not repeated"
-    torch.testing.assert_close(closed_form(f, encoded, queries, background), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(closed_form(f, encoded, queries, background), expected.float(), atol=1e-4, rtol=0)
 
 
 def test_more_texts_than_dimensions_use_the_jacobian_with_the_same_maps():

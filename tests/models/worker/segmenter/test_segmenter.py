@@ -6,16 +6,19 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from car.errors import VocabularyError
 from car.presets import apply_settings, preset
-from car.recipe import Mode, Recipe, VisualPrompt
+from car.recipe import Arithmetic, Mode, Recipe, VisualPrompt
 from car.rle import decode_coco
 from car.segmentation import Pass, Segmentation, StopReason
 from car.vocabulary import Vocabulary
 from evaluation import random_models
+from worker.segmenter import recurrence
+from worker.segmenter.passes import build_passes
 from worker.segmenter.recurrence import StepTrace
 from worker.segmenter.segmenter import Batches, Segmenter
 
@@ -219,6 +222,36 @@ def test_stuff_is_segmented_after_things_with_the_things_as_background(car: Segm
     labels = {kind: {q.label for s in result.steps if s.pass_kind is kind for q in s.queries} for kind in Pass}
     assert labels == {Pass.STUFF: {"grass", "bottle"}, Pass.THINGS: set(WORDS) - {"grass", "bottle"}}
     assert result.work.proposal_forwards == 1
+
+
+@pytest.mark.parametrize("stuff_background", ["official", "paper"])
+def test_the_other_pass_competes_by_its_prompts(stuff_background: str) -> None:
+    recipe = replace(RECIPE, stuff=("grass",), stuff_background=Arithmetic(stuff_background))
+    labels = [{"name": "A-17", "prompts": ["car", "automobile"]}, {"name": "grass", "prompts": ["lawn"]}]
+    things, stuff = build_passes(Vocabulary.from_words(labels, background=["sky"]), recipe)
+    assert things.vocabulary.background == (("sky",) if stuff_background == "official" else ("lawn",))
+    assert stuff.vocabulary.background == ("car", "automobile")
+
+
+def test_in_a_step_without_any_cam_the_classifier_sees_the_unprompted_image(
+    car: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, real = [], recurrence._gradcams
+
+    def no_cams_in_step_2(m, logits, background, *, independent):
+        steps.append(len(m))
+        cams = real(m, logits, background, independent=independent)
+        return cams if len(steps) != 2 else torch.zeros_like(cams)
+
+    monkeypatch.setattr(recurrence, "_gradcams", no_cams_in_step_2)
+    traces: list[StepTrace] = []
+    recipe = replace(RECIPE, theta=0.0)
+    car.segment([make_image(2)], Vocabulary.from_words(WORDS), recipe, observe=lambda _, trace: traces.append(trace))
+    first, second = traces[:2]
+    assert [query.area for query in second.step.queries] == [0] * len(second.step.queries)
+    np.testing.assert_array_equal(second.cams, first.cams)
+    # All rows are the similarity of one and the same crop.
+    np.testing.assert_allclose(second.similarity, np.broadcast_to(second.similarity[:1], second.similarity.shape))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_plain_shape_is_used_together_with_a_labels_control():
         (['<Text name="t" value="$t"/>', control("Labels", "P", of="t"), brush("a")], "control_elsewhere", "P"),
         (['<Video name="v" value="$v"/>', brush("x", name="vb", of="v"), brush("a")], "control_elsewhere", "x"),
         ([brush("a", "<Label/>")], "label_empty", "value"),
-        ([brush("a", "A")], "label_indistinct", "case"),
+        ([brush("a", "A")], "label_indistinct", "same text"),
         ([brush("a", "x" * 201)], "label_unusable", "201 characters"),
         ([brush("a", '<Label value="b" predicted_values="a"/>')], "label_unusable", "'a'"),
         ([brush("a", '<Label value="b" predicted_values="bee,a"/>')], "prompt_repeated", "'a'"),

@@ -86,7 +86,8 @@ def test_an_api_that_is_away_is_said_in_words_with_exit_code_2(monkeypatch):
     result = CliRunner().invoke(app, ["jobs", "list"])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert f"the API at {url} does not answer; start it with `car up`, or set CAR_API_URL" in result.stderr
+    assert f"the API at {url} does not answer; start it with `car up`" in result.stderr
+    assert "--data-dir" in result.stderr
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9090", "ftp://127.0.0.1", "http://[", "nonsense"])
