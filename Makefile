@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?= tests
-COVERAGE := $(if $(filter tests,$(TESTS)),--cov --cov-report=term:skip-covered --cov-fail-under=91)
+COVERAGE := $(if $(filter tests,$(TESTS)),--cov --cov-report=term:skip-covered --cov-fail-under=92)
 DEVICE ?= cpu
 LABEL_STUDIO := .venv-label-studio
 

@@ -17,9 +17,9 @@ from typing import Final, Self
 CONTEXT: Final = 77
 """Tokens that CLIP's text tower reads, start and end included."""
 OPENAI: Final = "openai"
-_WORD_END: Final = "</w>"
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-SPECIAL_TOKENS: Final = (_START, _END)
+WORD_END: Final = "</w>"
+START, END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL_TOKENS: Final = (START, END)
 _FIXED_TOKENS: Final = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d")
 _CACHED_WORDS: Final = 20_000
 
@@ -33,17 +33,17 @@ def clean_text(text: str) -> str:
     return " ".join(html.unescape(html.unescape(text)).split()).lower()
 
 
-def byte_alphabet() -> list[str]:
-    """Return the 256 printable characters that stand for bytes, in the order of CLIP's token ids."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(code) for code in [*printable, *range(256, 512 - len(printable))]]
-
-
 @cache
 def _byte_letters() -> dict[int, str]:
+    """Return the printable character that stands for each byte, in the order of CLIP's token ids."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
-    return dict(zip([*printable, *others], byte_alphabet(), strict=True))
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + number) for number, byte in enumerate(others)}
+
+
+def byte_alphabet() -> list[str]:
+    """Return the 256 printable characters that stand for bytes, in the order of CLIP's token ids."""
+    return list(_byte_letters().values())
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ClipTokenizer:
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of the cleaned text, start and end included."""
         ids = self._ids
-        return [ids[_START], *(ids[part] for word in _words(clean_text(text)) for part in self._split(word)), ids[_END]]
+        return [ids[START], *(ids[part] for word in _words(clean_text(text)) for part in self._split(word)), ids[END]]
 
     def count(self, text: str) -> int:
         """Return how many tokens the text has, start and end included."""
@@ -73,7 +73,7 @@ class ClipTokenizer:
     def _ids(self) -> dict[str, int]:
         letters = byte_alphabet()
         merged = (first + second for first, second in self.merges)
-        tokens = [*letters, *(letter + _WORD_END for letter in letters), *merged, _START, _END]
+        tokens = [*letters, *(letter + WORD_END for letter in letters), *merged, START, END]
         return {token: index for index, token in enumerate(tokens)}
 
     @cached_property
@@ -81,7 +81,7 @@ class ClipTokenizer:
         return {pair: rank for rank, pair in enumerate(self.merges)}
 
     def _split(self, word: str) -> tuple[str, ...]:
-        if word in (_START, _END):
+        if word in (START, END):
             return (word,)
         if word not in self._parts:
             if len(self._parts) >= _CACHED_WORDS:
@@ -92,7 +92,7 @@ class ClipTokenizer:
     def _merged(self, word: str) -> tuple[str, ...]:
         letters = _byte_letters()
         symbols = [letters[byte] for byte in word.encode(errors="replace")]
-        symbols[-1] += _WORD_END
+        symbols[-1] += WORD_END
         while len(symbols) > 1:
             best = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from car.clip_tokenizer import CONTEXT
 from demo.texts import corpus_words
-from demo.tokenizer import CONTEXT, write_tokenizer
+from demo.tokenizer import write_tokenizer
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 

@@ -8,24 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
-START: Final = "<|startoftext|>"
-END: Final = "<|endoftext|>"
-_WORD_END: Final = "</w>"
-CONTEXT: Final = 77
-
-
-def byte_alphabet() -> list[str]:
-    """Return the 256 printable characters with which GPT-2 and CLIP encode bytes, in CLIP's order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = len(set(range(256)) - set(printable))
-    return [chr(code) for code in [*printable, *range(256, 256 + others)]]
+from car.clip_tokenizer import CONTEXT, END, START, WORD_END, byte_alphabet
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Return byte pairs to join, most frequent first, until every word of lower-case ASCII letters is one token."""
-    split = {word: (*word[:-1], word[-1] + _WORD_END) for word in sorted(set(words))}
+    split = {word: (*word[:-1], word[-1] + WORD_END) for word in sorted(set(words))}
     merges: list[tuple[str, str]] = []
     while any(len(parts) > 1 for parts in split.values()):
         pairs = Counter(pair for parts in split.values() for pair in pairwise(parts))
@@ -52,7 +41,7 @@ def write_tokenizer(folder: Path, words: Iterable[str]) -> int:
     """
     merges = learn_merges(words)
     letters = byte_alphabet()
-    tokens = [*letters, *(letter + _WORD_END for letter in letters), *(a + b for a, b in merges), START, END]
+    tokens = [*letters, *(letter + WORD_END for letter in letters), *(a + b for a, b in merges), START, END]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

@@ -177,8 +177,7 @@ def _draft(session: Session, connections: Connections, request: JobRequest) -> _
     else:
         stored = find(session, request.vocabulary or "")
         vocabulary, words = stored.id, stored.vocabulary
-    for tokenizer in model_registry.tokenizers_for(session, recipe):
-        words.check_tokens(tokenizer)
+    model_registry.check_tokens(session, words, recipe)
     return _Draft(source, recipe, vocabulary)
 
 

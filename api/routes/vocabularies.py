@@ -37,8 +37,7 @@ def create(request: VocabularyRequest, session: SessionDep, _: Writer, response:
     current one.
     """
     words = build_vocabulary(request.labels, request.background, request.mode)
-    for tokenizer in model_registry.tokenizers_for(session, Recipe()):
-        words.check_tokens(tokenizer)
+    model_registry.check_tokens(session, words, Recipe())
     vocabulary_id = vocabularies.get_or_create(session, words)
     stored = vocabularies.get(session, vocabulary_id)
     if request.name is not None:

@@ -120,8 +120,7 @@ def upsert(session: Session, payload: ProjectPayload, *, preset: str) -> Resolve
         _store_contact(session, stored[0], payload.kind, stored[2])
         return ResolvedProject(stored[0], config)
     if config.vocabulary is not None:
-        for tokenizer in model_registry.tokenizers_for(session, config.recipe):
-            config.vocabulary.check_tokens(tokenizer)
+        model_registry.check_tokens(session, config.vocabulary, config.recipe)
     row = _lock(session, payload, config)
     if payload.ls_project_key and row.ls_project_key and payload.ls_project_key != row.ls_project_key:
         project_jobs.forget(session, row)

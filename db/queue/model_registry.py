@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from car.clip_tokenizer import OPENAI, ClipTokenizer, tokenizer_of
 from car.recipe import Recipe
+from car.vocabulary import Vocabulary
 from db.models import WorkerModel
 
 ANY = "*"
@@ -68,6 +69,17 @@ def tokenizers_for(session: Session, recipe: Recipe) -> list[ClipTokenizer]:
     )
     registered = session.scalar(newest) or {}
     return [tokenizer_of(merges) for merges in sorted(set(registered.values())) or [OPENAI]]
+
+
+def check_tokens(session: Session, vocabulary: Vocabulary, recipe: Recipe) -> None:
+    """Check that the models of `recipe` can read every text.
+
+    Raises:
+        VocabularyError: a text has more tokens than they read; the message names the word.
+
+    """
+    for tokenizer in tokenizers_for(session, recipe):
+        vocabulary.check_tokens(tokenizer)
 
 
 def match_weights(entries: Sequence[Any] | None, recipe: Recipe) -> dict[str, str] | None:

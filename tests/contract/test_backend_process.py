@@ -5,7 +5,6 @@ import re
 import threading
 import time
 from pathlib import Path
-from statistics import quantiles
 
 import httpx
 import pytest
@@ -130,8 +129,6 @@ def test_a_body_of_the_largest_size_does_not_keep_health_waiting_for_as_long_as_
             time.sleep(0.02)
     thread.join()
     assert answered.is_set()
-    # Label Studio waits 1 s. Single probes take longer on a busy machine; `python -m benchmarks predict` measures.
-    assert quantiles(waits, n=20)[-1] < 1.0
-    assert max(waits) < 3.0
+    assert max(waits) < 1.0  # Label Studio's limit; `python -m benchmarks predict` measures
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     assert children.read_text() == ""

@@ -48,6 +48,12 @@ def test_the_version_changes_with_labels_regions_parameters_and_weights(face, wo
     assert len({one["model_version"] for one in versions}) == len(versions)
 
 
+def test_a_label_that_no_model_can_read_is_refused_at_setup(face):
+    answer = face.post("/setup", json=recorded("setup", schema=config(["cat", "1 " * 90])))
+    assert answer.status_code == 422
+    assert "tokens" in answer.json()["detail"]
+
+
 @pytest.mark.usefixtures("rows")
 def test_without_any_worker_the_models_that_lie_here_are_told(face_settings, tiny_clips):
     versions = {}

@@ -5,7 +5,7 @@ from uuid import uuid4
 import redis
 
 from car.bulk_source import MAX_GIVEN
-from db.queue import items, listings
+from db.queue import items, listings, model_registry
 from db.session import transaction
 from tests.support.api_client import LEASE, bearer
 
@@ -195,6 +195,18 @@ def test_vocabularies_have_names_and_versions_and_jobs_use_them(client, bucket):
         assert (job["vocabulary"]["id"], job["vocabulary"]["name"]) == (first.json()["id"], "defects")
     for name in ("a@b", "a/b", "", str(uuid4())):
         assert client.post(place, json={"name": name, "labels": ["a"]}).status_code == 422
+
+
+def test_tokens_are_counted_as_the_registered_models_do(client, database, bucket):
+    label = "supercalifragilistic expialidocious photographer with equipment"
+    bucket.put("in/1.png", b"any")
+    assert client.post(JOBS, json=order(bucket, labels=[label])).status_code == 202, "OpenAI's merges are the default"
+    letters = {"proposal": "", "classifier": ""}  # a tokenizer without merges: each letter is a token
+    with transaction(database) as session:
+        model_registry.register(session, model_registry.ANY, model_registry.ANY, {"proposal": "a" * 64}, letters)
+    assert "tokens" in refused(client.post(JOBS, json=order(bucket, labels=[label])), "vocabulary_invalid")
+    named = client.post("/api/v1/vocabularies", json={"labels": [label]})
+    assert "tokens" in refused(named, "vocabulary_invalid")
 
 
 def test_presets_and_used_recipes_are_listed(client, api_rows):

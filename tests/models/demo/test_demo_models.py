@@ -5,12 +5,13 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizer
 
+from car.clip_tokenizer import byte_alphabet
 from demo.clip_models import WEIGHTS
 from demo.crops import crop_target, draw_crop, framed, random_mask
 from demo.proposal_training import mask_loss, smoothed, word_coverage
 from demo.scenes import WORDS, Split, draw_scene, generator
 from demo.texts import corpus_words
-from demo.tokenizer import byte_alphabet, learn_merges, write_tokenizer
+from demo.tokenizer import learn_merges, write_tokenizer
 
 MODELS = ["proposal", "classifier"]
 
