@@ -140,7 +140,6 @@ def test_the_result_of_an_item_that_another_worker_reclaimed_is_dropped(
         with transaction(engine) as session:
             session.execute(text("UPDATE item SET lease_expires_at = now() - interval '1 second'"))
             items.reclaim_expired(session)
-        with transaction(engine) as session:
             items.claim(session, "thief", limit=9, lease=timedelta(seconds=30))
 
     other = threading.Thread(target=take_over)
