@@ -20,9 +20,8 @@ from cli.commands.bench.environment import BenchEnvironment
 from cli.commands.bench.fake_model import fake_segmentation
 from cli.embedded.ports import free_port
 from cli.errors import ProcessFailedError
-from db import vocabularies
+from db import model_registry, vocabularies
 from db.label_studio import outbox
-from db.queue import model_registry
 from db.results import store as result_store
 from db.results.store import NewResult
 from db.session import transaction

@@ -165,6 +165,10 @@ class Recipe:
         """Every value under its key, as `--set` takes it."""
         return {key_of(name): list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
+    def parameters(self) -> dict[str, Any]:
+        """Every value but the names of models: those that ran may be others, which results name."""
+        return {key: value for key, value in self.to_json().items() if not key.endswith("_model")}
+
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Self:
         """The recipe that `to_json` wrote; keys that are absent keep their defaults."""

@@ -14,6 +14,7 @@ from cli.options import NO_SAM, Device, parse_settings
 if TYPE_CHECKING:
     import torch
 
+    from car.model_cards import ModelCard
     from worker.models import ModelPaths
     from worker.models.weights import ClipPair
     from worker.segmenter.sam.automatic_masks import AutomaticMasks
@@ -75,6 +76,10 @@ class ModelSelection:
                 raise UsageError(f"--models {self.models}: {folder} has no {role}/ folder with a CLIP model")
         sam_folder = folder / "sam" if (folder / "sam").is_dir() else None
         return ModelPaths(proposal or folder / "proposal", classifier or folder / "classifier", sam or sam_folder)
+
+    def cards(self, recipe: Recipe) -> "dict[str, ModelCard]":
+        """Return the model card of each model that the recipe uses, by role."""
+        return self.paths(recipe).cards(sam=recipe.sam)
 
 
 def demo_folder() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
+from car.model_cards import ModelCard, badge
 from car.model_version import model_version
 from car.options import CrfBackend
 from car.recipe import Recipe
@@ -39,6 +40,8 @@ class SegmentRun:
     sam: FindRegions | None
     digests: dict[str, str]
     """Role to sha256, of every model that the recipe uses."""
+    cards: dict[str, ModelCard]
+    """Role to the card of the same models."""
     crf_backend: CrfBackend = CrfBackend.LATTICE
     failed: list[str] = field(default_factory=list)
     """Paths of files without a result."""
@@ -109,10 +112,12 @@ class SegmentRun:
             | {"format": image.format, "notes": list(image.notes)},
             "model_version": self._version,
             "weights": self.digests,
-            "recipe": self.recipe.to_json(),
+            "models": {role: card.name for role, card in self.cards.items()},
+            "recipe": self.recipe.parameters(),
             **segmentation.to_json(),
         }
-        result = Result(path, image.pixels, segmentation, traces, document)
+        note = badge(self.cards.values(), self.vocabulary)
+        result = Result(path, image.pixels, segmentation, traces, document, note)
         try:
             self.outputs.write(result)
         except OutputError as error:

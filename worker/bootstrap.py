@@ -8,8 +8,9 @@ import structlog
 from sqlalchemy import Engine
 
 from car.errors import CarError
+from car.model_cards import ModelCard
 from car.object_store import ObjectStore
-from db.queue import model_registry
+from db import model_registry
 from db.session import transaction
 from worker.images import ImageLimits
 from worker.images.fetch import ImageFetcher
@@ -52,7 +53,11 @@ def make_pipeline(
 
 
 def _register_models(
-    engine: Engine, names: tuple[str, str, str] | None, weights: Mapping[str, str], tokenizers: Mapping[str, str]
+    engine: Engine,
+    names: tuple[str, str, str] | None,
+    weights: Mapping[str, str],
+    tokenizers: Mapping[str, str],
+    cards: Mapping[str, ModelCard],
 ) -> None:
     """Register loaded models: the API computes model versions from their weights, and counts tokens as they do."""
     try:
@@ -62,6 +67,6 @@ def _register_models(
                 model_registry.ANY,
                 model_registry.ANY if "sam" in weights else "",
             )
-            model_registry.register(session, proposal, classifier, weights, tokenizers, sam=sam)
+            model_registry.register(session, proposal, classifier, weights, tokenizers, sam=sam, cards=cards)
     except CarError as error:
         structlog.get_logger().warning("register_models_failed", reason=str(error))

@@ -3,30 +3,25 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
 
+from api import local_models
 from api.label_studio.context import BackendContext
 from api.label_studio.payloads import ProjectKey
 from car.errors import CarError, RecipeError, VocabularyError
 from car.label_studio.labeling_config import LabelingConfigError
 from car.model_version import label_studio_version
 from car.recipe import Recipe
-from car.weights_digest import WEIGHTS, remembered_digest, weights_digest
+from db import model_registry
 from db.errors import NotFoundError
 from db.label_studio import projects
 from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
-from db.queue import model_registry
 from db.session import read_only, transaction
 
 _QUERY_STRING = re.compile(r"\?\S+")
-_HASHED_BYTES = 64 * 2**20
-"""Larger weights are not hashed while Label Studio waits: it gives /setup three seconds."""
 
 log = structlog.get_logger("api.label_studio")
 
@@ -87,7 +82,7 @@ def expected_weights(session: Session, backend: BackendContext, recipe: Recipe) 
     """Return the weights of the worker that can serve the recipe; without one, those of this machine's models. None if
     there are neither: then the first worker changes the model version.
     """
-    return model_registry.weights_for(session, recipe) or _weights_here(backend.settings.models, recipe)
+    return model_registry.weights_for(session, recipe) or local_models.weights(backend.settings.models, recipe)
 
 
 def loggable(error: CarError) -> str:
@@ -107,7 +102,9 @@ def _find_unchanged(backend: BackendContext, payload: Callable[[Session], Projec
         return None  # `_store` refuses it
     if project is None:
         return None
-    return UpsertedProject(project, project.weights or _weights_here(backend.settings.models, project.config.recipe))
+    return UpsertedProject(
+        project, project.weights or local_models.weights(backend.settings.models, project.config.recipe)
+    )
 
 
 def _store(backend: BackendContext, payload: Callable[[Session], ProjectPayload]) -> UpsertedProject:
@@ -142,25 +139,3 @@ def _stored_instance(session: Session, key: ProjectKey) -> str:
                 "LABEL_STUDIO_URL"
             )
     return row.instance
-
-
-def _weights_here(models: str, recipe: Recipe) -> Mapping[str, str] | None:
-    if models == "openai":
-        return None
-    folder = Path(str(resources.files("demo"))) / "weights" if models == "demo" else Path(models)
-    digests: dict[str, str] = {}
-    for role in ("proposal", "classifier", *(("sam",) if recipe.sam else ())):
-        try:
-            stat = (folder / role / WEIGHTS).stat()
-            digest = _digest(folder / role, stat.st_size, stat.st_mtime_ns)
-        except OSError:
-            return None
-        if digest is None:
-            return None
-        digests[role] = digest
-    return digests
-
-
-@lru_cache(maxsize=16)
-def _digest(folder: Path, size: int, _mtime_ns: int) -> str | None:
-    return weights_digest(folder) if size <= _HASHED_BYTES else remembered_digest(folder)

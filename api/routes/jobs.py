@@ -10,11 +10,12 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Request, Response
 from sqlalchemy.orm import Session
 
-from api import sources
+from api import local_models, sources
 from api.dependencies import Connections, ConnectionsDep, CursorParam, Limit, NotifyDep, SessionDep
 from api.routes.vocabularies import build_vocabulary, find
 from api.schemas.common import Page, Text
 from api.schemas.jobs import (
+    CreatedJob,
     ItemEntry,
     JobRequest,
     JobView,
@@ -26,12 +27,13 @@ from api.schemas.jobs import (
 )
 from api.security import Reader, Writer, WriterInOwnTransaction
 from car.bulk_source import BulkSource
+from car.model_cards import vocabulary_warnings
 from car.presets import apply_settings, preset
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
-from db import vocabularies
+from db import model_registry, vocabularies
 from db.models import ItemState, Job, JobKind
-from db.queue import jobs, model_registry
+from db.queue import jobs
 from db.queue.jobs import ItemView, NewJob
 from db.queue.progress import Progress, progress_of
 from db.vocabularies import StoredRecipe, StoredVocabulary
@@ -52,9 +54,10 @@ class _Draft:
     source: BulkSource
     recipe: Recipe
     vocabulary: Vocabulary | UUID
+    warnings: list[str]
 
 
-@router.post("", status_code=202, summary="Create a job that labels images", responses={200: {"model": JobView}})
+@router.post("", status_code=202, summary="Create a job that labels images", responses={200: {"model": CreatedJob}})
 async def create(
     http: Request,
     request: JobRequest,
@@ -63,7 +66,7 @@ async def create(
     notify: NotifyDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobView:
+) -> CreatedJob:
     """Responds at once; workers list the source and label its images."""
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
@@ -93,20 +96,21 @@ async def create(
 
     drafted = await connections.in_transaction(draft, http.receive)
     if isinstance(drafted, JobView):
-        job, created = drafted, False
+        job, created, warnings = drafted, False, []
     else:
         # No connection and no slot of the database is held meanwhile.
         await connections.store_limit.fetch(
             partial(sources.validate_source, connections.objects, drafted.source), http.receive
         )
         job, created = await connections.in_transaction(partial(store, drafted), http.receive)
+        warnings = drafted.warnings
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     if created:
         notify(TaskName.LIST)
     else:
         response.status_code = 200
         response.headers["Idempotent-Replay"] = "true"
-    return job
+    return CreatedJob(**dict(job), warnings=warnings)
 
 
 @router.get("", summary="Jobs, newest first")
@@ -178,7 +182,10 @@ def _draft(session: Session, connections: Connections, request: JobRequest) -> _
         stored = find(session, request.vocabulary or "")
         vocabulary, words = stored.id, stored.vocabulary
     model_registry.check_tokens(session, words, recipe)
-    return _Draft(source, recipe, vocabulary)
+    warnings = model_registry.warnings(session, words, recipe)
+    if warnings is None:
+        warnings = vocabulary_warnings(local_models.cards(connections.settings.models), words)
+    return _Draft(source, recipe, vocabulary, warnings)
 
 
 def _setting_text(value: Setting) -> str:

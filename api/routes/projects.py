@@ -22,6 +22,8 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
+from car.model_cards import vocabulary_warnings
+from db import model_registry
 from db.label_studio import feedback as annotations
 from db.label_studio import outbox, project_queries, project_sync, projects
 from db.label_studio.project_queries import TaskView
@@ -131,9 +133,12 @@ def retry(
 def view(session: Session, backend: BackendContext, project: ResolvedProject) -> ProjectView:
     """Return a project with its counts of now."""
     row, config = project.row, project.config
-    progress = project_queries.progress(session, row, weights=expected_weights(session, backend, config.recipe))
-    labels = None
+    weights = expected_weights(session, backend, config.recipe)
+    progress = project_queries.progress(session, row, weights=weights)
+    labels, warnings = None, []
     if config.vocabulary is not None:
+        cards = model_registry.cards_of(session, weights or {}).values()
+        warnings = vocabulary_warnings(cards, config.vocabulary)
         labels = [ProjectLabel(name=label.name, prompts=list(label.prompts)) for label in config.vocabulary.labels]
     counts = ("model_version", "tasks", "items", "predictions", "failed", "unsent")
     return ProjectView.model_validate(
@@ -144,6 +149,7 @@ def view(session: Session, backend: BackendContext, project: ResolvedProject) ->
             "job": row.job_id,
             "preset": config.recipe.preset,
             "labels": labels,
+            "warnings": warnings,
             "extra_params": row.extra_params,
         }
     )

@@ -27,6 +27,7 @@ from api.schemas.results import (
     StepView,
 )
 from api.security import Credentials, Reader, authorize
+from car.model_cards import badge
 from car.rendering.history_image import draw_history
 from car.rendering.overlay import draw_overlay
 from car.segmentation import Step
@@ -102,7 +103,8 @@ def _view(detail: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDe
             "steps": _steps(detail.steps),
             "masks": masks,
             "uris": [SourceView(job=source.job, uri=source.uri) for source in sources],
-            "recipe": detail.recipe.to_json(),
+            "models": detail.models,
+            "recipe": detail.recipe.parameters(),
             "vocabulary": vocabularies.view(detail.vocabulary),
             "notes": detail.stored.image.notes,
             "links": links,
@@ -156,7 +158,8 @@ async def _drawn(detail: Detail, connections: Connections, request: Request, kin
     # One after the other: a request that waits for S3 holds no drawing slot.
     fetch = partial(rendering.fetch, connections.objects, detail.stored)
     masks, preview = await connections.store_limit.fetch(fetch, request.receive)
-    draw_image = draw_overlay if kind == "overlay" else draw_history
+    note = badge(detail.cards.values(), detail.vocabulary.vocabulary)
+    draw_image = partial(draw_overlay, note=note) if kind == "overlay" else draw_history
     draw = partial(rendering.draw, draw_image, detail.stored, detail.steps, masks, preview)
     data = await connections.drawing_limit.run(draw, request.receive)
     response = _png_response(data, f"{detail.stored.row.id}-{kind}.png")
@@ -193,6 +196,7 @@ def _summary(row: ResultView) -> ResultSummary:
         stop_reason=row.stop_reason,
         reused=row.reused,
         created_at=row.created_at,
+        models=row.models,
         steps=row.steps,
         masks=[MaskEntry.model_validate(mask) for mask in row.masks],
     )

@@ -14,9 +14,8 @@ from api.security import Reader, Writer
 from car.presets import PRESETS
 from car.recipe import Mode, Recipe
 from car.vocabulary import Label, Vocabulary
-from db import vocabularies
+from db import model_registry, vocabularies
 from db.errors import NotFoundError
-from db.queue import model_registry
 from db.vocabularies import StoredRecipe, StoredVocabulary
 
 router = APIRouter(prefix="/vocabularies", tags=["vocabularies"])

@@ -118,6 +118,10 @@ class JobView(ResponseModel):
     finished_at: datetime | None
 
 
+class CreatedJob(JobView):
+    warnings: list[str] = Field(description="what the models do not know; the job runs nevertheless")
+
+
 class ItemEntry(ResponseModel):
     """One image of a job."""
 

@@ -95,6 +95,7 @@ class ProjectView(ProjectEntry):
         description="of the current configuration by state", examples=[_PREDICTIONS]
     )
     failed: list[ReasonView] = Field(description="why images failed, the most frequent reason first")
+    warnings: list[str] = Field(description="words that the models do not know")
     unsent: list[ReasonView] = Field(description="why predictions were refused or wait for a retry")
 
 

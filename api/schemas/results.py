@@ -92,6 +92,7 @@ class _Entry(ResponseModel):
     stop_reason: str
     reused: bool = Field(description="the result existed before this item")
     created_at: datetime
+    models: dict[str, str] = Field(description="name of each model that ran, by role", examples=[{"proposal": "demo"}])
 
 
 class ResultSummary(_Entry):
@@ -119,13 +120,13 @@ class ResultDetailView(_Entry):
     masks: list[MaskDetail]
     uris: list[SourceView] = Field(description="up to 20 URLs of this image")
     run_key: str
-    weights: dict[str, str]
+    weights: dict[str, str] = Field(description="sha256 of each model's weights, by role")
     device: str
-    code_version: str
+    code_version: str = Field(description="version of the arithmetic")
     worker: str
     timings: dict[str, float]
     work: dict[str, int]
-    recipe: dict[str, Any]
+    recipe: dict[str, Any] = Field(description="every parameter; `models` has the models")
     vocabulary: VocabularyView
     notes: list[str]
     links: Links

@@ -131,7 +131,9 @@ def _draw_row(
     draw.line((_GAP, top, canvas.width - _GAP, top), fill=_LINE)
     middle = top + (sheet.row // 2 if sheet.thumb[1] else _GAP // 2 + _SIZE)
     draw.rounded_rectangle(
-        (_GAP, middle - _SIZE // 2, _GAP + _SIZE, middle + _SIZE // 2), radius=4, fill=label_color(life.index)
+        (_GAP, middle - _SIZE // 2, _GAP + _SIZE, middle + _SIZE // 2),
+        radius=4,
+        fill=label_color(life.index, life.label),
     )
     name = truncate_text(life.label, _SIZE, sheet.names - 2 * _SIZE)
     draw_text(draw, (_GAP + 1.6 * _SIZE, middle), name, _SIZE, BLACK if life.survived else _GREY)
@@ -141,7 +143,7 @@ def _draw_row(
         if step in life.queries:
             query, place = life.queries[step], (sheet.x_of(column), top + _GAP // 2)
             _draw_heat(canvas, place, sheet.thumb, result[0], cams.get((life.label, step)), dropped=not query.kept)
-            _draw_score(draw, (place[0], place[1] + sheet.thumb[1]), query, label_color(life.index))
+            _draw_score(draw, (place[0], place[1] + sheet.thumb[1]), query, label_color(life.index, life.label))
             if not query.kept:
                 # Nothing follows in this row, so the text may extend to the right edge.
                 at = (place[0], place[1] + sheet.thumb[1] + 2.3 * _SIZE)

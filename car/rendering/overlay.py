@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from car.query_history import QueryTrace, format_area_share, query_traces
 from car.rendering.palette import BLACK, Rgb, contrasting_color, label_color
-from car.rendering.text import draw_text, text_width, truncate_text
+from car.rendering.text import draw_text, text_width, truncate_text, wrap_text
 from car.rle import decode_coco
 from car.segmentation import Segmentation
 
@@ -17,18 +17,22 @@ Pixels = NDArray[np.uint8]
 
 _LEAST_SIDE: Final = 720
 """Small images are enlarged by an integer factor until the long side has at least this many pixels."""
-_FILL: Final = 0.5
+_TINT: Final = 0.18
+"""Share of the label's color in a mask: the object's own colors stay visible."""
 _FADED: Final = 0.85
-"""How much the object's own color is replaced by gray, so that the label's color is visible."""
+"""How much of the color outside all masks is replaced by gray, so that the masks stand out."""
 _CASING: Final = 0.65
 _PAPER: Final[Rgb] = (250, 250, 248)
 _GREY: Final[Rgb] = (120, 122, 126)
+_NOTE: Final[Rgb] = (176, 92, 0)
 _WIDE: Final = 1.5
 """Above this aspect ratio the legend is below the image instead of on its right."""
 
 
-def draw_overlay(pixels: Pixels, segmentation: Segmentation) -> Image.Image:
-    """Draw the masks on their image, filled, outlined and numbered, with a legend of labels, scores and areas.
+def draw_overlay(pixels: Pixels, segmentation: Segmentation, note: str = "") -> Image.Image:
+    """Draw the masks on their image, outlined and numbered, with a legend of labels, scores and areas.
+
+    `note` is written below the legend.
 
     `pixels` are uint8 (height, width, 3), RGB. Small images are enlarged so that the text is readable.
     """
@@ -43,44 +47,50 @@ def draw_overlay(pixels: Pixels, segmentation: Segmentation) -> Image.Image:
     size = round(min(max(max(pixels.shape[:2]) * scale / 48, 15), 60))
     canvas = draw_masks(pixels, shown, scale)
     _number(canvas, shown, scale, size)
-    return _beside(canvas, _legend(lives, segmentation, size, canvas.size))
+    return _beside(canvas, _legend(lives, segmentation, note, size, canvas.size))
 
 
 def draw_masks(pixels: Pixels, shown: list[QueryTrace], scale: int) -> Image.Image:
-    """Draw the masks of the traces on the image enlarged `scale` times, each in its label's color."""
+    """Draw the masks, outlined and tinted in their labels' colors, on the image enlarged `scale` times and grayed."""
     height, width = pixels.shape[:2]
     enlarged = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    canvas = np.array(enlarged)
-    thickness = max(1, round(max(canvas.shape[:2]) / 450))
+    original = np.asarray(enlarged)
+    gray = np.asarray(enlarged.convert("L"))[..., None]
+    canvas = np.rint(original * (1 - _FADED) + gray * _FADED).astype(np.uint8)
+    thickness = max(2, round(max(canvas.shape[:2]) / 240))
     for life in shown:
         if life.mask is not None:
-            _tint(canvas, decode_coco(life.mask.rle), life.mask.bbox, label_color(life.index), scale, thickness)
+            _draw_mask(
+                (canvas, original),
+                decode_coco(life.mask.rle),
+                life.mask.bbox,
+                label_color(life.index, life.label),
+                scale,
+                thickness,
+            )
     return Image.fromarray(canvas)
 
 
-def _tint(
-    canvas: Pixels,
+def _draw_mask(
+    pixels: tuple[Pixels, Pixels],
     mask: NDArray[np.bool_],
     bbox: tuple[int, int, int, int],
     colour: Rgb,
     scale: int,
     thickness: int,
 ) -> None:
-    """Fill and outline one mask within its bounding box."""
+    """Draw one mask within its bounding box: `pixels` are the canvas, which is changed, and the original image."""
     x, y, width, height = bbox
     margin = 1 + thickness // scale
     top, left = max(0, y - margin), max(0, x - margin)
     near = mask[top : y + height + margin, left : x + width + margin]
     large = near.repeat(scale, axis=0).repeat(scale, axis=1)
-    part = canvas[top * scale :, left * scale :][: large.shape[0], : large.shape[1]]
-    inner = large & ~_shrunk(large, thickness)
+    part, original = (image[top * scale :, left * scale :][: large.shape[0], : large.shape[1]] for image in pixels)
     casing = ~_shrunk(~large, max(1, thickness // 2)) & ~large
-    inside = large & ~inner
-    grey = np.asarray(Image.fromarray(part).convert("L"))[inside][:, None]
-    part[inside] = np.rint(part[inside] * (1 - _FADED) + grey * _FADED).astype(np.uint8)
-    _blend(part, inside, colour, _FILL)
+    part[large] = original[large]
+    _blend(part, large, colour, _TINT)
     _blend(part, casing, BLACK, _CASING)
-    part[inner] = colour
+    part[large & ~_shrunk(large, thickness)] = colour
 
 
 def _blend(part: Pixels, where: NDArray[np.bool_], colour: Rgb, share: float) -> None:
@@ -123,7 +133,7 @@ def _number(canvas: Image.Image, shown: list[QueryTrace], scale: int, size: int)
         # A number at the edge is moved inwards instead of clipped.
         x = min(max(x, across // 2 + 1), max(across // 2 + 1, canvas.width - across // 2 - 2))
         y = min(max(y, size), max(size, canvas.height - size))
-        draw_badge(draw, (x - across // 2, y), number, size, label_color(life.index))
+        draw_badge(draw, (x - across // 2, y), number, size, label_color(life.index, life.label))
 
 
 def draw_badge(draw: ImageDraw.ImageDraw, center: tuple[int, int], number: int, size: int, colour: Rgb) -> None:
@@ -157,7 +167,9 @@ def _entries(lives: tuple[QueryTrace, ...], segmentation: Segmentation) -> list[
         if life.mask is not None:
             area = format_area_share(life.mask.area, segmentation)
             entries.append(
-                _Entry(len(entries) + 1, label_color(life.index), life.label, f"{life.mask.score:.2f}", area)
+                _Entry(
+                    len(entries) + 1, label_color(life.index, life.label), life.label, f"{life.mask.score:.2f}", area
+                )
             )
         elif life.survived:
             without.append(_Entry(None, _GREY, life.label, f"{life.last.score:.2f}", "no pixels"))
@@ -165,7 +177,7 @@ def _entries(lives: tuple[QueryTrace, ...], segmentation: Segmentation) -> list[
 
 
 def _legend(
-    lives: tuple[QueryTrace, ...], segmentation: Segmentation, size: int, image: tuple[int, int]
+    lives: tuple[QueryTrace, ...], segmentation: Segmentation, note: str, size: int, image: tuple[int, int]
 ) -> Image.Image:
     """Draw rows of number, label, score and area, in as many columns as the image's side needs."""
     entries = _entries(lives, segmentation)
@@ -183,12 +195,17 @@ def _legend(
         columns = -(-len(entries) // max(1, (image[1] - 2 * row) // row))
     rows = -(-len(entries) // max(columns, 1))
     width = max(columns * column + gap, text_width(foot, size) + 2 * gap)
-    sheet = Image.new("RGB", (width, (rows + 2) * row), _PAPER)
+    small = round(size * 0.85)
+    notes = wrap_text(note, small, width - 2 * gap)
+    sheet = Image.new("RGB", (width, (rows + 2) * row + len(notes) * 2 * small), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for place, entry in enumerate(entries):
         x, y = gap + place // rows * column, row // 2 + place % rows * row + row // 2
         _write_entry(draw, (x, y), entry, size, (marks, names, scores, areas))
-    draw_text(draw, (gap, round((rows + 1.2) * row)), foot, round(size * 0.85), _GREY)
+    for number, line in enumerate((foot, *notes)):
+        draw_text(
+            draw, (gap, round((rows + 1.2) * row) + 2 * number * small), line, small, _GREY if not number else _NOTE
+        )
     return sheet
 
 

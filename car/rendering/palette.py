@@ -1,6 +1,7 @@
 """Colors of labels, distinct in hue and lightness, and the color map of heat maps."""
 
 import math
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -21,9 +22,41 @@ _CHROMA = 0.19
 _HEAT = ((0, 0, 4), (61, 9, 101), (136, 34, 106), (203, 65, 73), (246, 125, 21), (251, 190, 35), (252, 255, 164))
 
 
+_NAMED: Final[dict[str, Rgb]] = {
+    "red": (218, 44, 38),
+    "orange": (240, 134, 22),
+    "yellow": (240, 206, 28),
+    "green": (38, 156, 62),
+    "blue": (42, 98, 222),
+    "purple": (140, 64, 190),
+    "violet": (140, 64, 190),
+    "pink": (240, 128, 176),
+    "magenta": (214, 44, 168),
+    "cyan": (30, 190, 210),
+    "turquoise": (40, 186, 170),
+    "brown": (132, 86, 48),
+    "beige": (224, 204, 164),
+    "black": (48, 50, 54),
+    "gray": (136, 138, 142),
+    "grey": (136, 138, 142),
+    "silver": (186, 190, 194),
+    "white": (244, 244, 240),
+    "gold": (214, 170, 40),
+}
+"""Colors that labels can name."""
+
+
+def label_color(index: int, label: str) -> Rgb:
+    """Return the color of the label at `index` of its vocabulary, the same in every image.
+
+    A label that names a color has that color, so that the drawing does not contradict it.
+    """
+    named = [word for word in re.findall(r"[a-z]+", label.lower()) if word in _NAMED]
+    return _NAMED[named[0]] if named else _palette_color(index)
+
+
 @lru_cache(maxsize=4096)
-def label_color(index: int) -> Rgb:
-    """Return the color of the label at `index`, the same in every image."""
+def _palette_color(index: int) -> Rgb:
     hue = math.radians((_FIRST_HUE + index * _ANGLE) % 360)
     lightness = _LIGHTNESS[index % len(_LIGHTNESS)]
     chroma = _CHROMA

@@ -50,6 +50,18 @@ def truncate_text(text: str, size: int, width: int) -> str:
     return text[:few].rstrip() + "..."
 
 
+def wrap_text(text: str, size: int, width: int) -> list[str]:
+    """Return the text as lines of at most this width; longer words are truncated."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(truncate_text(word, size, width))
+    return lines
+
+
 @lru_cache(maxsize=4096)
 def choose_font(text: str, size: int) -> tuple[Font, str]:
     """Return a font and the text as it can be drawn in it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from car.printable import printable
 from cli import options
 from cli.commands import open_api
 from cli.errors import UsageError
@@ -104,6 +105,8 @@ def create(
         request["source"] = {"prefix": prefix} if prefix else _source(source, manifest, upload, name, data_dir)
         job, replayed = service.create_job(request, idempotency_key=idempotency_key)
         typer.echo(f"job {job['id']} " + ("was created before with this key" if replayed else "created"), err=True)
+        for warning in job["warnings"]:
+            typer.echo(f"note: {printable(warning)}", err=True)
         if watch or as_json:
             _report(service, job["id"], None if watch else job, as_json=as_json)
         else:

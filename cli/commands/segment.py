@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from car.model_cards import vocabulary_warnings
 from car.options import CrfBackend, Precision
 from car.vocabulary import Vocabulary
 from cli import options
@@ -89,14 +90,15 @@ def segment(
     outputs = ResultFiles(targets, paths, vocabulary.names)
     for reason in missing:
         report.fail(reason)
-    if demo_labels and not set(vocabulary.names) <= {label.name for label in options.labels_of(None, demo_labels)}:
-        report.note("the demo models know colored shapes only; for real images: car models pull, --models openai")
+    cards = choice.cards(recipe)
+    for warning in vocabulary_warnings(cards.values(), vocabulary):
+        report.note(warning)
     with report.waiting("loading the models"):
         pair = load(choice, recipe, device, precision)
         find_regions, digests = load_sam(choice, recipe, device)
         from cli.segment_runner import SegmentRun
 
-    run = SegmentRun(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests, crf)
+    run = SegmentRun(pair, vocabulary, recipe, outputs, report, find_regions, pair.digests | digests, cards, crf)
     run.run(paths)
     failed = missing + run.failed
     report.total(run.done, failed)

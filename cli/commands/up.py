@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import ProcessFailedError, UsageError
-from cli.model_selection import DEMO, ModelSelection
+from cli.model_selection import DEMO, ModelSelection, demo_folder
 from cli.options import DATA_DIR, DataFolder, Device
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def up(
             "API": f"{url}  (docs at {url}/docs)",
             "bucket": f"s3://{os.environ['S3_BUCKET']} at {os.environ.get('AWS_ENDPOINT_URL_S3') or 'AWS'}",
             "engines": f"embedded, data in {folder.path}" if engines else "from the environment",
+            "models": _models(),
             "logs": folder.path / "logs",
             "shell": f'eval "$(car env{option})"',
         }.items():
@@ -101,6 +103,15 @@ def up(
             if engines:
                 engines.check()
             time.sleep(_POLL_SECONDS)
+
+
+def _models() -> str:
+    """Return CAR_MODELS, and for models that know few words what they are good for."""
+    from car.model_cards import read_card
+
+    models = os.environ.get("CAR_MODELS") or DEMO
+    folder = demo_folder() / "weights" if models == DEMO else Path(models)
+    return read_card(folder / "proposal", models).note or models
 
 
 def _check_port(port: int, host: str) -> None:

@@ -15,9 +15,10 @@ from cli.doctor.diagnoses import Finding, diagnosed, good, skipped
 from cli.errors import ApiRefusedError
 from cli.service.api_client import ApiAddress, ApiClient
 from cli.service.prepare_services import check_broker
+from db import model_registry
 from db.errors import DatabaseError
 from db.models import Worker
-from db.queue import model_registry, workers
+from db.queue import workers
 from db.schema import require_current
 from db.session import transaction
 from db.settings import EngineSettings

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from car.printable import printable
 from cli.output.job_progress import STATE_STYLES
 from cli.output.job_tables import moment, new_table
 from cli.service.api_types import FailureReason, LabelFeedback, Project, ProjectTask
@@ -80,6 +81,8 @@ def project_page(project: Project) -> Table:
     for name, key in (("/setup", "setup_at"), ("/predict", "predict_at"), ("webhook", "webhook_at")):
         at: str | None = project.get(key)  # type: ignore[assignment] # times are texts
         table.add_row(f"last {name}", moment(at) if at else "never")
+    for warning in project["warnings"]:
+        table.add_row("note", Text(printable(warning), "yellow"))
     for problem in project["problems"]:
         table.add_row("problem", Text(f"{problem['detail']} ({problem['code']})", "yellow"))
     return table

@@ -54,7 +54,7 @@ class HistoryTable:
             table.add_row(*row, *([_rival(trace)] if shown else []))
 
         size = f"  {segmentation.width} x {segmentation.height}"
-        head = Text.assemble((title, "bold"), size, *((f"  {note}", "yellow") for note in notes))
+        head = Text.assemble((title, "bold"), size, *((f"  {note}", "yellow") for note in notes if note))
         foot = self._foot(segmentation, f"{len(survivors)} of {len(traces)} kept", len(dropped) - len(shown))
         return Group(head, table, foot, Text())
 

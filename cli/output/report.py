@@ -39,7 +39,7 @@ class Report:
     def show(self, result: Result, notes: tuple[str, ...]) -> None:
         if not self.quiet:
             table = HistoryTable(show_all=self.verbose)
-            self._out.print(table.build(str(result.path), result.segmentation, notes, self._out))
+            self._out.print(table.build(str(result.path), result.segmentation, (*notes, result.note), self._out))
 
     def fail(self, reason: str) -> None:
         self._errors.print(Text.assemble(("failed: ", "bold red"), reason))

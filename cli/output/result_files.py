@@ -37,6 +37,8 @@ class Result:
     step_traces: tuple[StepCams, ...]
     document: Mapping[str, Any]
     """The JSON document of --json."""
+    note: str = ""
+    """About the models, for tables and overlays."""
 
 
 class ResultFiles:
@@ -66,7 +68,7 @@ class ResultFiles:
         """
         try:
             if "--overlay" in self.targets:
-                self._save("--overlay", result.path, draw_overlay(result.pixels, result.segmentation))
+                self._save("--overlay", result.path, draw_overlay(result.pixels, result.segmentation, result.note))
             if "--history" in self.targets:
                 drawing = draw_history(result.pixels, result.segmentation, result.step_traces)
                 self._save("--history", result.path, drawing)

@@ -13,13 +13,14 @@ _MASKS_SHOWN = 5
 
 
 def results_table(results: Iterable[ResultSummary]) -> Table:
-    table = new_table("id", "image", "masks", "steps", "created")
+    table = new_table("id", "image", "masks", "steps", "models", "created")
     for result in results:
         table.add_row(
             result["id"],
             Text(printable(result["uri"])),
             format_found_labels(result["masks"]),
             str(result["steps"]),
+            result["models"].get("classifier", ""),
             moment(result["created_at"]),
         )
     return table
@@ -70,6 +71,7 @@ def result_page(detail: ResultDetail) -> Table:
     for note in detail["notes"]:
         table.add_row("note", Text(printable(note), "yellow"))
     table.add_row("created", f"{moment(detail['created_at'])} on {detail['device']} by {detail['worker']}")
-    table.add_row("models", Text(detail["model_version"]))
+    table.add_row("models", ", ".join(f"{role} {name}" for role, name in detail["models"].items()))
+    table.add_row("version", Text(detail["model_version"]))
     table.add_row("stopped", f"{detail['stop_reason']} after {len(detail['steps'])} steps")
     return table

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 from cli.errors import ApiBusyError, ApiRefusedError, ApiUnreachableError
 from cli.options import car_command
 from cli.service.api_types import (
+    CreatedJob,
     Item,
     Job,
     LabelFeedback,
@@ -68,11 +69,11 @@ class ApiClient:
 
     # Jobs
 
-    def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[CreatedJob, bool]:
         """The job, and whether an earlier request with this key had made it already."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._send("POST", "/jobs", json=request, headers=headers)
-        return cast("Job", answer.json()), answer.headers.get("Idempotent-Replay") == "true"
+        return cast("CreatedJob", answer.json()), answer.headers.get("Idempotent-Replay") == "true"
 
     def job(self, job_id: str) -> Job:
         return cast("Job", self._json("GET", f"/jobs/{_part(job_id)}"))

@@ -40,6 +40,10 @@ class Job(TypedDict):
     finished_at: str | None
 
 
+class CreatedJob(Job):
+    warnings: list[str]
+
+
 class Item(TypedDict):
     id: str
     uri: str
@@ -76,6 +80,7 @@ class _Result(TypedDict):
     masks: list[Mask]
     reused: bool
     created_at: str
+    models: dict[str, str]
 
 
 class ResultSummary(_Result):
@@ -133,6 +138,7 @@ class Project(ProjectEntry):
     predictions: dict[str, int]
     failed: list[FailureReason]
     unsent: list[FailureReason]
+    warnings: list[str]
 
 
 class ProjectTask(TypedDict):

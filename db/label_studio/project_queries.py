@@ -11,11 +11,10 @@ from sqlalchemy.orm import Session
 
 from car.model_version import label_studio_version
 from car.recipe import Recipe
-from db import models
+from db import model_registry, models
 from db.label_studio.outbox import SUPERSEDED
 from db.models import ItemState, PredictionState
 from db.pagination import Cursor
-from db.queue import model_registry
 
 
 @dataclass(frozen=True)

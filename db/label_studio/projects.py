@@ -12,12 +12,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from car.label_studio.project_config import ProjectConfig, build_project_config
-from db import models
+from db import model_registry, models
 from db.errors import ConflictError, NotFoundError
 from db.label_studio import project_jobs
 from db.leases import storable
 from db.pagination import Cursor
-from db.queue import model_registry
 
 UNKNOWN_INSTANCE = ""
 """The instance of a project whose Label Studio has requested predictions but not sent its address yet."""

@@ -32,5 +32,6 @@ from db.models.work import Recipe as Recipe
 from db.models.work import Vocabulary as Vocabulary
 from db.models.work import VocabularyVersion as VocabularyVersion
 from db.models.workers import ApiKey as ApiKey
+from db.models.workers import WeightsCard as WeightsCard
 from db.models.workers import Worker as Worker
 from db.models.workers import WorkerModel as WorkerModel

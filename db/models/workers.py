@@ -43,6 +43,18 @@ class WorkerModel(Base):
     registered_at: Mapped[datetime] = since_now()
 
 
+class WeightsCard(Base):
+    """The model card of weights that a worker has loaded once."""
+
+    __tablename__ = "weights_card"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    words: Mapped[list[str]]
+    """The words that they know; empty: any word."""
+    note: Mapped[str]
+
+
 class ApiKey(Base):
     """A bearer key, of which only the sha256 is stored."""
 

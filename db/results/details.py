@@ -7,9 +7,10 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from car.model_cards import ModelCard
 from car.recipe import Recipe
 from car.segmentation import Pass, QueryScore, Step, StopReason
-from db import vocabularies
+from db import model_registry, vocabularies
 from db.errors import NotFoundError
 from db.models import Image, Item, QueryStep, Result
 from db.results.queries import MaskView, masks_of
@@ -43,6 +44,14 @@ class Detail:
     sources: tuple[ImageSource, ...]
     recipe: Recipe
     vocabulary: StoredVocabulary
+    cards: dict[str, ModelCard]
+    """Role to the card of the weights that ran, where a worker has registered one."""
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Role to the name of the model that ran, or to the beginning of its digest."""
+        names = {role: card.name for role, card in self.cards.items()}
+        return {role: digest[:8] for role, digest in self.stored.row.weights.items()} | names
 
 
 def stored(session: Session, result_id: UUID) -> Stored:
@@ -66,6 +75,7 @@ def get(session: Session, result_id: UUID) -> Detail:
         sources=tuple(ImageSource(*row) for row in session.execute(sources.order_by(Item.job_id).limit(_MAX_SOURCES))),
         recipe=vocabularies.recipe(session, result.row.recipe_id).recipe,
         vocabulary=vocabularies.get(session, result.row.vocabulary_id),
+        cards=model_registry.cards_of(session, result.row.weights),
     )
 
 

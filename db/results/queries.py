@@ -68,6 +68,8 @@ class ResultView:
     stop_reason: str
     steps: int
     created_at: datetime
+    models: dict[str, str]
+    """Role to the name of the model that ran, or to the beginning of its digest."""
     masks: tuple[MaskView, ...]
 
 
@@ -86,7 +88,10 @@ _ROWS = """
     WITH page AS MATERIALIZED ({keys})
     SELECT result.id, item.id AS item_id, item.job_id AS job, item.uri, coalesce(item.reused, false) AS reused,
         image.sha256, image.width, image.height, image.format,
-        result.model_version, result.stop_reason, result.steps, result.created_at
+        result.model_version, result.stop_reason, result.steps, result.created_at,
+        (SELECT coalesce(jsonb_object_agg(role, coalesce(name, left(digest, 8))), '{{}}')
+            FROM jsonb_each_text(result.weights) AS w(role, digest)
+            LEFT JOIN weights_card ON weights_card.sha256 = digest) AS models
     FROM page JOIN result ON result.id = page.result_id JOIN image ON image.id = result.image_id {item}
     ORDER BY {order} DESC
 """

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from api.app import create_app
 from car.label_studio.project_config import build_project_config
 from car.model_version import label_studio_version
-from db.queue import model_registry
+from db import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from tests.support.recorded import BASIC, INSTANCE, STAMP, recorded
 

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api.app import create_app
+from db import model_registry
 from db.label_studio import outbox
-from db.queue import model_registry
 from tests.support.label_studio_rows import WEIGHTS, ProjectRows
 from tests.support.paths import ROOT
 from tests.support.rows import LEASE, Rows

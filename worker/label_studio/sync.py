@@ -13,13 +13,13 @@ from car.errors import CarError
 from car.label_studio.task_requests import parse_tasks
 from car.model_version import label_studio_version
 from car.object_store import ObjectStore
+from db import model_registry
 from db.errors import DatabaseUnreachableError
 from db.label_studio import project_sync, projects, tasks
 from db.label_studio.project_sync import SyncClaim
 from db.label_studio.projects import ProjectPayload, RequestKind, ResolvedProject
 from db.label_studio.tasks import store_vocabularies
 from db.models import Priority
-from db.queue import model_registry
 from db.session import transaction
 from worker.errors import describe_error
 from worker.label_studio import LabelStudio

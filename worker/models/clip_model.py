@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from car.model_cards import ModelCard
 from car.options import CrfBackend, Precision
 from car.recipe import Recipe
 from car.weights_digest import weights_digest
@@ -24,9 +25,9 @@ _GPU_IMAGES = 32
 _CPU_IMAGES = 4
 """A CPU computes images one by one; claiming several saves transactions."""
 
-OnLoad = Callable[[tuple[str, str, str] | None, Mapping[str, str], Mapping[str, str]], None]
+OnLoad = Callable[[tuple[str, str, str] | None, Mapping[str, str], Mapping[str, str], Mapping[str, ModelCard]], None]
 """Called with the names of f, g and SAM ("" if the recipe has none) as in recipes, or None if every recipe has the same
-models, and with the weights' digests by role.
+models, and with the weights' digests, the tokenizers' merges and the model cards by role.
 """
 
 
@@ -119,7 +120,8 @@ class ClipModel:
             names = (recipe.proposal_model, recipe.classifier_model, recipe.sam_model if recipe.sam else "")
             encoders = {"proposal": segmenter.proposal, "classifier": segmenter.classifier}
             tokenizers = {role: tokenizer_merges(encoder) for role, encoder in encoders.items()}
-            self.on_load(None if self.models else names, self.weights_for(recipe), tokenizers)
+            cards = self._paths(recipe).cards(sam=recipe.sam)
+            self.on_load(None if self.models else names, self.weights_for(recipe), tokenizers, cards)
 
     def scheduler(self) -> BatchScheduler[PendingSegmentation]:
         """Return a scheduler for images of any recipe; those of one pair of CLIPs share its batches."""

@@ -2,6 +2,7 @@
 
 import json
 from io import BytesIO
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ def label_map(segmentation: Segmentation) -> bytes:
         labels[decode_coco(mask.rle)] = number
     image = Image.fromarray(labels)
     if is_indexed:
-        image.putpalette([*_BACKGROUND_COLOR, *(channel for k in range(len(masks)) for channel in label_color(k))])
+        colors = (label_color(number, mask.label) for number, mask in enumerate(masks))
+        image.putpalette([*_BACKGROUND_COLOR, *chain.from_iterable(colors)])
     return _encode(image, "PNG")
 
 

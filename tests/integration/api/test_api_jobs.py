@@ -5,7 +5,9 @@ from uuid import uuid4
 import redis
 
 from car.bulk_source import MAX_GIVEN
-from db.queue import items, listings, model_registry
+from car.model_cards import ModelCard
+from db import model_registry
+from db.queue import items, listings
 from db.session import transaction
 from tests.support.api_client import LEASE, bearer
 
@@ -39,6 +41,7 @@ def test_a_job_is_taken_committed_and_rung_for(client, bucket, broker_url):
     )
     assert job["source_text"] == f"s3://{bucket.name}/in/"
     assert job["vocabulary"]["labels"] == ["cat", "dog"]
+    job.pop("warnings")
     assert client.get(answer.headers["location"]).json() == job
     assert client.get(JOBS).json() == {"items": [job], "next": None}
     recipe = client.get(f"/api/v1/recipes/{job['recipe']['id']}").json()
@@ -207,6 +210,22 @@ def test_tokens_are_counted_as_the_registered_models_do(client, database, bucket
     assert "tokens" in refused(client.post(JOBS, json=order(bucket, labels=[label])), "vocabulary_invalid")
     named = client.post("/api/v1/vocabularies", json={"labels": [label]})
     assert "tokens" in refused(named, "vocabulary_invalid")
+
+
+def test_words_that_the_models_do_not_know_are_named_when_a_job_is_created(client, database, bucket):
+    bucket.put("in/1.png", b"any")
+    # Before any worker has registered, the embedded models of CAR_MODELS are what will run.
+    warnings = client.post(JOBS, json=order(bucket, labels=["cat", "red circl"])).json()["warnings"]
+    assert warnings[0].startswith("the demo models know 30 words")
+    assert "'cat' is unknown" in warnings[1]
+    assert warnings[2].endswith("did you mean 'red circle'?")
+    assert len(client.post(JOBS, json=order(bucket, labels=["red circle"])).json()["warnings"]) == 1
+    with transaction(database) as session:
+        weights = {"proposal": "a" * 64, "classifier": "b" * 64}
+        cards = {role: ModelCard(f"openai/{role}") for role in weights}
+        model_registry.register(session, model_registry.ANY, model_registry.ANY, weights, cards=cards)
+    answer = client.post(JOBS, json=order(bucket, labels=["cat"]), headers={"Idempotency-Key": "k"})
+    assert answer.json()["warnings"] == []
 
 
 def test_presets_and_used_recipes_are_listed(client, api_rows):

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from car.model_cards import ModelCard
 from car.rle import decode_coco
+from db import model_registry
+from db.session import transaction
 
 
 def ids(answer):
@@ -149,6 +152,22 @@ def test_the_detail_holds_what_car_segment_writes(client, api_rows):
     assert [label["name"] for label in answer["vocabulary"]["labels"]] == ["cat", "dog", "cow"]
     history = client.get(f"/api/v1/results/{written.id}/history").json()
     assert history == {"result": str(written.id), "stop_reason": "unchanged", "steps": document["steps"]}
+
+
+def test_results_name_the_weights_that_ran_and_overlays_say_what_they_do_not_know(client, api_rows, database):
+    written = api_rows.result([("cat", 0.9)])
+    path = f"/api/v1/results/{written.id}"
+    plain = picture(client.get(f"{path}/overlay.png"))
+    unnamed = client.get(path).json()
+    assert unnamed["models"] == {role: digest[:8] for role, digest in unnamed["weights"].items()}
+    with transaction(database) as session:
+        cards = {role: ModelCard("shapes", ("red circle",), "two words") for role in unnamed["weights"]}
+        model_registry.register(session, "*", "*", unnamed["weights"], cards=cards)
+    named = client.get(path).json()
+    assert set(named["models"].values()) == {"shapes"}
+    assert client.get("/api/v1/results").json()["items"][0]["models"] == named["models"]
+    assert not [key for key in named["recipe"] if key.endswith("_model")]
+    assert picture(client.get(f"{path}/overlay.png")).tobytes() != plain.tobytes()
 
 
 def test_presigned_links_work_without_a_key(client, api_rows):

@@ -144,7 +144,7 @@ def test_a_table_in_use_blocks_a_migration_for_a_moment_and_changes_nothing(empt
     migrate(empty)
     begun = time.monotonic()
     with empty.connect() as other:
-        other.execute(text("SELECT * FROM worker_model"))  # which the newest migration alters
+        other.execute(text("SELECT * FROM weights_card"))  # which the newest migration made
         with pytest.raises(MigrationBlockedError, match="try again") as blocked:
             downgrade(empty, "base")
         other.rollback()

@@ -16,10 +16,10 @@ from api.settings import ApiSettings
 from car.model_version import CODE_VERSION
 from cli.doctor.diagnoses import DIAGNOSES, Verdict
 from cli.main import app
-from db import api_keys
+from db import api_keys, model_registry
 from db.label_studio import outbox, project_queries
 from db.label_studio.projects import RequestKind
-from db.queue import items, model_registry, workers
+from db.queue import items, workers
 from db.queue.items import FailedItem
 from db.queue.workers import WorkerInfo
 from tests.support.api_client import api_names

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from api.app import create_app
 from api.settings import ApiSettings
 from cli.main import app
-from db import api_keys
+from db import api_keys, model_registry
 from db.label_studio import outbox, project_sync, projects, tasks
 from db.label_studio.outbox import complete_items
 from db.label_studio.tasks import TaskSubmission
-from db.queue import items, model_registry
+from db.queue import items
 from db.queue.items import FailedItem
 from tests.support.api_client import api_names
 from tests.support.label_studio_rows import WEIGHTS, ProjectRows, config

@@ -6,13 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
+from db import model_registry
 from db.errors import ConflictError, NotFoundError
 from db.label_studio import outbox, project_queries, project_sync, projects
 from db.label_studio.outbox import complete_items
 from db.label_studio.projects import ProjectPayload, RequestKind
 from db.label_studio.tasks import TaskSubmission
 from db.models import ItemState, PredictionState
-from db.queue import items, jobs, model_registry
+from db.queue import items, jobs
 from db.queue.items import FailedItem
 from tests.support.label_studio_rows import INSTANCE, OTHER_WEIGHTS, WEIGHTS, config
 from tests.support.rows import LEASE, together

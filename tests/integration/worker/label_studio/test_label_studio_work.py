@@ -5,8 +5,8 @@ from datetime import timedelta
 from functools import partial
 
 from car.recipe import Recipe
+from db import model_registry
 from db.label_studio import outbox, project_sync
-from db.queue import model_registry
 from tests.support.label_studio_rows import INSTANCE, OTHER_WEIGHTS, WEIGHTS
 from tests.support.rows import LEASE
 from worker import bootstrap

@@ -2,8 +2,8 @@
 
 import pytest
 
+from db import model_registry
 from db.label_studio import project_sync
-from db.queue import model_registry
 from tests.support.label_studio_rows import OTHER_WEIGHTS, WEIGHTS, config
 from worker.label_studio import LabelStudio
 from worker.label_studio.sync import ProjectSync

@@ -54,30 +54,58 @@ def has_colour(picture, colour):
     return bool((np.asarray(picture) == colour).all(-1).any())
 
 
-def test_an_overlay_tints_the_mask_and_leaves_the_rest_as_it_was():
-    picture = draw_overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
+def colourful(shape=(40, 60)):
+    return np.broadcast_to(np.array([40, 90, 220], np.uint8), (*shape, 3)).copy()
+
+
+def test_an_object_keeps_its_colours_and_the_rest_turns_gray():
+    picture = np.asarray(draw_overlay(colourful(), segmentation(["cat", "dog"], {"dog": block()}))).astype(int)
     scale = 720 // 60
-    array = np.asarray(picture)
-    assert tuple(array[5 * scale, 5 * scale]) == (128, 128, 128)
-    assert tuple(array[12 * scale, 22 * scale]) != (128, 128, 128)
+    (y, x) = np.argwhere(block()).mean(0).astype(int)
+    red, green, blue = np.median(picture[y * scale : (y + 3) * scale, x * scale : (x + 3) * scale], axis=(0, 1))
+    assert blue > green > red
+    assert blue - red > 100
+    beside = picture[2 * scale, 2 * scale]
+    assert np.ptp(beside) < 30
+
+
+@pytest.mark.parametrize(
+    ("label", "strongest"), [("red star", 0), ("a Green-ish leaf, green", 1), ("blue triangle", 2), ("the blue one", 2)]
+)
+def test_a_label_that_names_a_colour_has_it(label, strongest):
+    for index in range(12):
+        assert np.argmax(label_color(index, label)) == strongest
+
+
+def test_words_within_words_name_no_colour():
+    assert label_color(3, "bored redwood") == label_color(3, "thing")
+
+
+def test_a_note_about_the_models_is_below_the_legend_and_not_cut():
+    found = segmentation(["cat", "dog"], {"dog": block()})
+    plain, noted = (
+        draw_overlay(grey(), found, note) for note in ("", "models: demo, 30 words; unknown to them: 'cat'")
+    )
+    assert noted.height > plain.height
+    assert noted.width == plain.width
 
 
 def test_the_legend_stands_outside_of_the_picture_in_the_colour_of_the_label():
     picture = draw_overlay(grey(), segmentation(["cat", "dog"], {"dog": block()}))
     beyond = picture.crop((0, 480, picture.width, picture.height))  # this picture is wide: the legend is below
-    assert has_colour(beyond, label_color(1))
-    assert not has_colour(picture, label_color(0))
+    assert has_colour(beyond, label_color(1, "dog"))
+    assert not has_colour(picture, label_color(0, "cat"))
 
 
 def test_a_label_has_one_colour_whatever_else_survives():
     alone = segmentation(["cat", "dog"], {"dog": block()})
     together = segmentation(["cat", "dog"], {"cat": ~block(), "dog": block()})
-    assert has_colour(draw_overlay(grey(), alone), label_color(1))
-    assert has_colour(draw_overlay(grey(), together), label_color(1))
+    assert has_colour(draw_overlay(grey(), alone), label_color(1, "dog"))
+    assert has_colour(draw_overlay(grey(), together), label_color(1, "dog"))
 
 
 def test_hundreds_of_labels_have_different_colours_and_the_first_ones_very_different():
-    colours = [label_color(index) for index in range(400)]
+    colours = [label_color(index, "") for index in range(400)]
     assert len(set(colours)) == 400
     distances = [np.abs(np.subtract(a, b)).sum() for a, b in combinations(colours[:10], 2)]
     assert min(distances) > 60
@@ -85,7 +113,7 @@ def test_hundreds_of_labels_have_different_colours_and_the_first_ones_very_diffe
 
 def test_numbers_can_be_read_on_every_colour():
     for index in range(400):
-        colour, ink = label_color(index), contrasting_color(label_color(index))
+        colour, ink = label_color(index, ""), contrasting_color(label_color(index, ""))
         assert abs(sum(colour) - sum(ink)) > 130
 
 
@@ -120,8 +148,8 @@ def test_hundreds_of_masks_get_a_legend_of_several_columns():
 def test_overlapping_masks_are_all_outlined():
     ring = np.pad(np.ones((30, 50), bool), 5)
     picture = draw_overlay(grey(), segmentation(["out", "in"], {"out": ring, "in": block()}))
-    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(0))
-    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(1))
+    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(0, "out"))
+    assert has_colour(picture.crop((0, 0, 720, 480)), label_color(1, "in"))
 
 
 def test_a_picture_of_another_size_than_its_segmentation_is_refused():

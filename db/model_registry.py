@@ -1,6 +1,7 @@
 """The models that workers have loaded, from which the web process makes model versions without torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -9,9 +10,10 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import Session
 
 from car.clip_tokenizer import OPENAI, ClipTokenizer, tokenizer_of
+from car.model_cards import ModelCard, vocabulary_warnings
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
-from db.models import WorkerModel
+from db.models import WeightsCard, WorkerModel
 
 ANY = "*"
 """Name of a model that serves every recipe."""
@@ -25,8 +27,10 @@ def register(
     tokenizers: Mapping[str, str] = MappingProxyType({}),
     *,
     sam: str = "",
+    cards: Mapping[str, ModelCard] = MappingProxyType({}),
 ) -> None:
-    """Register a worker's models: `weights` maps each role to a sha256, `tokenizers` to the merges of its tokenizer;
+    """Register a worker's models, by role: the sha256 of their weights, the merges of their tokenizers, their cards.
+
     `sam` is empty for recipes without SAM. Call it once after loading, so that among different workers the last one
     that was started counts.
     """
@@ -43,6 +47,21 @@ def register(
             },
         )
     )
+    if rows := {weights[role]: {"sha256": weights[role], **asdict(card)} for role, card in cards.items()}:
+        insert_cards = insert(WeightsCard).values(list(rows.values()))
+        session.execute(
+            insert_cards.on_conflict_do_update(
+                index_elements=["sha256"],
+                set_={name: insert_cards.excluded[name] for name in ("name", "words", "note")},
+            )
+        )
+
+
+def cards_of(session: Session, weights: Mapping[str, str]) -> dict[str, ModelCard]:
+    """Return the model card of each role whose weights a worker has registered."""
+    rows = session.scalars(select(WeightsCard).where(WeightsCard.sha256.in_(weights.values())))
+    cards = {row.sha256: ModelCard(row.name, tuple(row.words), row.note) for row in rows}
+    return {role: cards[sha256] for role, sha256 in weights.items() if sha256 in cards}
 
 
 def weights_for(session: Session, recipe: Recipe) -> dict[str, str] | None:
@@ -80,6 +99,12 @@ def check_tokens(session: Session, vocabulary: Vocabulary, recipe: Recipe) -> No
     """
     for tokenizer in tokenizers_for(session, recipe):
         vocabulary.check_tokens(tokenizer)
+
+
+def warnings(session: Session, vocabulary: Vocabulary, recipe: Recipe) -> list[str] | None:
+    """Return what its models' cards say about a vocabulary; None before any worker registered models for the recipe."""
+    weights = weights_for(session, recipe)
+    return None if weights is None else vocabulary_warnings(cards_of(session, weights).values(), vocabulary)
 
 
 def match_weights(entries: Sequence[Any] | None, recipe: Recipe) -> dict[str, str] | None:
