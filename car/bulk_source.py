@@ -17,9 +17,14 @@ MAX_URI = 2_048
 """Bytes of an address. S3 keys have at most 1,024; the database's indexes allow little more than this."""
 MAX_GIVEN = 10_000
 """Addresses in one request; a manifest can have any number."""
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    *(".png", ".apng", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"),
+)
 _MANIFESTS = (".txt", ".lst", ".csv", ".manifest", ".jsonl")
 _WEB = ("http://", "https://")
+_INLINE_COPY = re.compile(r"s3://[^/]+/(.*/)?inputs/([0-9a-f]{2})/\2[0-9a-f]{62}")
+"""Where car.label_studio.image_urls stores an image of a data: URI."""
 _WILD = re.compile(r"[*?\[{]")
 _BUCKET = re.compile(r"[a-z0-9A-Z][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
@@ -243,6 +248,18 @@ def check_address(uri: str) -> None:
     host = uri.partition("://")[2]
     if not uri.isprintable() or not host or host[0] in "/?#":
         raise SourceError(f"{shown} is not the address of an image; write https://host/image.jpg")
+
+
+def sent_address(uri: str) -> str:
+    """Return the address that the user sent; for an image that a task of Label Studio contains, no address but words,
+    for the service's own copy of it means nothing to the user.
+    """
+    return "the image within the task" if _INLINE_COPY.fullmatch(uri) else uri
+
+
+def displayed_address(uri: str) -> str:
+    """Return how an image is called in messages: `sent_address` without a query, which may hold a signature."""
+    return uri.partition("?")[0] if uri.lower().startswith(_WEB) else sent_address(uri)
 
 
 def truncate_bytes(text: str, most: int = MAX_URI) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from car.recipe import Recipe
 from car.vocabulary import Vocabulary
 
-CODE_VERSION = "0.3.0"
+CODE_VERSION = "0.4.0"
 """Version of the arithmetic, raised when the same inputs can give other masks or scores."""
 _OF_LABEL_STUDIO = re.compile(r"^(car-[^+]+\+(?:[0-9a-f]{8}\.){2}[0-9a-f]{8})\.[0-9a-f]{8}$")
 

@@ -26,7 +26,7 @@ from api.schemas.jobs import (
     error_view,
 )
 from api.security import Reader, Writer, WriterInOwnTransaction
-from car.bulk_source import BulkSource
+from car.bulk_source import BulkSource, sent_address
 from car.model_cards import vocabulary_warnings
 from car.presets import apply_settings, preset
 from car.recipe import Recipe
@@ -242,7 +242,7 @@ def _view(row: Progress, vocabulary: StoredVocabulary, recipe: StoredRecipe) -> 
 def _item(item: ItemView) -> ItemEntry:
     return ItemEntry(
         id=item.id,
-        uri=item.uri,
+        uri=sent_address(item.uri),
         state=item.state,
         attempt=item.attempt,
         error=error_view(item.error_code, item.error_detail),

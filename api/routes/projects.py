@@ -22,6 +22,7 @@ from api.schemas.projects import (
     TaskEntry,
 )
 from api.security import Reader, Writer
+from car.bulk_source import sent_address
 from car.model_cards import vocabulary_warnings
 from db import model_registry
 from db.label_studio import feedback as annotations
@@ -171,7 +172,7 @@ def _entry(row: Project) -> dict[str, Any]:
 def _task(task: TaskView) -> TaskEntry:
     return TaskEntry(
         ls_task_id=task.ls_task_id,
-        uri=task.uri,
+        uri=sent_address(task.uri),
         state=task.state,
         error=error_view(task.error_code, task.error_detail),
         result=task.result_id,

@@ -27,6 +27,7 @@ from api.schemas.results import (
     StepView,
 )
 from api.security import Credentials, Reader, authorize
+from car.bulk_source import sent_address
 from car.model_cards import badge
 from car.rendering.history_image import draw_history
 from car.rendering.overlay import draw_overlay
@@ -96,13 +97,13 @@ def _view(detail: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDe
         {
             **{name: getattr(row, name) for name in names},
             "job": sources[0].job if sources else None,
-            "uri": sources[0].uri if sources else None,
+            "uri": sent_address(sources[0].uri) if sources else None,
             "image": ImageView.model_validate(detail.stored.image),
             "reused": bool(sources and sources[0].reused),
             "step_count": row.steps,
             "steps": _steps(detail.steps),
             "masks": masks,
-            "uris": [SourceView(job=source.job, uri=source.uri) for source in sources],
+            "uris": [SourceView(job=source.job, uri=sent_address(source.uri)) for source in sources],
             "models": detail.models,
             "recipe": detail.recipe.parameters(),
             "vocabulary": vocabularies.view(detail.vocabulary),
@@ -190,7 +191,7 @@ def _summary(row: ResultView) -> ResultSummary:
     return ResultSummary(
         id=row.id,
         job=row.job,
-        uri=row.uri,
+        uri=sent_address(row.uri) if row.uri else None,
         image=ImageView.model_validate(row),
         model_version=row.model_version,
         stop_reason=row.stop_reason,

@@ -215,6 +215,8 @@ def _source(
     prefix = f"{PREFIX}{safe_name(name or upload.resolve().name)}/"
     with count_progress("image") as begin:
         uploaded = send(object_store(data_dir), upload, prefix, begin)
+    if uploaded.passed_over:
+        typer.echo(uploaded.passed_over, err=True)
     typer.echo(f"{uploaded.sent} images uploaded, {uploaded.present} already there: {uploaded.manifest}", err=True)
     return {"manifest": uploaded.manifest}
 

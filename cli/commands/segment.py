@@ -1,5 +1,6 @@
 """`car segment`: segment image files in this process, without the service."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -83,13 +84,18 @@ def segment(
     from cli.output.result_files import STDOUT, ResultFiles
 
     report = Report(quiet, verbose, stdout_is_json=json == STDOUT)
-    paths, missing = _find(images)
+    passed_over: Counter[str] = Counter()
+    paths, missing = _find(images, passed_over)
     if not paths:
         raise UsageError("no images: " + "; ".join(missing))
     targets = {"--json": json, "--masks": masks, "--overlay": overlay, "--history": history}
     outputs = ResultFiles(targets, paths, vocabulary.names)
     for reason in missing:
         report.fail(reason)
+    if passed_over:
+        from worker.images import describe_passed_over
+
+        report.note(describe_passed_over(passed_over))
     cards = choice.cards(recipe)
     for warning in vocabulary_warnings(cards.values(), vocabulary):
         report.note(warning)
@@ -106,7 +112,7 @@ def segment(
         raise typer.Exit(1)
 
 
-def _find(images: list[Path]) -> tuple[list[Path], list[str]]:
+def _find(images: list[Path], passed_over: Counter[str]) -> tuple[list[Path], list[str]]:
     """Return the image files without duplicates, and an error for each argument that names none."""
     from worker.errors import ImageError
     from worker.images import find_images
@@ -115,7 +121,7 @@ def _find(images: list[Path]) -> tuple[list[Path], list[str]]:
     errors = []
     for image in images:
         try:
-            paths |= dict.fromkeys(find_images([image]))
+            paths |= dict.fromkeys(find_images([image], passed_over))
         except ImageError as error:
             errors.append(str(error))
     return list(paths), errors

@@ -119,13 +119,14 @@ class ResultFiles:
             if _SUFFIXES[option] == ".png" and not is_folder and Path(target).suffix.lower() not in ("", ".png"):
                 raise UsageError(f"{option} {target}: images are written as PNG; use a name that ends in .png")
             _check_writable(option, Path(target), is_folder=is_folder)
-        images = {path.resolve() for path in self._names}
-        option_of: dict[Path, str] = {}
+        # Path.resolve fails for a loop of links.
+        images = {os.path.realpath(path) for path in self._names}
+        option_of: dict[str, str] = {}
         for option, image in itertools.product(targets, self._names):
             file = self._file(option, image)
             masks = (file / name for name in (*self._mask_names.values(), _INDEX))
             for written in masks if option == "--masks" else [file]:
-                path = written.resolve()
+                path = os.path.realpath(written)
                 if path in images:
                     raise UsageError(f"{option}: {written} is one of the input images and would be overwritten")
                 if option_of.setdefault(path, option) != option and written.suffix:

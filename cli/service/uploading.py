@@ -3,6 +3,7 @@
 import hashlib
 import json
 import mimetypes
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Uploaded:
     sent: int
     present: int
     """Were there already, with the same bytes."""
+    passed_over: str = ""
+    """What the folder has besides images."""
 
 
 def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int], Callable[[], None]]) -> Uploaded:
@@ -41,11 +44,12 @@ def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int],
         ObjectStoreError: the bucket is missing, closed or silent. What was sent is skipped the next time.
 
     """
-    from worker.images import find_images
+    from worker.images import describe_passed_over, find_images
 
     if not folder.is_dir():
         raise UsageError(f"--upload {folder}: there is no such folder")
-    paths = list(find_images([folder]))
+    others: Counter[str] = Counter()
+    paths = list(find_images([folder], others))
     present = {entry.key for page in list_pages(store, store.bucket, prefix) for entry in page.objects}
     advance = begin(len(paths))
 
@@ -63,7 +67,7 @@ def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int],
     lines = [json.dumps({"uri": f"s3://{store.bucket}/{key}"}, ensure_ascii=False) for key, _ in sent]
     manifest = _put_manifest(store, prefix, "".join(f"{line}\n" for line in lines).encode(), ".jsonl")
     sent_count = sum(is_sent for _, is_sent in sent)
-    return Uploaded(manifest, sent_count, len(paths) - sent_count)
+    return Uploaded(manifest, sent_count, len(paths) - sent_count, describe_passed_over(others) if others else "")
 
 
 def upload_manifest(store: ObjectStore, file: Path, data: bytes) -> str:

@@ -11,7 +11,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import idna
 
-from worker.errors import SourceForbiddenError
+from car.printable import printable
+from worker.errors import SourceForbiddenError, SourceNotFoundError
 
 PORTS = {"http": 80, "https": 443}
 _FIRST_UNPRIVILEGED_PORT = 1024
@@ -80,7 +81,9 @@ class Url:
         try:
             return type(self).parse(urljoin(f"{self.scheme}://{self.authority}{self.target}", location))
         except ValueError:
-            raise SourceForbiddenError(f"{self} redirects to an invalid address") from None
+            where = printable(location)[:80]
+            reason = f"{self} redirects to {where!r}, which is no address; use its final one"
+            raise SourceNotFoundError(reason) from None
 
     @property
     def authority(self) -> str:

@@ -4,6 +4,7 @@ The bytes may be hostile. Whatever they make a decoder do, the caller gets a Dec
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from worker.errors import ImageCorruptError, ImageError, ImageTooLargeError, Ima
 from worker.images.file_headers import MAX_FRAMES, count_frames, describe_excess, describe_foreign, detect_format
 from worker.images.files import read_file
 from worker.images.suppress_warnings import suppress_warnings
-from worker.images.tiff_tags import read_orientation
+from worker.images.tiff_tags import describe_samples, read_orientation
 from worker.images.to_rgb import apply_orientation, to_rgb
+
+_UNSUPPORTED = re.compile(r"unsupported |decoder .* not available", re.IGNORECASE)
+"""Beginning of what Pillow says of valid files that it does not decode."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,17 @@ def open_image(source: Path | bytes, limits: ImageLimits = DEFAULT_LIMITS, *, na
     name = printable(name or (source if isinstance(source, Path) else "the image"))
     data = read_file(source, limits.max_bytes) if isinstance(source, Path) else source
     image_format = _check_bytes(name, data, limits)
-    with _as_image_errors(name), Image.open(BytesIO(data), formats=(image_format,)) as image:
+    with _as_image_errors(name, data), Image.open(BytesIO(data), formats=(image_format,)) as image:
         _check_size(image.size, limits)
         notes = _frame_notes(image, data, image_format)
         is_16_bit = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile) for tile in image.tile)
         image.load()
-        pixels, changes = to_rgb(image)
+        pixels, changes = to_rgb(image, data, is_16_bit=is_16_bit)
         # Pillow applies the orientation of a TIFF itself, and of no other format.
         orientation = read_orientation(data if image_format == "TIFF" else _exif(image))
         if image_format != "TIFF":
             pixels = apply_orientation(pixels, orientation)
         decoded_format = image.format or image_format
-    if is_16_bit:
-        notes.append("16-bit scaled to 8")
     if orientation != 1:
         changes.append(f"rotated by EXIF orientation {orientation}")
     height, width = pixels.shape[:2]
@@ -88,8 +90,10 @@ def _check_bytes(name: str, data: bytes, limits: ImageLimits) -> str:
         )
     image_format = detect_format(data)
     if image_format is None:
+        foreign = describe_foreign(data)
+        how = ", for example with `heif-convert a.heic a.jpg`" if foreign == "HEIC" else ""
         raise ImageUnsupportedError(
-            f"{name} is {describe_foreign(data)}, not a supported image; save it as JPEG, PNG, WebP, TIFF, BMP or GIF"
+            f"{name} is {foreign}, not a supported image; save it as JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF{how}"
         )
     reason = describe_excess(data, image_format)
     if reason:
@@ -120,7 +124,7 @@ def _exif(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def _as_image_errors(name: str) -> Iterator[None]:
+def _as_image_errors(name: str, data: bytes) -> Iterator[None]:
     """Turn any error of a decoder into an ImageError that begins with the image's name, and suppress its warnings."""
     try:
         with suppress_warnings():
@@ -132,11 +136,19 @@ def _as_image_errors(name: str) -> Iterator[None]:
             f"{name} has more pixels than any limit allows; scale it down or cut it into tiles"
         ) from error
     except UnidentifiedImageError as error:  # its message is only a buffer's address
+        if samples := describe_samples(data):
+            raise ImageUnsupportedError(
+                f"{name} is a TIFF of {samples}, which is not supported; save it with 1, 3 or 4 bands of 8 or 16 bits"
+            ) from error
         raise ImageCorruptError(f"{name} is truncated or has a damaged header; export or download it again") from error
     except MemoryError as error:
         raise ImageTooLargeError(f"{name} needs more memory than is available; scale it down") from error
     except Exception as error:  # decoders raise anything: struct.error, SyntaxError, KeyError, ...
         reason = str(error) or type(error).__name__
+        if _UNSUPPORTED.match(reason):
+            raise ImageUnsupportedError(
+                f"{name} cannot be read ({printable(reason)}); save it as JPEG or PNG"
+            ) from error
         raise ImageCorruptError(
             f"{name} is truncated or damaged ({printable(reason)}); export or download it again"
         ) from error

@@ -19,7 +19,7 @@ from worker.images.addresses import Url
 from worker.images.ssrf_guard import SsrfGuard
 
 _MAX_REDIRECTS = 3
-_REDIRECTS = {301, 302, 303, 307, 308}
+REDIRECTS = {301, 302, 303, 307, 308}
 _OK = 200
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "car-labeler"}
 _KEEPALIVE_SECONDS = 30.0
@@ -121,7 +121,7 @@ class HttpDownloader:
         else:
             body = b""
             self._drain(address, response, headers)
-        if response.status in _REDIRECTS and location:
+        if response.status in REDIRECTS and location:
             return location.encode("latin-1").decode("utf-8", "replace")  # servers send UTF-8 here
         return HttpResponse(address, response.status, headers.get(b"content-type", "").lower(), body)
 

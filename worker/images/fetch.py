@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 from urllib.parse import quote, unquote
 
-from car.bulk_source import split_s3
+from car.bulk_source import displayed_address, split_s3
 from car.object_store import ObjectStore
 from db.errors import AccessDeniedError, BucketMissingError, ObjectMissingError, ObjectStoreError, StoreUnreachableError
 from worker.errors import (
@@ -17,7 +17,7 @@ from worker.errors import (
     SourceUnreachableError,
 )
 from worker.images.addresses import Url
-from worker.images.download import HttpDownloader, HttpResponse
+from worker.images.download import REDIRECTS, HttpDownloader, HttpResponse
 from worker.images.ssrf_guard import AllowedHosts, Resolver, SsrfGuard
 from worker.settings import WorkerSettings
 
@@ -108,6 +108,10 @@ class ImageFetcher:
         try:
             return self._objects.read(bucket, key, max_bytes=self._max_bytes)
         except (AccessDeniedError, BucketMissingError, ObjectMissingError, StoreUnreachableError) as error:
+            if isinstance(error, ObjectMissingError) and (name := displayed_address(uri)) != uri:
+                raise ObjectMissingError(
+                    f"{name} is no longer in the service's bucket; import the task again"
+                ) from error
             if task is None or not self._is_own_instance(instance):
                 raise
             if self._headers is None:
@@ -228,11 +232,6 @@ class ImageFetcher:
         _check(response)
 
 
-def display_name(uri: str) -> str:
-    """Return an image's name for messages: its address without a query, which may hold a signature."""
-    return uri.partition("?")[0] if uri.lower().startswith(("http://", "https://")) else uri
-
-
 def _is_image_route(route: str) -> bool:
     """Return whether a route is one of images, also after its dots are resolved: not /data/upload/../../api."""
     parts = re.split(r"/|\\|%2f|%5c", route.lower().replace("%2e", "."))
@@ -255,4 +254,6 @@ def _check(response: HttpResponse) -> None:
         raise SourceNotFoundError(f"{address} does not exist ({status})")
     if status >= _SERVER_ERROR or status in _TRANSIENT:
         raise SourceUnreachableError(f"{address}: the server is overloaded or broken ({status})")
-    raise SourceDeniedError(f"{address} has no image: its server responds with status {status}")
+    if status in REDIRECTS:
+        raise SourceNotFoundError(f"{address} redirects ({status}) without a Location; use the image's final address")
+    raise SourceNotFoundError(f"{address} has no image: its server responds with status {status}")

@@ -26,6 +26,8 @@ FOREIGN: dict[bytes, str] = {
     b"\xff\x0a": "JPEG XL",
     b"\x1f\x8b": "gzip",
 }
+AVIF_BRANDS = (b"avif", b"avis")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 MAX_FRAMES = 1000
 # Cameras write about a dozen of each; many more would keep a decoder busy for hours.
@@ -37,10 +39,18 @@ def detect_format(data: bytes) -> str | None:
     """Return the format by the first bytes, of which there may be few, or None."""
     if data[:4] == b"RIFF"[: len(data)] and data[8:12] == b"WEBP"[: max(len(data) - 8, 0)]:
         return "WEBP"
+    if data[4:8] == b"ftyp" and any(brand in AVIF_BRANDS for brand in _brands(data)):
+        return "AVIF"
     # Texts may begin with "BM", too.
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in BMP_HEADERS:
         return "BMP"
     return next((name for magic, name in MAGIC.items() if data.startswith(magic) or magic.startswith(data)), None)
+
+
+def _brands(data: bytes) -> list[bytes]:
+    """Return the major and the compatible brands of an ISO media file."""
+    length = min(int.from_bytes(data[:4], "big"), 256)
+    return [data[8:12], *(data[offset : offset + 4] for offset in range(16, length, 4))]
 
 
 def describe_foreign(data: bytes) -> str:
@@ -49,7 +59,7 @@ def describe_foreign(data: bytes) -> str:
     if start.startswith(b"<"):
         return "SVG" if b"<svg" in start else "HTML" if b"html" in start else "XML"
     if data[4:8] == b"ftyp":
-        return "HEIC, AVIF or a video"
+        return "HEIC" if data[8:12] in HEIC_BRANDS else "a video"
     return next((name for magic, name in FOREIGN.items() if data.startswith(magic)), "of an unknown format")
 
 

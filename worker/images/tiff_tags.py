@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ORIENTATION = 274
+WIDTH, HEIGHT, BITS, COMPRESSION, OFFSETS, ORIENTATION, BANDS, BYTE_COUNTS = 256, 257, 258, 259, 273, 274, 277, 279
+TILE_OFFSETS, TILE_BYTE_COUNTS, SAMPLE_FORMAT = 324, 325, 339
 SHORT, LONG = 3, 4
 # Directories that Pillow reads from the first one: Exif, GPS, Interoperability.
 SUB_DIRECTORIES = (34665, 34853, 40965)
@@ -49,6 +50,44 @@ def read_orientation(block: bytes) -> int:
     width = 2 if orientations["type"][0] == SHORT else 4
     value = int.from_bytes(orientations["value"][0][:width].tobytes(), layout.order)
     return value if 1 <= value <= 8 else 1  # noqa: PLR2004 - EXIF defines eight
+
+
+def describe_samples(block: bytes) -> str | None:
+    """Return what an undamaged TIFF holds, such as `3 bands of 32-bit floats`; None if image data are missing.
+
+    Pillow does not tell damaged files from those whose samples it cannot read.
+    """
+    layout = _read_layout(block)
+    if layout is None:
+        return None
+    fields = _read_directory(block, layout, _first_offset(block, layout)).fields
+
+    def values(tag: int) -> list[int]:
+        return _read_numbers(block, layout, fields[fields["tag"] == tag])
+
+    offsets, counts = values(OFFSETS) or values(TILE_OFFSETS), values(BYTE_COUNTS) or values(TILE_BYTE_COUNTS)
+    is_whole = bool(offsets) and len(offsets) == len(counts) and values(WIDTH) and values(HEIGHT)
+    if not is_whole or any(start + count > len(block) for start, count in zip(offsets, counts, strict=True)):
+        return None
+    bands, bits = (values(BANDS) or [1])[0], (values(BITS) or [1])[0]
+    kind = {1: "integers", 2: "signed integers", 3: "floats"}.get((values(SAMPLE_FORMAT) or [1])[0], "samples")
+    packed = f", compression {values(COMPRESSION)[0]}" if values(COMPRESSION) not in ([], [1]) else ""
+    return f"{bands} {'band' if bands == 1 else 'bands'} of {bits}-bit {kind}{packed}"
+
+
+def _read_numbers(block: bytes, layout: _Layout, fields: NDArray[Any]) -> list[int]:
+    """Return the values of the first of these fields if they are SHORT or LONG and lie within the block."""
+    if not fields.size or fields["type"][0] not in (SHORT, LONG):
+        return []
+    width = int(TYPE_SIZES[fields["type"][0]])
+    length = int(fields["count"][0]) * width
+    data = fields["value"][0].tobytes()
+    if length > layout.offset:
+        start = int.from_bytes(data, layout.order)
+        data = block[start : start + length]
+    if len(data) < length or length > MAX_TAG_BYTES:
+        return []
+    return [int.from_bytes(data[at : at + width], layout.order) for at in range(0, length, width)]
 
 
 def count_pages(block: bytes, at_most: int) -> int:

@@ -4,21 +4,63 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.images.color_profiles import to_srgb
+
 Pixels = NDArray[np.uint8]
 
 
-def to_rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
-    """Return a loaded image as uint8 (h, w, 3), and notes on what was changed."""
+def to_rgb(image: Image.Image, data: bytes = b"", *, is_16_bit: bool = False) -> tuple[Pixels, list[str]]:
+    """Return a loaded image as uint8 (h, w, 3), and notes on what was changed.
+
+    `is_16_bit` says that Pillow reduced the colors of the file `data` to their upper bytes.
+    """
     if image.mode.startswith("I;16"):
-        # Round to the nearest of 255 equal steps; `convert` would clip everything above 255.
-        table = np.rint(np.arange(65536) / 257).astype(np.uint8)
-        return _gray_to_rgb(table[np.asarray(image)]), ["16-bit scaled to 8"]
+        return _scale_16_bit(np.asarray(image))
     if image.mode in ("I", "F"):
         return _stretch(np.asarray(image))
+    if is_16_bit and (dark := _read_dark_colors(image, data)) is not None:
+        return _scale_16_bit(dark)
+    notes = ["16-bit scaled to 8"] if is_16_bit else []
+    if image.info.get("icc_profile"):
+        image, note = to_srgb(image)
+        notes += note
+    elif image.mode == "CMYK":
+        notes.append("CMYK turned into RGB without a color profile")
     if image.has_transparency_data:
-        return _paste_on_white(image)
-    notes = ["CMYK turned into RGB without its color profile"] if image.mode == "CMYK" else []
+        pixels, more = _paste_on_white(image)
+        return pixels, notes + more
     return np.array(image.convert("RGB")), notes
+
+
+def _scale_16_bit(values: NDArray[np.uint16]) -> tuple[Pixels, list[str]]:
+    """Scale by the fewest bits (8, 10, 12, 14 or 16) that hold the largest value.
+
+    Cameras and microscopes store 10 to 14 bits in 16-bit files, and few files say how many. Rounds to the nearest of
+    255 equal steps, where Pillow's `convert` would clip everything above 255.
+    """
+    largest = int(values.max(initial=0))
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
+    table = np.rint(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    scaled = table[values]
+    note = "16-bit scaled to 8" if bits == 16 else f"{bits}-bit values in 16 bits scaled to 8"  # noqa: PLR2004
+    return scaled if scaled.ndim == 3 else _gray_to_rgb(scaled), [note]  # noqa: PLR2004 - (h, w, 3)
+
+
+def _read_dark_colors(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
+    """Return the 16-bit colors of a PNG or TIFF whose values have at most 14 bits; None for any other image.
+
+    Pillow keeps only the upper byte of each color, and so a quarter of the steps of 10-bit data.
+    """
+    if image.mode != "RGB" or max(high for _, high in image.getextrema()) >= 1 << 6:  # type: ignore[misc] # per band
+        return None
+    import cv2  # noqa: PLC0415 - few images need it
+
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape != (image.height, image.width, 3):
+        return None
+    colors = values[..., ::-1].astype(np.uint16)
+    # Not the same if Pillow has turned the image by its orientation.
+    return colors if np.array_equal(colors >> 8, np.asarray(image)) else None
 
 
 def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from car.bulk_source import displayed_address
 from car.errors import CarError
 from car.model_version import model_version, run_key
 from car.object_store import ObjectStore
@@ -25,7 +26,7 @@ from db.results import store as result_store
 from db.session import transaction
 from worker.errors import describe_error
 from worker.images import open_image
-from worker.images.fetch import ImageFetcher, display_name
+from worker.images.fetch import ImageFetcher
 from worker.pipeline.adaptive_limit import AdaptiveLimit
 from worker.pipeline.owned_items import OwnedItems
 from worker.pipeline.ready_queue import ReadyQueue
@@ -183,7 +184,7 @@ class Intake:
             return
         try:
             data = self._image_reader.read(item.uri, instance=item.instance, task=item.ls_task_id)
-            image = open_image(data, self._limits.images, name=display_name(item.uri))
+            image = open_image(data, self._limits.images, name=displayed_address(item.uri))
         except Exception as error:  # noqa: BLE001 - the edge: one bad image must not end the others
             if isinstance(error, ServiceAccessError):
                 self.pause(error)

@@ -142,7 +142,7 @@ HOSTILE = {
     "a TIFF that points at itself": (b"II*\0\x08\0\0\0" + b"\0\0\x08\0\0\0", ImageCorruptError),
     "a TIFF of an unknown compression": (
         tiff([(*tag[:3], 65000) if tag[0] == 259 else tag for tag in grey_tiff_tags(4, 4, 122, 16)], bytes(16)),
-        ImageCorruptError,
+        ImageUnsupportedError,
     ),
     "a GIF without a frame": (b"GIF89a\x08\0\x08\0\0\0\0;", ImageCorruptError),
     "a BMP of a negative width": (

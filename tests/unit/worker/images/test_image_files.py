@@ -1,13 +1,14 @@
 """Which images a path stands for, and the errors of paths without images."""
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from worker.errors import ImageError, ImageMissingError, ImageTooLargeError, ImageUnsupportedError
-from worker.images import ImageLimits, find_images, open_image
+from worker.images import ImageLimits, describe_passed_over, find_images, open_image
 
 
 @pytest.fixture
@@ -39,6 +40,22 @@ def test_files_are_yielded_as_given_and_once_each(folder):
 def test_circular_links_end(folder):
     (folder / "b" / "again").symlink_to(folder, target_is_directory=True)
     assert len(list(find_images([folder]))) == 4
+
+
+def test_what_a_folder_has_besides_images_is_counted_by_suffix(folder):
+    for name in ("1.heic", "b/2.HEIC", "3.svg", "Makefile"):
+        (folder / name).write_bytes(b"x")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    passed_over = Counter()
+    assert len(list(find_images([folder], passed_over))) == 4
+    assert passed_over == {".heic": 2, ".svg": 1, ".txt": 1, "without a suffix": 1, "broken links": 1}
+    assert describe_passed_over(passed_over).startswith("6 files passed over: 2 .heic, 1 ")
+
+
+def test_heic_is_refused_with_how_to_convert_it(folder):
+    (folder / "photo.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    with pytest.raises(ImageUnsupportedError, match=r"photo.png is HEIC.*heif-convert"):
+        open_image(folder / "photo.png")
 
 
 def test_a_folder_without_images_lists_the_suffixes(tmp_path):

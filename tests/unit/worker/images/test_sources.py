@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from car.bulk_source import displayed_address
 from car.errors import SourceError
 from tests.support.picture_server import ImageServer, image_bytes, redirect, trickle
 from tests.support.sources import PNG, FakeStore
@@ -24,7 +25,7 @@ from worker.errors import (
     SourceUnreachableError,
 )
 from worker.images import open_image
-from worker.images.fetch import ImageFetcher, display_name
+from worker.images.fetch import ImageFetcher
 from worker.settings import WorkerSettings
 
 
@@ -173,11 +174,11 @@ def test_a_host_that_refuses_connections_does_not_hold_up_every_thread(make_fetc
         (403, SourceDeniedError, "refused"),
         (404, SourceNotFoundError, "404"),
         (410, SourceNotFoundError, "410"),
-        (400, SourceDeniedError, "400"),
-        (204, SourceDeniedError, "204"),
-        (206, SourceDeniedError, "206"),
-        (304, SourceDeniedError, "304"),
-        (302, SourceDeniedError, "302"),
+        (400, SourceNotFoundError, "400"),
+        (204, SourceNotFoundError, "204"),
+        (206, SourceNotFoundError, "206"),
+        (304, SourceNotFoundError, "304"),
+        (302, SourceNotFoundError, "302"),
         (408, SourceUnreachableError, "408"),
         (429, SourceUnreachableError, "429"),
         (500, SourceUnreachableError, "500"),
@@ -190,6 +191,17 @@ def test_each_status_says_whether_to_wait_or_what_to_do(site, fetcher, status, k
         fetcher.read(f"{site.url}/a.png?token=secret")
     assert "secret" not in str(error.value)
     assert error.value.retryable is (kind is SourceUnreachableError)
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [({}, "without a Location"), ({"Location": ""}, "without a Location"), ({"Location": "http://[::1"}, "no address")],
+)
+def test_a_redirect_that_leads_nowhere_says_what_it_lacks(site, fetcher, headers, says):
+    site.pages["/moved.png"] = (301, headers, b"")
+    with pytest.raises(SourceNotFoundError, match=says) as error:
+        fetcher.read(f"{site.url}/moved.png")
+    assert "moved.png redirects" in str(error.value)
 
 
 def test_a_signed_link_that_has_expired_is_called_so(site, fetcher):
@@ -241,8 +253,12 @@ def test_an_address_that_is_none_says_what_one_looks_like(fetcher):
 
 
 def test_messages_call_an_image_by_its_address_without_signatures():
-    assert display_name("https://h.example/a.jpg?X-Amz-Signature=secret") == "https://h.example/a.jpg"
-    assert display_name("s3://bucket/why?.jpg") == "s3://bucket/why?.jpg"
+    assert displayed_address("https://h.example/a.jpg?X-Amz-Signature=secret") == "https://h.example/a.jpg"
+    assert displayed_address("s3://bucket/why?.jpg") == "s3://bucket/why?.jpg"
+    assert displayed_address("s3://bucket/inputs/ab/photo.jpg") == "s3://bucket/inputs/ab/photo.jpg"
+    digest = hashlib.sha256(PNG).hexdigest()
+    for prefix in ("", "car/"):
+        assert displayed_address(f"s3://bucket/{prefix}inputs/{digest[:2]}/{digest}") == "the image within the task"
 
 
 def test_damaged_answers_end_in_typed_errors(site, fetcher):
