@@ -7,6 +7,8 @@ CarError
 ├── RequestInvalidError      a body of Label Studio that cannot be read, or a project whose instance is not known
 ├── SourceEmptyError         a source without images
 ├── ObjectsUnavailableError  the service's own bucket is missing or denied: nothing the client can change
+├── NotFoundError
+│   └── ObjectsLostError     the objects of a result were deleted
 ├── StoreTimeoutError        S3 is too slow for a request to wait for it
 └── OverloadedError          more requests at once than the service can answer
 """
@@ -23,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from car.errors import CarError, SourceError
+from db.errors import NotFoundError
 
 PROBLEM = "application/problem+json"
 _RETRY_SECONDS = "5"
@@ -53,6 +56,10 @@ class SourceEmptyError(SourceError):
 class ObjectsUnavailableError(CarError):
     code = "objects_unavailable"
     retryable = True
+
+
+class ObjectsLostError(NotFoundError):
+    """Objects of a result were deleted, but its row still exists; `not_found` to clients."""
 
 
 class StoreTimeoutError(CarError):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from api.errors import ObjectsUnavailableError
+from api.errors import ObjectsLostError, ObjectsUnavailableError
 from car.object_store import ObjectStore
 from car.rle import CocoRle, bbox, decode_coco, encode_coco
 from car.segmentation import Mask, MaskSource, Segmentation, Step, StopReason
@@ -25,7 +25,7 @@ def own(objects: ObjectStore, key: str) -> bytes:
     """Return an object of the service's own bucket.
 
     Raises:
-        NotFoundError: it was deleted, but its row still exists.
+        ObjectsLostError: it was deleted, but its row still exists.
         ObjectsUnavailableError: the bucket is missing or denied.
         StoreUnreachableError: S3 does not answer.
 
@@ -33,8 +33,9 @@ def own(objects: ObjectStore, key: str) -> bytes:
     try:
         return objects.get(key)
     except ObjectMissingError as error:
-        raise NotFoundError(
-            f"{key} of this result is no longer in the bucket; create a job with its image, which computes it again"
+        raise ObjectsLostError(
+            f"{key} of this result is no longer in the bucket; retry its job or create one with its image, which "
+            "computes it again"
         ) from error
     except (BucketMissingError, AccessDeniedError) as error:
         raise ObjectsUnavailableError("the bucket of the results is not available; /readyz has the reason") from error

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api import rendering
 from api.dependencies import Connections, ConnectionsDep, SessionDep
+from api.errors import ObjectsLostError
 from api.routes import vocabularies
 from api.schemas.common import Page, Text
 from api.schemas.results import (
@@ -35,6 +36,7 @@ from car.segmentation import Step
 from db.api_keys import Scope
 from db.results import details as result_details
 from db.results import queries as result_queries
+from db.results import store as result_store
 from db.results.details import Detail, Stored
 from db.results.queries import ResultFilter, ResultView
 
@@ -86,7 +88,7 @@ async def get(detail: DetailDep, connections: ConnectionsDep, request: Request) 
         return _view(detail, masks, _links(connections, detail.stored)).model_dump_json(by_alias=True)
 
     # Serialized on the thread as well: with many labels it is large.
-    return Response(await connections.store_limit.fetch(document, request.receive), media_type="application/json")
+    return Response(await _fetch(connections, request, detail.stored, document), media_type="application/json")
 
 
 def _view(detail: Detail, masks: list[dict[str, Any]], links: Links) -> ResultDetailView:
@@ -134,23 +136,19 @@ async def history_png(detail: DetailDep, connections: ConnectionsDep, request: R
 async def labelmap_png(stored: StoredDep, connections: ConnectionsDep, request: Request) -> Response:
     """0 is no label, k the k-th mask; 16 bits if there are more than 255."""
     fetch = partial(rendering.own, connections.objects, stored.row.labelmap_key)
-    return _png_response(await connections.store_limit.fetch(fetch, request.receive), f"{stored.row.id}-labels.png")
+    return _png_response(await _fetch(connections, request, stored, fetch), f"{stored.row.id}-labels.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.png", summary="One mask, 255 on 0, at full size", responses=_AS_PNG)
 async def mask_png(label: LabelInPath, stored: StoredDep, connections: ConnectionsDep, request: Request) -> Response:
-    rle = await connections.store_limit.fetch(
-        partial(rendering.mask_named, connections.objects, stored, label), request.receive
-    )
+    rle = await _fetch(connections, request, stored, partial(rendering.mask_named, connections.objects, stored, label))
     data = await connections.drawing_limit.run(partial(rendering.mask_png, rle), request.receive)
     return _png_response(data, f"{label}.png")
 
 
 @router.get("/{result_id}/masks/{label:path}.rle", summary="One mask as COCO RLE")
 async def mask_rle(label: LabelInPath, stored: StoredDep, connections: ConnectionsDep, request: Request) -> RleView:
-    rle = await connections.store_limit.fetch(
-        partial(rendering.mask_named, connections.objects, stored, label), request.receive
-    )
+    rle = await _fetch(connections, request, stored, partial(rendering.mask_named, connections.objects, stored, label))
     height, width = rle["size"]
     return RleView(size=(height, width), counts=rle["counts"])
 
@@ -158,7 +156,7 @@ async def mask_rle(label: LabelInPath, stored: StoredDep, connections: Connectio
 async def _drawn(detail: Detail, connections: Connections, request: Request, kind: str) -> Response:
     # One after the other: a request that waits for S3 holds no drawing slot.
     fetch = partial(rendering.fetch, connections.objects, detail.stored)
-    masks, preview = await connections.store_limit.fetch(fetch, request.receive)
+    masks, preview = await _fetch(connections, request, detail.stored, fetch)
     note = badge(detail.cards.values(), detail.vocabulary.vocabulary)
     draw_image = partial(draw_overlay, note=note) if kind == "overlay" else draw_history
     draw = partial(rendering.draw, draw_image, detail.stored, detail.steps, masks, preview)
@@ -167,6 +165,16 @@ async def _drawn(detail: Detail, connections: Connections, request: Request, kin
     if preview is None:
         response.headers["X-Car-Picture"] = "none"
     return response
+
+
+async def _fetch(connections: Connections, request: Request, stored: Stored, function: Callable[[], Loaded]) -> Loaded:
+    """Call `function`, which reads objects of the result; record it if they are gone."""
+    try:
+        return await connections.store_limit.fetch(function, request.receive)
+    except ObjectsLostError:
+        mark = partial(result_store.mark_lost, result_id=stored.row.id)
+        await connections.in_transaction(mark, request.receive)
+        raise
 
 
 def _png_response(data: bytes, name: str) -> Response:

@@ -58,6 +58,8 @@ class Result(Base):
     masks_key: Mapped[str]
     """Key of a JSON document with all masks as COCO RLE."""
     labelmap_key: Mapped[str]
+    objects_lost_at: Mapped[datetime | None] = mapped_column()
+    """When a read found its objects gone, for example by a lifecycle rule; a retry computes them again."""
     """Key of an indexed PNG: 0 is no label, k the k-th mask."""
     created_at: Mapped[datetime] = since_now()
 

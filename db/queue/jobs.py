@@ -56,13 +56,14 @@ _CANCEL_OPEN = text(f"""
 # A line or a task that names no image will not name one later.
 _REQUEUE_ENDED = text(f"""
     WITH ended AS (
-        SELECT id FROM item
-        WHERE job_id = :job AND state IN ('failed', 'dead', 'cancelled')
+        SELECT item.id FROM item LEFT JOIN result ON result.id = item.result_id
+        WHERE item.job_id = :job AND (state IN ('failed', 'dead', 'cancelled')
             AND coalesce(error_code, '') <> 'source_invalid' AND NOT (state = 'failed' AND attempt = 0)
-        ORDER BY id FOR UPDATE
+            OR state = 'done' AND result.objects_lost_at IS NOT NULL)
+        ORDER BY item.id FOR UPDATE OF item
     )
     UPDATE item SET state = 'queued', lost_lease_count = 0, isolated = (state = 'dead'), {leases.RESET},
-        error_code = NULL, error_detail = NULL, finished_at = NULL
+        error_code = NULL, error_detail = NULL, finished_at = NULL, result_id = NULL
     FROM ended WHERE item.id = ended.id RETURNING 1
 """)  # noqa: S608
 
@@ -161,8 +162,8 @@ def cancel(session: Session, job_id: UUID) -> Job:
 
 
 def retry(session: Session, job_id: UUID) -> int:
-    """Queue failed, dead and cancelled items again and return their count; resume a listing that failed. Raises
-    NotFoundError.
+    """Queue failed, dead and cancelled items again, and done ones whose objects are known to be gone; resume a listing
+    that failed. Returns the count of items. Raises NotFoundError.
     """
     job = get(session, job_id, lock=True)
     requeued = session.execute(_REQUEUE_ENDED, {"job": job_id}).all()

@@ -62,6 +62,13 @@ _ADD_RESULTS = text("""
     RETURNING run_key, id
 """)
 
+_MARK_LOST = text("UPDATE result SET objects_lost_at = now() WHERE id = :id AND objects_lost_at IS NULL")
+
+_MARK_FOUND = text("""
+    UPDATE result SET objects_lost_at = NULL
+    WHERE run_key = ANY(CAST(:keys AS text[])) AND objects_lost_at IS NOT NULL
+""")
+
 _KNOWN = text("SELECT run_key, id FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
 
 _OBJECT_KEYS = text("SELECT run_key, masks_key, labelmap_key FROM result WHERE run_key = ANY(CAST(:keys AS text[]))")
@@ -103,6 +110,11 @@ _EXPIRE = text("""
         SELECT run_key FROM reservation WHERE lease_expires_at < now() FOR UPDATE SKIP LOCKED
     ) RETURNING 1
 """)
+
+
+def mark_lost(session: Session, result_id: UUID) -> None:
+    """Record that objects of a result are gone: a retry of its jobs computes it again."""
+    session.execute(_MARK_LOST, {"id": result_id})
 
 
 def existing(session: Session, run_keys: Collection[str]) -> dict[str, UUID]:
@@ -162,6 +174,7 @@ def store(session: Session, worker: str, new: Sequence[NewResult]) -> dict[str, 
     copy_rows(session, Mask, _MASK, (row for result in results for row in _masks(*result)))
     copy_rows(session, QueryStep, _QUERY_STEP, (row for result in results for row in _history(*result)))
     release(session, by_key, worker)
+    session.execute(_MARK_FOUND, {"keys": list(by_key.keys() - ids.keys())})
     return ids | existing(session, by_key.keys() - ids.keys())
 
 

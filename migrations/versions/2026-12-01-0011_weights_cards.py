@@ -1,4 +1,4 @@
-"""model cards of registered weights
+"""model cards of registered weights, and results whose objects are gone
 
 Revision: 8b0f2c64d917, after 5c1d7e0b9a42
 """
@@ -20,8 +20,10 @@ def upgrade() -> None:
         "CREATE TABLE weights_card ("
         "sha256 text PRIMARY KEY, name text NOT NULL, words text[] NOT NULL, note text NOT NULL)"
     )
+    op.execute("ALTER TABLE result ADD COLUMN objects_lost_at timestamptz")
 
 
 def downgrade() -> None:
     op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    op.execute("ALTER TABLE result DROP COLUMN objects_lost_at")
     op.execute("DROP TABLE weights_card")

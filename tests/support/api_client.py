@@ -23,7 +23,7 @@ from car.segmentation import Mask, MaskSource, Pass, QueryScore, Segmentation, S
 from car.vocabulary import Vocabulary
 from db import api_keys, vocabularies
 from db.label_studio.outbox import complete_items
-from db.models import JobKind, Priority
+from db.models import JobKind, Priority, Result
 from db.objects import S3ObjectStore
 from db.queue import items, jobs, listings
 from db.queue.items import CompletedItem
@@ -176,6 +176,14 @@ class Rows:
                 session, "worker", [CompletedItem(one, result_id, number > 0) for number, one in enumerate(mine)]
             )
         return Written(result_id, run_key, found, uris[0] if uris else "")
+
+    def delete_objects(self, result_id):
+        """Delete masks and label map of a result, as a lifecycle rule would."""
+        with transaction(self.database) as session:
+            row = session.get(Result, result_id)
+            keys = (row.masks_key, row.labelmap_key)
+        for key in keys:
+            self.objects.client.delete_object(Bucket=self.objects.bucket, Key=key)
 
     def _add(self, session, job, uris):
         jobs.rescan(session, job.id)

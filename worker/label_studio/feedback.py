@@ -17,6 +17,7 @@ from car.label_studio.project_config import build_project_config
 from car.object_store import ObjectStore
 from car.stored_masks import StoredMasks
 from car.vocabulary import Vocabulary
+from db.errors import ObjectStoreError
 from db.label_studio import feedback
 from db.label_studio.feedback import ClaimedAnnotation
 from db.session import transaction
@@ -75,8 +76,11 @@ def _process(
     except Exception as error:  # noqa: BLE001 - the edge: what breaks this code must not be compared for ever
         if not isinstance(error, CarError):
             structlog.get_logger().exception("comparison_failed", annotation=annotation.id)
+        failure = describe_error(error)
+        if isinstance(error, ObjectStoreError):  # the service's own bucket: no fault of the annotation
+            failure = failure._replace(retryable=True)
         with transaction(engine) as session:
-            feedback.fail(session, worker, annotation, **describe_error(error)._asdict())
+            feedback.fail(session, worker, annotation, **failure._asdict())
         stats.failed += 1
         return
     with transaction(engine) as session:

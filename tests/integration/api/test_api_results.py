@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import text
 
 from car.model_cards import ModelCard
 from car.rle import decode_coco
@@ -168,6 +169,24 @@ def test_results_name_the_weights_that_ran_and_overlays_say_what_they_do_not_kno
     assert client.get("/api/v1/results").json()["items"][0]["models"] == named["models"]
     assert not [key for key in named["recipe"] if key.endswith("_model")]
     assert picture(client.get(f"{path}/overlay.png")).tobytes() != plain.tobytes()
+
+
+def test_a_read_that_finds_objects_gone_marks_the_result(client, api_rows, database):
+    written, whole = api_rows.result([("cat", 0.9)]), api_rows.result([("cat", 0.8)])
+    path = f"/api/v1/results/{written.id}"
+
+    def marked():
+        with transaction(database) as session:
+            return list(session.scalars(text("SELECT id FROM result WHERE objects_lost_at IS NOT NULL")))
+
+    assert client.get(f"/api/v1/results/{whole.id}/masks/cat.png").status_code == 200
+    assert marked() == []
+    api_rows.delete_objects(written.id)
+    for route in ("masks/cat.png", "masks/cat.rle", "overlay.png", "history.png", "labelmap.png", ""):
+        answer = client.get(f"{path}/{route}".rstrip("/"))
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert "retry its job" in answer.json()["detail"]
+    assert marked() == [written.id]
 
 
 def test_presigned_links_work_without_a_key(client, api_rows):

@@ -13,9 +13,10 @@ from sqlalchemy import Engine
 
 from car.errors import CarError
 from car.object_store import ObjectStore
-from db.errors import DatabaseUnreachableError
+from db.errors import DatabaseUnreachableError, ObjectMissingError, ObjectStoreError
 from db.label_studio import outbox
 from db.label_studio.outbox import OutboxRow
+from db.results import store as result_store
 from db.session import transaction
 from worker.label_studio import LabelStudio, LabelStudioError
 from worker.label_studio.errors import (
@@ -178,6 +179,9 @@ class Publisher:
                 outbox.mark_orphaned(session, self._worker, row)
             return "orphaned"
         self._update_breaker(error)
+        if isinstance(error, ObjectMissingError):
+            with transaction(self._engine) as session:
+                result_store.mark_lost(session, row.result_id)
         if self._is_retryable(row, error):
             at_least = _UNCERTAIN if isinstance(error, OutcomeUncertainError) else timedelta(0)
             with transaction(self._engine) as session:
@@ -196,6 +200,8 @@ class Publisher:
 
     def _is_retryable(self, row: OutboxRow, error: CarError) -> bool:
         """Whether the row may succeed later, by itself or after someone has changed a setting."""
+        if isinstance(error, ObjectStoreError):
+            return True  # the service's own bucket: no fault of the task
         if isinstance(error, InternalError):
             return row.failure_count + 1 < _MAX_INTERNAL_ERRORS
         return error.retryable or (isinstance(error, LabelStudioError) and not isinstance(error, RejectedError))

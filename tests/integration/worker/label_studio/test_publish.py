@@ -86,13 +86,6 @@ def test_a_refused_prediction_fails_with_the_reason_and_stops_no_other(outbox):
     assert [outbox.by_task()[task] for task in others] == [1, 1, 1]
 
 
-def test_masks_that_are_gone_fail_their_row_alone(outbox):
-    outbox.enqueue(2)
-    outbox.sql("UPDATE result SET masks_key = 'nowhere' WHERE id = (SELECT min(result_id::text)::uuid FROM prediction)")
-    assert outbox.publish().counts == {"rendered": 1, "failed": 1, "sent": 1}
-    assert [row.error_code for row in outbox.predictions() if row.state == "failed"] == ["object_missing"]
-
-
 def test_a_refused_token_stops_the_sending_once_and_keeps_the_rows(outbox):
     outbox.enqueue(30)
     outbox.studio.token = "another"  # noqa: S105
@@ -213,3 +206,16 @@ def test_a_project_that_label_studio_numbered_anew_gets_nothing(outbox):
     outbox.studio.tasks[task]["project"] = outbox.studio.add_project(title="Another one")
     assert outbox.publish().counts == {"rendered": 1, "orphaned": 1}
     assert outbox.studio.predictions() == []
+
+
+def test_masks_that_are_gone_delay_their_row_alone_and_mark_the_result(outbox):
+    outbox.enqueue(2)
+    [(masks_key,)] = outbox.sql("SELECT masks_key FROM result ORDER BY id LIMIT 1")
+    lost = "WHERE id = (SELECT min(result_id::text)::uuid FROM prediction)"
+    outbox.sql(f"UPDATE result SET masks_key = 'nowhere' {lost}")
+    assert outbox.publish().counts == {"rescheduled": 1, "rendered": 1, "sent": 1}
+    assert [row.error_code for row in outbox.predictions() if row.state == "pending"] == ["object_missing"]
+    assert outbox.sql("SELECT masks_key FROM result WHERE objects_lost_at IS NOT NULL") == [("nowhere",)]
+    outbox.sql(f"UPDATE result SET masks_key = :key {lost}", key=masks_key)
+    outbox.due()
+    assert outbox.publish().counts == {"rendered": 1, "sent": 1}

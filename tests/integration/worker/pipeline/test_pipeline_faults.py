@@ -13,6 +13,7 @@ from sqlalchemy import text
 from db.errors import AccessDeniedError, CredentialsExpiredError, StoreUnreachableError
 from db.objects import S3ObjectStore
 from db.queue import items, jobs
+from db.results import store as result_store
 from db.session import transaction
 from tests.support.painter import UNKNOWN_PAIR, Painter, png
 
@@ -221,6 +222,27 @@ def test_a_result_whose_objects_are_gone_is_computed_again_by_the_next_job(bucke
     assert sql("SELECT DISTINCT result_id FROM item") == [(result,)]
     job_over()
     assert pipeline_of(Painter()).run_until_idle().reused == 1
+
+
+def test_a_retry_computes_results_again_whose_objects_a_read_found_gone(
+    bucket, job_over, pipeline_of, objects, counts, engine, sql
+):
+    for number in range(2):
+        bucket.put(f"in/{number}.png", png(number))
+    job = job_over()
+    assert pipeline_of(Painter()).run_until_idle().done == 2
+    with transaction(engine) as session:
+        assert jobs.retry(session, job) == 0
+    [(result, masks_key)] = sql("SELECT id, masks_key FROM result ORDER BY id LIMIT 1")
+    bucket.client.delete_object(Bucket=bucket.name, Key=masks_key)
+    with transaction(engine) as session:
+        result_store.mark_lost(session, result)
+        assert jobs.retry(session, job) == 1
+    assert counts(job) == {"queued": 1, "done": 1}
+    assert pipeline_of(Painter()).run_until_idle().done == 1
+    assert counts(job) == {"done": 2}
+    assert objects.get(masks_key)
+    assert sql("SELECT count(*) FROM result WHERE objects_lost_at IS NOT NULL") == [(0,)]
 
 
 class FaultyStore(S3ObjectStore):
