@@ -211,11 +211,11 @@ def test_a_project_that_label_studio_numbered_anew_gets_nothing(outbox):
 def test_masks_that_are_gone_delay_their_row_alone_and_mark_the_result(outbox):
     outbox.enqueue(2)
     [(masks_key,)] = outbox.sql("SELECT masks_key FROM result ORDER BY id LIMIT 1")
-    lost = "WHERE id = (SELECT min(result_id::text)::uuid FROM prediction)"
-    outbox.sql(f"UPDATE result SET masks_key = 'nowhere' {lost}")
+    move = "UPDATE result SET masks_key = :key WHERE id = (SELECT min(result_id::text)::uuid FROM prediction)"
+    outbox.sql(move, key="nowhere")
     assert outbox.publish().counts == {"rescheduled": 1, "rendered": 1, "sent": 1}
     assert [row.error_code for row in outbox.predictions() if row.state == "pending"] == ["object_missing"]
     assert outbox.sql("SELECT masks_key FROM result WHERE objects_lost_at IS NOT NULL") == [("nowhere",)]
-    outbox.sql(f"UPDATE result SET masks_key = :key {lost}", key=masks_key)
+    outbox.sql(move, key=masks_key)
     outbox.due()
     assert outbox.publish().counts == {"rendered": 1, "sent": 1}
