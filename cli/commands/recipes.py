@@ -12,6 +12,18 @@ _PREFACE = """# Recipes
 A recipe holds every parameter that can change a mask. A preset is a recipe with the values of one data set of the
 paper, `--set key=value` changes one of them, and `car recipes show PRESET` prints them. This page is the output of
 `car recipes markdown`."""
+_DIFFERENCES = """\
+- Probabilities that underflow: the official code differentiates a float32 softmax, so a word whose probability is
+  below about 1e-38 gets an empty CAM and a second one without the background. Here the CAM is computed from
+  logarithms and does not underflow. With real CLIPs this case does not occur.
+- Images that are padded to exactly 76 patches, such as 64 x 304 pixels: the official code takes their 77 tokens for a
+  text and runs all blocks of the image encoder. Here they are treated as all other images.
+- A step in which no query has a CAM: each query keeps its CAM of the step before; the official code assigns them to
+  other labels.
+- A pixel whose CAM equals η up to rounding can be in the crop or not. That word's score then differs by up to 2e-3
+  with tiny random models (crops of 32 pixels); every other score differs by less than 1e-4, and the kept words and
+  steps are the same."""
+
 _CHOICES = """Where the paper's text and the code that made its tables differ, an option chooses between them. Each is
 `official` by default; `--set arithmetic=paper` selects the paper for all of them, with its values for φ_iou and for
 single presets."""
@@ -69,6 +81,7 @@ def markdown() -> None:
         elif field.name != "preset":
             lines.append(f"| {key_of(field.name)} | {_text(field.default)} | {field.metadata['says']} |")
     lines += ["", "## Paper or official code", "", _CHOICES, "", "| key | official or paper |", "|---|---|", *choices]
+    lines += ["", "## Where results differ from the official code", "", _DIFFERENCES]
     typer.echo("\n".join(lines))
 
 
