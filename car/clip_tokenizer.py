@@ -62,15 +62,20 @@ class ClipTokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of the cleaned text, start and end included."""
-        ids = self._ids
+        ids = self.ids
         return [ids[START], *(ids[part] for word in _words(clean_text(text)) for part in self._split(word)), ids[END]]
 
     def count(self, text: str) -> int:
         """Return how many tokens the text has, start and end included."""
         return 2 + sum(len(self._split(word)) for word in _words(clean_text(text)))
 
+    @property
+    def end_id(self) -> int:
+        return self.ids[END]
+
     @cached_property
-    def _ids(self) -> dict[str, int]:
+    def ids(self) -> dict[str, int]:
+        """The id of each token, as vocab.json has them."""
         letters = byte_alphabet()
         merged = (first + second for first, second in self.merges)
         tokens = [*letters, *(letter + WORD_END for letter in letters), *merged, START, END]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from car.presets import preset
 from car.vocabulary import Vocabulary
@@ -22,6 +21,7 @@ from demo.clip_models import CLASSIFIER, WEIGHTS
 from demo.crops import Crop, crop_of, random_prompts
 from demo.drawing import SHAPES, chance
 from demo.scenes import WORDS, Scene, Split, draw_scene, generator
+from worker.models.weights import load_encoder
 from worker.segmenter import proposals
 from worker.segmenter.clip.encoder import Encoder
 from worker.segmenter.resizing import enlarge
@@ -46,8 +46,7 @@ class Proposer:
 
     @classmethod
     def from_models(cls, folder: Path) -> "Proposer":
-        model = CLIPModel.from_pretrained(folder).float().eval().requires_grad_(requires_grad=False)
-        encoder = Encoder(model, CLIPTokenizer.from_pretrained(folder))
+        encoder = load_encoder(folder, device=torch.device("cpu"))
         vocabulary = Vocabulary.from_words(WORDS)
         template = vocabulary.cam_template
         return cls(

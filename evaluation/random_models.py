@@ -1,7 +1,6 @@
 """CLIPs and SAMs with seeded random weights: full-size ones to measure speed, tiny ones for tests."""
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from car.recipe import Recipe
 from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.network import ClipNetwork, ClipSizes
 from worker.segmenter.resizing import Image
 from worker.segmenter.sam import network as sam_network
 from worker.segmenter.sam.automatic_masks import AutomaticMasks
@@ -53,13 +53,11 @@ SAM_SIZES = {"tiny": TINY_SAM, "vit_b": sam_network.VIT_B, "vit_l": sam_network.
 class WordTokenizer:
     """The part of CLIP's tokenizer that Encoder uses: one id per word or punctuation mark, as in common texts."""
 
-    eos_token_id = _END
+    end_id = _END
 
-    def __call__(self, texts: Sequence[str], *, padding: bool, truncation: bool) -> dict[str, list[list[int]]]:
-        """Return start, words and end of each text, neither padded nor cut."""
-        if padding or truncation:
-            raise ValueError("this tokenizer neither pads nor truncates")
-        return {"input_ids": [[_START, *map(_word_id, _words(text)), _END] for text in texts]}
+    def token_ids(self, text: str) -> list[int]:
+        """Return start, words and end of a text, neither padded nor cut."""
+        return [_START, *map(_word_id, _words(text)), _END]
 
 
 def encoder(shape: Shape, *, seed: int, **options: Any) -> Encoder:  # noqa: ANN401 - those of `clip`
@@ -75,7 +73,7 @@ def clip(
     gain: float = 1.0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-) -> CLIPModel:
+) -> ClipNetwork:
     """Return a CLIP of that shape. `scale` is exp(logit_scale), 100 in every trained one.
 
     Weights are transformers' own initialisation. Biases and norms, which would be 0 and 1, are random too, so that an
@@ -93,7 +91,8 @@ def clip(
             elif parameter.ndim > 1:
                 parameter.mul_(gain)
     model.logit_scale.fill_(torch.tensor(scale).log())
-    return model.to(device, dtype)
+    sizes = ClipSizes.from_config(model.config.to_dict())
+    return ClipNetwork.from_tensors(sizes, model.state_dict()).to(device, dtype)
 
 
 def sam(sizes: SamSizes, device: torch.device | str = "cpu") -> Sam:

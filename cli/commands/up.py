@@ -79,9 +79,9 @@ def up(
         stack.callback(_stop, processes, console)
         for name, arguments in {
             "api": ["api", "--host", host, "--port", str(port)],
-            "worker-gpu": ["cli.main", "worker", "--queues", "gpu", "--device", device.value],
-            "worker-io": ["cli.main", "worker", "--queues", "io"],
-            "scheduler": ["cli.main", "scheduler"],
+            "worker-gpu": ["cli.entry_point", "worker", "--queues", "gpu", "--device", device.value],
+            "worker-io": ["cli.entry_point", "worker", "--queues", "io"],
+            "scheduler": ["cli.entry_point", "scheduler"],
         }.items():
             processes.start(name, [sys.executable, "-m", *arguments])
         with console.status("starting the API and the workers"):

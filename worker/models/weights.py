@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from car.clip_tokenizer import OPENAI, openai_merges
+from car.clip_tokenizer import OPENAI, ClipTokenizer, openai_merges
 from car.options import Precision
 from car.weights_digest import WEIGHTS, weights_digest
 from worker.errors import WeightsInvalidError, WeightsMissingError
 from worker.models.hub import FILES, find_snapshot
 from worker.models.sam_checkpoints import RELEASES, Release, cached_sam_folder
 from worker.segmenter.clip.encoder import MEAN, STD, Encoder
+from worker.segmenter.clip.network import ClipNetwork, ClipSizes
 from worker.settings import usable_cpus
 
 if TYPE_CHECKING:
@@ -77,20 +76,30 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 def load_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> Encoder:
     """Load a CLIP from a complete local folder, all of it in one precision."""
-    _check_model(folder, "clip")
-    transformers_logging.disable_progress_bar()
-    model, report = CLIPModel.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        keys = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
+    config = _check_model(folder, "clip")
+    try:
+        sizes = ClipSizes.from_config(config)
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
+        network = ClipNetwork.from_tensors(sizes, tensors)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WeightsInvalidError(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {error}") from error
+    _check_preprocessing(folder, sizes.image_size)
+    return Encoder(network.to(device), _load_tokenizer(folder))
+
+
+def _load_tokenizer(folder: Path) -> ClipTokenizer:
+    """Return the tokenizer of merges.txt, whose ids vocab.json must have."""
+    try:
+        merges = (folder / "merges.txt").read_text(encoding="utf-8")
+        tokenizer = ClipTokenizer.from_text(merges)
+        ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsInvalidError(f"the tokenizer of {folder} cannot be read: {error}") from error
+    if ids != tokenizer.ids:
         raise WeightsInvalidError(
-            f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {len(keys)} tensors are missing or have "
-            f"another shape, the first is {keys[0]}"
+            f"{folder / 'vocab.json'} does not have CLIP's token ids for merges.txt: such tokenizers are not supported"
         )
-    _check_preprocessing(folder, model.config.vision_config.image_size)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return Encoder(model.eval().requires_grad_(requires_grad=False).to(device), tokenizer)
+    return tokenizer
 
 
 def _check_preprocessing(folder: Path, image_size: int) -> None:
@@ -121,8 +130,9 @@ def _sides(size: Any) -> list[int]:  # noqa: ANN401 - JSON: 224, {"shortest_edge
 
 def tokenizer_merges(encoder: Encoder) -> str:
     """Return the merges of a CLIP's byte-pair encoding, one per line, or "openai" for those of OpenAI's CLIPs."""
-    model = json.loads(encoder.tokenizer.backend_tokenizer.to_str())["model"]
-    merges = "\n".join(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+    if not isinstance(encoder.tokenizer, ClipTokenizer):
+        raise TypeError(f"a tokenizer of type {type(encoder.tokenizer).__name__} has no merges")
+    merges = "\n".join(map(" ".join, encoder.tokenizer.merges))
     return OPENAI if merges == openai_merges().rstrip("\n") else merges
 
 

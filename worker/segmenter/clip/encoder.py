@@ -1,21 +1,33 @@
-"""CLIP's two towers over transformers' CLIPModel: text embeddings, image tokens of any block, attention maps."""
+"""What CaR reads from a CLIP: text embeddings, image tokens of any block, attention maps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from car.clip_tokenizer import CONTEXT, clean_text
+from car.clip_tokenizer import CONTEXT
 from car.errors import VocabularyError
-from worker.segmenter.clip.last_block import QUICK_GELU, FinalLayers, LastBlock, exact_dtype
+from worker.segmenter.clip.last_block import FinalLayers, LastBlock, exact_dtype
+from worker.segmenter.clip.network import ClipNetwork, Layer, linear
 
 _TEXT_BATCH_SIZE = 256
 _CONTEXT_STEP = 4
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns texts into token ids; car.clip_tokenizer.ClipTokenizer is one."""
+
+    @property
+    def end_id(self) -> int: ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, start and end included."""
 
 
 class Encoder:
@@ -25,27 +37,25 @@ class Encoder:
     block, its ln_1 activation, head-averaged attention maps. It keeps no state between calls.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:  # noqa: ANN401 - transformers publishes no types
-        """`model` is a transformers CLIPModel in eval mode on its device, `tokenizer` its CLIPTokenizer."""
-        self._model = model
+    def __init__(self, network: ClipNetwork, tokenizer: Tokenizer) -> None:
+        """`network` is in eval mode on its device."""
+        self._network = network
         self.tokenizer = tokenizer
-        vision = model.config.vision_config
-        self.patch: int = vision.patch_size
-        self.image_size: int = vision.image_size
-        self.depth: int = vision.num_hidden_layers
-        self.width: int = model.config.projection_dim
-        self.scale: float = float(model.logit_scale.detach().float().exp())
+        sizes = network.sizes
+        self.patch, self.image_size, self.depth, self.width = (
+            sizes.patch, sizes.image_size, sizes.vision.depth, sizes.projection,
+        )  # fmt: skip
+        self.scale: float = float(network.logit_scale.detach().float().exp())
         """exp(logit_scale): multiplies cosines before the softmax."""
-        self._quick = vision.hidden_act == "quick_gelu"
         self._final_layers: dict[torch.dtype, FinalLayers] = {}
 
     @property
     def device(self) -> torch.device:
-        return self._model.visual_projection.weight.device  # type: ignore[no-any-return]
+        return self._network.visual_projection.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._model.visual_projection.weight.dtype  # type: ignore[no-any-return]
+        return self._network.visual_projection.weight.dtype
 
     def round_blocks(self, dtype: torch.dtype) -> None:
         """Convert the matrices of the image tower's blocks, and nothing else, to this precision.
@@ -53,7 +63,7 @@ class Encoder:
         They take nearly all of an image's time. Tokens between blocks, norms, softmax, projection and texts keep their
         precision, which leaves a fifth of the error of a whole model in bfloat16.
         """
-        for layer in self._model.vision_model.encoder.layers:
+        for layer in self._network.vision_model.encoder:
             attention, mlp = layer.self_attn, layer.mlp
             for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, mlp.fc1, mlp.fc2):
                 matrix.to(dtype)
@@ -67,15 +77,14 @@ class Encoder:
             VocabularyError: a text has more tokens than CLIP reads; the message names it.
 
         """
-        # transformers' tokenizer leaves out the cleaning of OpenAI's.
-        ids = self.tokenizer([clean_text(text) for text in texts], padding=False, truncation=False)["input_ids"]
+        ids = [self.tokenizer.token_ids(text) for text in texts]
         for text, row in zip(texts, ids, strict=True):
             if len(row) > CONTEXT:
                 raise VocabularyError(
                     f"{text!r} has {len(row)} tokens, but CLIP reads {CONTEXT}, start and end included: shorten it"
                 )
         # The padding is never read, because the text tower attends to earlier tokens only.
-        padding = [int(self.tokenizer.eos_token_id)] * CONTEXT
+        padding = [self.tokenizer.end_id] * CONTEXT
         return torch.tensor([(row + padding)[:CONTEXT] for row in ids], dtype=torch.long).to(self.device)
 
     @torch.no_grad()
@@ -88,14 +97,13 @@ class Encoder:
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         tokens = self.tokens(texts)
+        ends = (tokens == self.tokenizer.end_id).int().argmax(1)
         if context is None:
-            longest = 1 + int((tokens == int(self.tokenizer.eos_token_id)).int().argmax(1).max())
-            context = min(CONTEXT, -(-longest // _CONTEXT_STEP) * _CONTEXT_STEP)
-        tokens = tokens[:, :context]
+            context = min(CONTEXT, -(-(1 + int(ends.max())) // _CONTEXT_STEP) * _CONTEXT_STEP)
         parts = []
-        for batch in torch.split(tokens, _TEXT_BATCH_SIZE):
-            pooled = self._model.text_model(input_ids=batch).pooler_output
-            parts.append(functional.normalize(self._model.text_projection(pooled).float(), dim=-1))
+        for batch, positions in zip(*(torch.split(part, _TEXT_BATCH_SIZE) for part in (tokens, ends)), strict=True):
+            pooled = self._network.text_model.pooled(batch[:, :context], positions)
+            parts.append(functional.normalize(linear(self._network.text_projection, pooled).float(), dim=-1))
         return torch.cat(parts)
 
     # Image
@@ -113,8 +121,8 @@ class Encoder:
         The grid of positions is resized bilinearly to the image's (official clip wrapper). `round_positions` rounds
         them to float16, as the official code does on every device.
         """
-        vision = self._model.vision_model
-        patches = vision.embeddings.patch_embedding(images)
+        vision = self._network.vision_model
+        patches = functional.conv2d(images, vision.embeddings.patch_embedding.weight, stride=self.patch)
         rows, columns = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
         classes = vision.embeddings.class_embedding.expand(len(tokens), 1, -1).to(tokens.dtype)
@@ -124,7 +132,7 @@ class Encoder:
         return vision.pre_layrnorm(torch.cat([classes, tokens], 1) + positions.to(tokens.dtype))  # type: ignore[no-any-return]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 t c"]:
-        table = self._model.vision_model.embeddings.position_embedding.weight.float()
+        table = self._network.vision_model.embeddings.position_embedding.weight.float()
         side = self.image_size // self.patch
         grid = table[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
         resized = functional.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=False)
@@ -156,67 +164,32 @@ class Encoder:
         The second value is the attention map averaged over heads, float32, or None.
         """
         layer = self._layer(index)
-        attended, weights = _attend(layer.self_attn, normed, attention=attention)
+        attended, weights = layer.self_attn.attend(normed, attention=attention)
         tokens = tokens + attended
-        return tokens + self._mlp(layer, tokens), weights
+        return tokens + layer.mlp(layer.layer_norm2(tokens)), weights
 
     def class_token(self, tokens: Float[Tensor, "b t c"], index: int) -> Float[Tensor, "b c"]:
         """Return the class token after a block, for a sixth of its work: other tokens need keys and values only."""
         layer = self._layer(index)
-        attended, _ = _attend(layer.self_attn, self.ln_1(tokens, index), attention=False, queries=1)
+        attended, _ = layer.self_attn.attend(self.ln_1(tokens, index), queries=1)
         first = tokens[:, :1] + attended
-        return (first + self._mlp(layer, first))[:, 0]
+        return (first + layer.mlp(layer.layer_norm2(first)))[:, 0]  # type: ignore[no-any-return]
 
     def last_block(self, tokens: Float[Tensor, "t c"]) -> LastBlock:
         """Return the last block of one image from the tokens that enter it, in float64 if they are float32."""
         dtype = exact_dtype(tokens)
         if dtype not in self._final_layers:
-            self._final_layers[dtype] = FinalLayers.copy_from(self._model, dtype)
+            self._final_layers[dtype] = FinalLayers.copy_from(self._network, dtype)
         return LastBlock(self._final_layers[dtype], tokens.to(dtype))
 
     def project(self, tokens: Float[Tensor, "*b c"]) -> Float[Tensor, "*b d"]:
         """Apply ln_post and the projection into the text space."""
-        return self._model.visual_projection(self._model.vision_model.post_layernorm(tokens))  # type: ignore[no-any-return]
+        return linear(self._network.visual_projection, self._network.vision_model.post_layernorm(tokens))
 
     def project_mean(self, tokens: Float[Tensor, "b p c"]) -> Float[Tensor, "b d"]:
         """Return the embedding of length 1, float32, of the mean over tokens after ln_post."""
-        mean = self._model.vision_model.post_layernorm(tokens).mean(1)
-        return functional.normalize(self._model.visual_projection(mean).float(), dim=-1)
+        mean = self._network.vision_model.post_layernorm(tokens).mean(1)
+        return functional.normalize(linear(self._network.visual_projection, mean).float(), dim=-1)
 
-    def _mlp(self, layer: Any, tokens: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:  # noqa: ANN401
-        hidden = _linear(layer.mlp.fc1, layer.layer_norm2(tokens))
-        if not self._quick or torch.is_grad_enabled():
-            return _linear(layer.mlp.fc2, layer.mlp.activation_fn(hidden))
-        # In place: on a CPU allocating four times the size of the tokens takes longer than the arithmetic.
-        return _linear(layer.mlp.fc2, hidden.mul_((QUICK_GELU * hidden).sigmoid_()))
-
-    def _layer(self, index: int) -> Any:  # noqa: ANN401 - transformers publishes no types
-        return self._model.vision_model.encoder.layers[index]
-
-
-def _attend(
-    layer: Any,  # noqa: ANN401 - transformers publishes no types
-    normed: Float[Tensor, "b t c"],
-    *,
-    attention: bool,
-    queries: int | None = None,
-) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q t"] | None]:
-    """Attend from the first `queries` tokens (None: all) to all tokens."""
-    b, _, c = normed.shape
-
-    def heads(projected: Tensor) -> Tensor:
-        return projected.view(b, projected.shape[1], layer.num_heads, -1).transpose(1, 2)
-
-    normed = normed.to(layer.q_proj.weight.dtype)
-    q = heads(_linear(layer.q_proj, normed[:, :queries]))
-    k, v = heads(_linear(layer.k_proj, normed)), heads(_linear(layer.v_proj, normed))
-    if not attention:
-        out = functional.scaled_dot_product_attention(q, k, v)
-        return _linear(layer.out_proj, out.transpose(1, 2).reshape(b, -1, c)), None
-    weights = (q * layer.scale @ k.transpose(-1, -2)).softmax(-1)
-    out = (weights @ v).transpose(1, 2).reshape(b, -1, c)
-    return _linear(layer.out_proj, out), weights.detach().mean(1, dtype=torch.float32)
-
-
-def _linear(layer: Any, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b t o"]:  # noqa: ANN401
-    return functional.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+    def _layer(self, index: int) -> Layer:
+        return self._network.vision_model.encoder[index]

@@ -16,15 +16,14 @@ would not fit into memory, are computed in float32.
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-QUICK_GELU = 1.702
-"""Slope of CLIP's quick GELU, x sigmoid(1.702 x)."""
+from worker.segmenter.clip.network import QUICK_GELU, ClipNetwork, Layer, Weights
+
 _TEXT_BATCH_SIZE = 16
 _MOST_EXACT_TOKENS = 4_097
 
@@ -41,7 +40,7 @@ class Norm:
     bias: Float[Tensor, " c"]
 
     @classmethod
-    def from_layer(cls, layer: Any, x: Float[Tensor, "t c"]) -> "Norm":  # noqa: ANN401 - transformers publishes no types
+    def from_layer(cls, layer: nn.LayerNorm, x: Float[Tensor, "t c"]) -> "Norm":
         centred = x - x.mean(-1, keepdim=True)
         inverse = (centred.square().mean(-1, keepdim=True) + layer.eps).rsqrt()
         return cls(centred * inverse, inverse, layer.weight, layer.bias.to(x.dtype))
@@ -58,17 +57,17 @@ class Norm:
 
 @dataclass(frozen=True)
 class FinalLayers:
-    """The last block, ln_post and the projection of a transformers CLIPModel, in one precision."""
+    """The last block, ln_post and the projection of a CLIP, in one precision."""
 
-    block: Any
-    post_layernorm: Any
-    projection: Any
+    block: Layer
+    post_layernorm: nn.LayerNorm
+    projection: Weights
 
     @classmethod
-    def copy_from(cls, model: Any, dtype: torch.dtype) -> "FinalLayers":  # noqa: ANN401 - transformers publishes no types
-        vision = model.vision_model
-        layers = (vision.encoder.layers[-1], vision.post_layernorm, model.visual_projection)
-        return cls(*(copy.deepcopy(layer).to(dtype) for layer in layers))
+    def copy_from(cls, network: ClipNetwork, dtype: torch.dtype) -> "FinalLayers":
+        vision = network.vision_model
+        layers = copy.deepcopy((vision.encoder[-1], vision.post_layernorm, network.visual_projection))
+        return cls(layers[0].to(dtype), layers[1].to(dtype), layers[2].to(dtype))
 
 
 def exact_dtype(tokens: Float[Tensor, "t c"]) -> torch.dtype:
@@ -108,7 +107,7 @@ class LastBlock:
     def _attend(self) -> None:
         attention = self._layer.self_attn
 
-        def heads(projection: Any) -> Float[Tensor, "h t e"]:  # noqa: ANN401
+        def heads(projection: Weights) -> Float[Tensor, "h t e"]:
             return self._linear(projection, self.a).view(len(self.a), attention.num_heads, -1).transpose(0, 1)
 
         self._q, self._k, self._v = heads(attention.q_proj), heads(attention.k_proj), heads(attention.v_proj)
@@ -163,5 +162,5 @@ class LastBlock:
             total = total + part.transpose(0, 1).flatten(1) @ projection.weight
         return total / (t - 1)
 
-    def _linear(self, layer: Any, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:  # noqa: ANN401
-        return functional.linear(x, layer.weight, layer.bias.to(self._dtype))
+    def _linear(self, layer: Weights, x: Float[Tensor, "t i"]) -> Float[Tensor, "t o"]:
+        return functional.linear(x, layer.weight, None if layer.bias is None else layer.bias.to(self._dtype))

@@ -49,15 +49,17 @@ def test_masks_of_a_gpu_in_half_precision_overlap_those_of_float32_to_98_percent
 def test_a_cpu_computes_in_float32_by_default():
     auto = make_segmenter(CPU, Precision.AUTO)
     for encoder in (auto.proposal, auto.classifier):
-        assert {tensor.dtype for tensor in encoder._model.parameters()} == {torch.float32}
+        assert {tensor.dtype for tensor in encoder._network.parameters()} == {torch.float32}
 
 
 def test_on_a_cpu_only_the_matrices_of_g_are_rounded():
     bfloat16 = make_segmenter(CPU, Precision.BFLOAT16)
-    rounded = {name for name, tensor in bfloat16.classifier._model.named_parameters() if tensor.dtype is torch.bfloat16}
+    rounded = {
+        name for name, tensor in bfloat16.classifier._network.named_parameters() if tensor.dtype is torch.bfloat16
+    }
     assert rounded
     assert all(name.startswith("vision_model.encoder.layers.") and "norm" not in name for name in rounded)
-    assert {tensor.dtype for tensor in bfloat16.proposal._model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in bfloat16.proposal._network.parameters()} == {torch.float32}
     assert bfloat16.classifier.texts(["a red circle"]).dtype is torch.float32
 
 
