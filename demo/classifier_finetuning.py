@@ -4,6 +4,7 @@ Drawn masks teach the look of shapes under a visual prompt; the proposals add f'
 a neighbour, the wrong object for an absent word. It needs a trained proposal generator.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from safetensors.torch import load_file
 from torch import Tensor
 
+from car.clip_tokenizer import ClipTokenizer
 from car.presets import preset
 from car.vocabulary import Vocabulary
 from demo.classifier_training import SIZES, ClassifierStage, crop_batch
@@ -21,9 +24,9 @@ from demo.clip_models import CLASSIFIER, WEIGHTS
 from demo.crops import Crop, crop_of, random_prompts
 from demo.drawing import SHAPES, chance
 from demo.scenes import WORDS, Scene, Split, draw_scene, generator
-from worker.models.weights import load_encoder
 from worker.segmenter import proposals
 from worker.segmenter.clip.encoder import Encoder
+from worker.segmenter.clip.network import ClipNetwork, ClipSizes
 from worker.segmenter.resizing import enlarge
 
 SCENES: Final = 1800
@@ -46,7 +49,10 @@ class Proposer:
 
     @classmethod
     def from_models(cls, folder: Path) -> "Proposer":
-        encoder = load_encoder(folder, device=torch.device("cpu"))
+        sizes = ClipSizes.from_config(json.loads((folder / "config.json").read_text()))
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        tokenizer = ClipTokenizer.from_text((folder / "merges.txt").read_text())
+        encoder = Encoder(ClipNetwork.from_tensors(sizes, tensors), tokenizer)
         vocabulary = Vocabulary.from_words(WORDS)
         template = vocabulary.cam_template
         return cls(

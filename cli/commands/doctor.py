@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import DATA_DIR, AsJson, DataFolder
+from cli.output.terminal import Terminal, echo
 
 if TYPE_CHECKING:
     from cli.doctor.diagnoses import Finding
@@ -38,21 +39,20 @@ def doctor(
     for finding in Checkup(variables(data_dir), api_address(data_dir), project=project, url=url).findings():
         problems += finding.verdict is Verdict.WRONG
         if as_json:
-            typer.echo(json.dumps(asdict(finding)))
+            echo(json.dumps(asdict(finding)))
         else:
             _print(finding, project)
     if not as_json:
-        typer.echo(f"{problems or 'no'} problem{'s' if problems > 1 else ''} found")
+        echo(f"{problems or 'no'} problem{'s' if problems > 1 else ''} found")
     if problems:
         raise typer.Exit(1)
 
 
 def _print(finding: "Finding", project: int | None) -> None:
     """Print one check and, on the next line, what to do about it."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     head = Text.assemble(
         (f"{finding.verdict:<7} ", _STYLES[finding.verdict]), (finding.check, "bold"), f": {finding.detail}"
     )

@@ -2,9 +2,8 @@
 
 import shlex
 
-import typer
-
 from cli.options import DATA_DIR, DataFolder
+from cli.output.terminal import echo
 
 
 def env(data_dir: DataFolder = DATA_DIR) -> None:
@@ -14,6 +13,6 @@ def env(data_dir: DataFolder = DATA_DIR) -> None:
     notes = read_notes(data_dir)
     values: dict[str, str] = notes.get("environment", {}) | notes.get("api", {})
     for name, value in values.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        echo(f"export {name}={shlex.quote(value)}")
     if not is_held(data_dir):
-        typer.echo(f"# no service runs on {data_dir} now; start it with `car up`", err=True)
+        echo(f"# no service runs on {data_dir} now; start it with `car up`", err=True)

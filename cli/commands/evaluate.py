@@ -11,6 +11,7 @@ from car.options import Precision
 from cli import options
 from cli.errors import OutputError
 from cli.model_selection import DEMO, ModelSelection, load, load_sam
+from cli.output.terminal import Terminal
 
 if TYPE_CHECKING:
     from evaluation.shapes import ShapesResult
@@ -75,13 +76,12 @@ def shapes(
 
 
 def _print(result: "ShapesResult") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("class", "IoU", "IoU, one step", title=f"{result.scenes} scenes", title_justify="left")
     for row in sorted(result.per_class, key=lambda row: -row.iou):
         table.add_row(row.name, f"{row.iou:.3f}", "" if row.iou_one_step is None else f"{row.iou_one_step:.3f}")
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(table)
     gain = ""
     if result.miou_one_step is not None:

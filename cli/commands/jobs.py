@@ -24,6 +24,7 @@ from cli.options import (
     Settings,
     ShowAll,
 )
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from cli.service.api_client import ApiClient
@@ -104,14 +105,14 @@ def create(
     with open_api(data_dir) as service:
         request["source"] = {"prefix": prefix} if prefix else _source(source, manifest, upload, name, data_dir)
         job, replayed = service.create_job(request, idempotency_key=idempotency_key)
-        typer.echo(f"job {job['id']} " + ("was created before with this key" if replayed else "created"), err=True)
+        echo(f"job {job['id']} " + ("was created before with this key" if replayed else "created"), err=True)
         for warning in job["warnings"]:
-            typer.echo(f"note: {printable(warning)}", err=True)
+            echo(f"note: {printable(warning)}", err=True)
         if watch or as_json:
             _report(service, job["id"], None if watch else job, as_json=as_json)
         else:
-            typer.echo(f"watch it: {options.car_command()} jobs watch {job['id']}", err=True)
-            typer.echo(job["id"])
+            echo(f"watch it: {options.car_command()} jobs watch {job['id']}", err=True)
+            echo(job["id"])
 
 
 @app.command("list")
@@ -162,7 +163,7 @@ def show(
             if output is OutputFormat.TABLE:
                 print_table(job_page(document))
             else:
-                typer.echo(json.dumps(document))
+                echo(json.dumps(document))
         if items:
             print_list(partial(service.items, job, state), items_table, output=output, limit=limit, show_all=show_all)
 
@@ -186,7 +187,7 @@ def retry(job: JobId, *, watch: WatchOption = False, as_json: AsJson = False, da
     """Queue the failed and dead images again."""
     with open_api(data_dir) as service:
         retried, document = service.retry(job)
-        typer.echo(f"{retried:,} images queued again", err=True)
+        echo(f"{retried:,} images queued again", err=True)
         _report(service, job, None if watch else document, as_json=as_json)
 
 
@@ -216,8 +217,8 @@ def _source(
     with count_progress("image") as begin:
         uploaded = send(object_store(data_dir), upload, prefix, begin)
     if uploaded.passed_over:
-        typer.echo(uploaded.passed_over, err=True)
-    typer.echo(f"{uploaded.sent} images uploaded, {uploaded.present} already there: {uploaded.manifest}", err=True)
+        echo(uploaded.passed_over, err=True)
+    echo(f"{uploaded.sent} images uploaded, {uploaded.present} already there: {uploaded.manifest}", err=True)
     return {"manifest": uploaded.manifest}
 
 
@@ -233,7 +234,7 @@ def _local_manifest(file: Path, data_dir: Path) -> dict[str, str] | list[str]:
     from cli.service.uploading import upload_manifest
 
     uri = upload_manifest(object_store(data_dir), file, file.read_bytes())
-    typer.echo(f"{len(addresses):,} addresses uploaded as {uri}", err=True)
+    echo(f"{len(addresses):,} addresses uploaded as {uri}", err=True)
     return {"manifest": uri}
 
 
@@ -251,11 +252,11 @@ def _report(service: "ApiClient", job_id: str, job: "Job | None", *, as_json: bo
                 f"\nthe job continues; watch it: {options.car_command()} jobs watch {job_id}; "
                 f"stop it: {options.car_command()} jobs cancel {job_id}"
             )
-            typer.echo(message, err=True)
+            echo(message, err=True)
             raise typer.Exit(options.INTERRUPTED) from None
         failed = not all_done(job)
     if as_json:
-        typer.echo(json.dumps(job))
+        echo(json.dumps(job))
     else:
         print_table(job_page(job))
         if failed:

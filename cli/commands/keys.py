@@ -12,6 +12,7 @@ import typer
 
 from cli.errors import UsageError
 from cli.options import DATA_DIR, DataFolder
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +49,8 @@ def create(
         expires_at = datetime.now(UTC) + lifetime if lifetime else None
         key, secret = api_keys.create(session, name, [api_keys.Scope(scope)], expires_at=expires_at)
     until = f" until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else ""
-    typer.echo(f"key {key.prefix}… for {name!r}, scope {scope}{until}; it is not shown again:", err=True)
-    typer.echo(secret)
+    echo(f"key {key.prefix}… for {name!r}, scope {scope}{until}; it is not shown again:", err=True)
+    echo(secret)
 
 
 @app.command("list")
@@ -84,7 +85,7 @@ def revoke(
 
     with _database(data_dir) as session:
         revoked = api_keys.revoke(session, _id(key, api_keys.list_all(session)))
-    typer.echo(f"key {revoked.prefix}… of {revoked.name!r} revoked", err=True)
+    echo(f"key {revoked.prefix}… of {revoked.name!r} revoked", err=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.model_selection import DEMO, OPENAI, demo_folder
+from cli.output.terminal import echo
 
 app = typer.Typer(help="List, download and convert model weights.", no_args_is_help=True)
 
@@ -57,10 +58,10 @@ def pull(
         try:
             folder = _pull_sam(name) if name in RELEASES else _pull_clip(name)
         except WeightsError as error:
-            typer.echo(f"failed: {error}", err=True)
+            echo(f"failed: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{name}: {folder} (sha256 {weights_digest(folder)})")
+        echo(f"{name}: {folder} (sha256 {weights_digest(folder)})")
     if failed:
         raise typer.Exit(1)
 
@@ -79,7 +80,7 @@ def convert(
 
     output = folder or sam_cache() / identify_release(checkpoint)
     name = convert_sam(checkpoint, output)
-    typer.echo(f"{name}: {output} (sha256 {weights_digest(output)})")
+    echo(f"{name}: {output} (sha256 {weights_digest(output)})")
 
 
 def _pull_clip(hub_id: str) -> Path:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.output.terminal import echo
+
 app = typer.Typer(help="Show the segmenter's presets and parameters.", no_args_is_help=True)
 
 _PREFACE = """# Recipes
@@ -82,7 +84,7 @@ def markdown() -> None:
             lines.append(f"| {key_of(field.name)} | {_text(field.default)} | {field.metadata['says']} |")
     lines += ["", "## Paper or official code", "", _CHOICES, "", "| key | official or paper |", "|---|---|", *choices]
     lines += ["", "## Where results differ from the official code", "", _DIFFERENCES]
-    typer.echo("\n".join(lines))
+    echo("\n".join(lines))
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - as many types as fields

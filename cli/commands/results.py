@@ -12,6 +12,7 @@ import typer
 from cli.commands import open_api
 from cli.errors import OutputError, UsageError
 from cli.options import DATA_DIR, AsJson, AsJsonLines, DataFolder, FormatOption, OutputFormat, ShowAll
+from cli.output.terminal import Terminal, echo
 
 app = typer.Typer(help="List, show and export stored results.", no_args_is_help=True)
 
@@ -64,7 +65,7 @@ def show(result: ResultId, *, as_json: AsJson = False, data_dir: DataFolder = DA
     with open_api(data_dir) as service:
         detail = service.result(result)
     if as_json:
-        typer.echo(json.dumps(detail))
+        echo(json.dumps(detail))
         return
     from cli.output.job_tables import print_table
     from cli.output.result_tables import links_page, masks_table, result_page
@@ -86,14 +87,13 @@ def history(
     with open_api(data_dir) as service:
         detail = service.result(result)
     if as_json:
-        typer.echo(json.dumps({"stop_reason": detail["stop_reason"], "steps": detail["steps"]}))
+        echo(json.dumps({"stop_reason": detail["stop_reason"], "steps": detail["steps"]}))
         return
-    from rich.console import Console
 
     from cli.output.history_table import HistoryTable
     from cli.service.result_parsing import segmentation_of
 
-    console = Console(highlight=False, markup=False)
+    console = Terminal(highlight=False, markup=False)
     table = HistoryTable(show_all=verbose)
     console.print(table.build(detail["uri"], segmentation_of(detail), tuple(detail["notes"]), console))
 
@@ -113,7 +113,7 @@ def overlay(
         file.write_bytes(png)
     except OSError as error:
         raise OutputError(f"{file} cannot be written ({error.strerror})") from None
-    typer.echo(str(file))
+    echo(str(file))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def masks(
         write_masks(folder, result_masks, mask_file_names(mask.label for mask in result_masks), head)
     except OSError as error:
         raise OutputError(f"the masks cannot be written to {folder} ({error.strerror})") from None
-    typer.echo(f"{folder}: {len(result_masks)} masks")
+    echo(f"{folder}: {len(result_masks)} masks")
 
 
 def _sha256(image: str) -> str:

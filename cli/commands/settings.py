@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.output.terminal import echo
+
 _PREFACE = """# Settings
 
 Every setting is an environment variable. A process with an invalid setting exits at start and names the variable and
@@ -25,7 +27,7 @@ def settings(
 ) -> None:
     """List all settings (environment variables) with their defaults."""
     if markdown:
-        typer.echo(_page())
+        echo(_page())
         return
     from rich.text import Text
 

@@ -14,6 +14,7 @@ import typer
 from cli.errors import ProcessFailedError, UsageError
 from cli.model_selection import DEMO, ModelSelection, demo_folder
 from cli.options import DATA_DIR, DataFolder, Device
+from cli.output.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,14 +52,12 @@ def up(
     API, workers and scheduler run until Ctrl-C. PostgreSQL, Redis and an S3 server are embedded and keep their data in
     --data-dir, unless DATABASE_URL, CELERY_BROKER_URL and S3_BUCKET are set. `car env` prints addresses and keys.
     """
-    from rich.console import Console
-
     from cli.embedded import start_engines
     from cli.embedded.data_dir import DataDir
     from cli.service.prepare_services import uses_outside_engines
     from cli.service.processes import Processes
 
-    console = Console(stderr=True, soft_wrap=True)
+    console = Terminal(stderr=True, soft_wrap=True)
     with _ended_by_signals(), ExitStack() as stack:
         _check_port(port, host)
         engines = None

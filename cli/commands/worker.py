@@ -12,6 +12,7 @@ import typer
 
 from cli.errors import UsageError
 from cli.options import Device
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -130,8 +131,8 @@ def migrate() -> None:
         before, after = upgrade(engine)
     finally:
         engine.dispose()
-    typer.echo(f"the tables are at {after}" + ("" if before == after else f", before at {before or 'none'}"))
+    echo(f"the tables are at {after}" + ("" if before == after else f", before at {before or 'none'}"))
     if os.environ.get("S3_BUCKET"):
         settings = EngineSettings.from_environment()
         created = S3ObjectStore.from_settings(settings).ensure_bucket()
-        typer.echo(f"the bucket {settings.s3_bucket} {'was created' if created else 'exists'}")
+        echo(f"the bucket {settings.s3_bucket} {'was created' if created else 'exists'}")

@@ -15,6 +15,7 @@ from cli.label_studio.options import (
     print_status,
 )
 from cli.options import DATA_DIR, AsJson, DataFolder, Preset, Settings, background_of, parse_settings
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from car.label_studio.project_config import ProjectConfig
@@ -71,7 +72,7 @@ def connect(
         problems = [one.to_json() for one in plan.problems]
         told = {"project": project, "url": wish.url, "labels": labels_json(plan), "problems": problems}
         made = {"backend": backend.to_json(), "webhook": webhook.to_json() if webhook else None}
-        typer.echo(json.dumps(told | made))
+        echo(json.dumps(told | made))
     _report(wish, backend, webhook)
     if before:
         names = ", ".join(repr(one.get("title") or one.get("url")) for one in before)

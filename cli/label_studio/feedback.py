@@ -4,12 +4,11 @@ import json
 
 from cli.label_studio.options import Project, print_status, service
 from cli.options import DATA_DIR, AsJson, DataFolder
+from cli.output.terminal import echo
 
 
 def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder = DATA_DIR) -> None:
     """How often masks were kept, changed or taken away, by label and the words it was asked as."""
-    import typer
-
     from cli.label_studio.tables import feedback_table
     from cli.output.job_tables import print_table
 
@@ -17,7 +16,7 @@ def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder 
         opinions = opened.feedback(project)
     if as_json:
         for one in opinions:
-            typer.echo(json.dumps(one))
+            echo(json.dumps(one))
     elif opinions:
         print_table(feedback_table(opinions))
     else:

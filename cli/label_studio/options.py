@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import UsageError
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from cli.service.api_client import ApiClient
@@ -82,7 +83,7 @@ def service(data_dir: Path) -> "Iterator[ApiClient]":
 
 def print_status(text: str) -> None:
     """To the person, not to the script that reads stdout."""
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def environment(name: str, data_dir: Path) -> str | None:

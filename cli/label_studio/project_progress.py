@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cli.output.job_progress import LINE_SECONDS, POLL_SECONDS, duration, retry_while_busy, sentence_bar
 from cli.output.report import rate_text
+from cli.output.terminal import Terminal
 from cli.service.api_types import Project
 
 _RATE_SECONDS = 30.0
@@ -65,7 +66,7 @@ class ProjectWatch:
 
     projects: Projects
     measure: Callable[[Project], ProgressSnapshot]
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False))
+    console: Console = field(default_factory=lambda: Terminal(stderr=True, highlight=False, markup=False))
     hint: str = ""
     """Said once where nothing has moved for a minute."""
     _seen: deque[tuple[float, int]] = field(default_factory=deque)

@@ -7,6 +7,7 @@ import typer
 
 from cli.label_studio.options import AnyProject, print_status, service
 from cli.options import DATA_DIR, AsJson, DataFolder
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from cli.service.api_client import ApiClient
@@ -43,7 +44,7 @@ def status(
         found = [opened.project(one["ls_project_id"], one["instance"]) for one in opened.projects(_PROJECTS_SHOWN)]
     if as_json:
         for one in found:
-            typer.echo(json.dumps(one))
+            echo(json.dumps(one))
     elif found:
         print_table(projects_table(found))
     else:
@@ -58,7 +59,7 @@ def _show_project(opened: "ApiClient", project: int, tasks: str | None, limit: i
     document = opened.project(project)
     if as_json:
         for one in opened.project_tasks(project, state, limit) if tasks else [document]:
-            typer.echo(json.dumps(one))
+            echo(json.dumps(one))
     else:
         print_table(project_page(document))
         reasons = [("image", one) for one in document["failed"]] + [("prediction", one) for one in document["unsent"]]

@@ -16,6 +16,7 @@ from cli.label_studio.options import (
     service,
 )
 from cli.options import DATA_DIR, AsJson, DataFolder
+from cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from cli.label_studio.project_progress import ProjectWatch
@@ -47,7 +48,7 @@ def sync(
         opened.sync_project(project)
         ended = _follow(ProjectWatch(opened, of_sync), project, "sync")
     if as_json:
-        typer.echo(json.dumps(ended))
+        echo(json.dumps(ended))
     if error := ended["sync"]["error"]:
         print_status(f"not all tasks were looked at: {error}")
         raise typer.Exit(1)
@@ -84,7 +85,7 @@ def backfill(
         print_status(f"{lacking:,} of {studio.tasks(project, limit=1).total:,} tasks have no prediction of {version}")
         if dry_run:
             if as_json:
-                typer.echo(json.dumps({"project": project, "model_version": version, "lacking": lacking}))
+                echo(json.dumps({"project": project, "model_version": version, "lacking": lacking}))
             return
         opened.sync_project(project)
         ended = _follow(ProjectWatch(opened, of_backfill, hint=_SILENT), project, "backfill")
@@ -93,7 +94,7 @@ def backfill(
         if use:
             _use(studio, ended)
     if as_json:
-        typer.echo(json.dumps({**ended, "lacking": lacking}))
+        echo(json.dumps({**ended, "lacking": lacking}))
     _tell_lacking(ended, lacking)
 
 

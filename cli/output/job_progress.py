@@ -11,6 +11,7 @@ from rich.text import Text
 
 from car.errors import CarError
 from cli.output.report import rate_text
+from cli.output.terminal import Terminal
 from cli.service.api_types import ENDED, Job
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class JobWatch:
     """Shows one job on stderr: a progress bar on a terminal, otherwise a line every few seconds."""
 
     jobs: "ApiClient"
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False))
+    console: Console = field(default_factory=lambda: Terminal(stderr=True, highlight=False, markup=False))
     patience: float = _PATIENCE_SECONDS
     deadline: float | None = None
     """Seconds after which an unfinished job is an error; none: no limit."""

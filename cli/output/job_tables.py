@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
-from typer import echo
 
 from car.printable import printable
 from cli.options import car_command
 from cli.output.job_progress import STATE_STYLES, summary
+from cli.output.terminal import Terminal, echo
 from cli.service.api_types import Item, Job
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _UNBOUNDED = 10_000
 
 def print_table(table: RenderableType) -> None:
     """Print on stdout; without a terminal as wide as needed, so that scripts get whole values."""
-    console = Console(highlight=False, markup=False)
+    console = Terminal(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = _UNBOUNDED
     with console.capture() as captured:

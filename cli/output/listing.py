@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any
 
 from rich.console import RenderableType
-from typer import echo
 
 from cli.options import OutputFormat
 from cli.output.job_tables import print_table
+from cli.output.terminal import echo
 
 UNLIMITED = 2**31
 """The limit of --all."""

@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Timer
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from cli.output.history_table import HistoryTable
 from cli.output.result_files import Result
+from cli.output.terminal import Terminal
 
 _PATIENCE_SECONDS = 2.0
 """A single image gets a progress bar only if it takes longer."""
@@ -31,10 +31,10 @@ class Report:
         # A character that the terminal's encoding lacks must not stop a batch.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
-        self._errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        self._out = Console(stderr=self.stdout_is_json, highlight=False, markup=False)
+        self._errors = Terminal(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self._out = Terminal(stderr=self.stdout_is_json, highlight=False, markup=False)
         # The tables' console if it is a terminal, so that they scroll above a progress bar.
-        self._progress_console = self._out if self._out.is_terminal else Console(stderr=True)
+        self._progress_console = self._out if self._out.is_terminal else Terminal(stderr=True)
 
     def show(self, result: Result, notes: tuple[str, ...]) -> None:
         if not self.quiet:
@@ -100,7 +100,7 @@ def count_progress(unit: str) -> Iterator[Callable[[int], Callable[[], None]]]:
 
     Yields a function that takes the total and returns a function that advances the bar by one.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 

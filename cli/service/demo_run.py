@@ -17,6 +17,7 @@ from cli.output.history_table import HistoryTable
 from cli.output.job_progress import JobWatch, all_done, summary
 from cli.output.job_tables import new_table
 from cli.output.result_tables import format_found_labels
+from cli.output.terminal import Terminal
 from cli.service.api_client import ApiClient
 from cli.service.api_types import Job, ResultDetail
 from cli.service.connection_settings import object_store
@@ -72,7 +73,7 @@ class DemoOutput:
     """What the terminal shows; plain lines where it is none."""
 
     out: Path
-    console: Console = field(default_factory=lambda: Console(highlight=False, markup=False))
+    console: Console = field(default_factory=lambda: Terminal(highlight=False, markup=False))
     _began: float = field(default_factory=time.monotonic)
     _bucket: str = ""
 

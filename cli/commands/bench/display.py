@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cli.commands.bench.report import peak_memory
+from cli.output.terminal import Terminal
 
 FigureT = TypeVar("FigureT")
 
@@ -32,7 +32,7 @@ def run_cases(measures: Mapping[str, Callable[[], Case]], reference: str, device
         times = [f"{1000 * seconds:,.1f}" for seconds in (*case.stages.values(), total)]
         ratio = f"[bold]{case.reference_s / total:.2f}[/bold]"
         table.add_row(name, *times, f"{1 / total:.3g}", f"{1000 * case.reference_s:,.1f}", ratio)
-    memory, console = peak_memory(device), Console(soft_wrap=True)
+    memory, console = peak_memory(device), Terminal(soft_wrap=True)
     console.print(table)
     console.print(f"peak memory {memory / 2**20:,.0f} MiB")
     return {"cases": {name: case.figures for name, case in cases.items()}, "peak_memory_bytes": memory}
@@ -61,4 +61,4 @@ def number_table(first: str, *columns: str, title: str | None = None) -> Table:
 def progress_bar() -> Progress:
     """Return a bar on stderr that disappears at its end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True))
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True)

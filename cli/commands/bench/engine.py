@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from cli.commands.bench.display import number_table, progress_bar
 from cli.commands.bench.options import DurableOption, JsonOption
 from cli.commands.bench.report import Report, peak_memory
+from cli.output.terminal import Terminal
 
 if TYPE_CHECKING:
     from cli.commands.bench.environment import BenchEnvironment
@@ -43,7 +43,7 @@ def engine(
         figures |= measure_stores(environment, items, batch, s3=s3)
     memory = peak_memory()
     print_rates(figures)
-    Console().print(f"peak memory {memory / 2**20:,.0f} MiB")
+    Terminal().print(f"peak memory {memory / 2**20:,.0f} MiB")
     report.finish(figures | {"peak_memory_bytes": memory})
 
 
@@ -92,4 +92,4 @@ def print_rates(figures: dict[str, Any]) -> None:
     for key, name in (("s3", "objects in S3"), ("memory", "objects in memory (no S3)")):
         if figures[key]:
             table.add_row(name, *(f"{figures[key][case]['items_per_second']:,.0f}" for case in ("new", "known")))
-    Console(soft_wrap=True).print(table)
+    Terminal(soft_wrap=True).print(table)

@@ -4,12 +4,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from car.options import Precision
 from cli.commands.bench import options
 from cli.commands.bench.display import Case, run_cases
 from cli.commands.bench.report import Report
+from cli.output.terminal import Terminal
 
 if TYPE_CHECKING:
     from evaluation.segmenter_speed import Models, Setting
@@ -42,7 +42,7 @@ def segmenter(
     report = Report.start(context, json_file, device=device, precision=settings[0].precision)
     from evaluation.segmenter_speed import Models
 
-    with Console(stderr=True).status("building random models"):
+    with Terminal(stderr=True).status("building random models"):
         pair = Models.load(settings[0])
     measures = {setting.name: partial(_measure, setting, pair) for setting in settings}
     report.finish(run_cases(measures, "official", device))
