@@ -17,9 +17,10 @@ help:
 install: $(INSTALLED)
 
 $(INSTALLED): requirements.lock requirements-reference.lock pyproject.toml hatch_build.py worker/segmenter/crf/lattice.c
+	@echo "installing into $(VENV): several GB, a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-reference.lock 2> $(VENV)/pydensecrf2.log \
 	  || echo "pydensecrf2, which our CRF is compared with, was not built (it needs a C++ compiler and Python below 3.13)." \
 	    "Tests and benchmarks beside it are left out, everything else works. What it said: $(VENV)/pydensecrf2.log"

@@ -44,6 +44,13 @@ FormatOption = Annotated[
     typer.Option("--format", help="table, json (one array) or jsonl (one document per line).", show_choices=False),
 ]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
+
+
+def output_format(output: OutputFormat, as_json: bool) -> OutputFormat:
+    """Return the format of --format, or of its alias --json."""
+    return OutputFormat.JSONL if as_json else output
+
+
 ShowAll = Annotated[bool, typer.Option("--all", help="List everything, whatever --limit is.")]
 
 Labels = Annotated[str | None, label_option("--labels", help='Comma-separated labels: "red car,rusty bolt".')]

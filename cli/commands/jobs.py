@@ -129,7 +129,7 @@ def list_(
         from cli.output.job_tables import jobs_table
         from cli.output.listing import print_list
 
-        output = OutputFormat.JSONL if as_json else output
+        output = options.output_format(output, as_json)
         print_list(service.jobs, jobs_table, output=output, limit=limit, show_all=show_all)
 
 
@@ -155,7 +155,7 @@ def show(
     from cli.output.job_tables import items_table, job_page, print_table
     from cli.output.listing import print_list
 
-    output = OutputFormat.JSONL if as_json else output
+    output = options.output_format(output, as_json)
     state = None if items == "all" else items
     with open_api(data_dir) as service:
         if output is OutputFormat.TABLE or not items:

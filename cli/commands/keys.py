@@ -5,18 +5,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from cli.errors import UsageError
-from cli.options import DATA_DIR, DataFolder
+from cli.options import DATA_DIR, AsJsonLines, DataFolder, FormatOption, OutputFormat, ShowAll, output_format
 from cli.output.terminal import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from rich.table import Table
     from sqlalchemy.orm import Session
 
     from db.models import ApiKey
@@ -54,24 +55,22 @@ def create(
 
 
 @app.command("list")
-def list_(*, data_dir: DataFolder = DATA_DIR) -> None:
+def list_(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of keys.")] = 50,
+    show_all: ShowAll = False,
+    output: FormatOption = OutputFormat.TABLE,
+    as_json: AsJsonLines = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
     """List keys, newest first, without their secrets."""
+    from cli.output.listing import print_list
     from db import api_keys
 
     with _database(data_dir) as session:
-        keys = api_keys.list_all(session)
-    from rich.text import Text
-
-    from cli.output.job_tables import moment, new_table, print_table
-
-    table = new_table("id", "name", "prefix", "scope", "state", "created", "last used")
-    for key in keys:
-        used = moment(key.last_used_at.isoformat()) if key.last_used_at else "never"
-        state = _state(key)
-        style, created = "" if state == "valid" else "yellow", moment(key.created_at.isoformat())
-        scopes = ", ".join(key.scopes)
-        table.add_row(str(key.id), Text(key.name), f"{key.prefix}…", scopes, Text(state, style), created, used)
-    print_table(table)
+        keys = [_document(key) for key in api_keys.list_all(session)]
+    output = output_format(output, as_json)
+    print_list(lambda most: keys[:most], _table, output=output, limit=limit, show_all=show_all)
 
 
 @app.command()
@@ -86,6 +85,32 @@ def revoke(
     with _database(data_dir) as session:
         revoked = api_keys.revoke(session, _id(key, api_keys.list_all(session)))
     echo(f"key {revoked.prefix}… of {revoked.name!r} revoked", err=True)
+
+
+def _document(key: "ApiKey") -> dict[str, Any]:
+    times = {name: getattr(key, name) for name in ("created_at", "last_used_at", "expires_at", "revoked_at")}
+    return {
+        "id": str(key.id),
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        "state": _state(key),
+        **{name: time and time.isoformat() for name, time in times.items()},
+    }
+
+
+def _table(keys: "Iterable[dict[str, Any]]") -> "Table":
+    from rich.text import Text
+
+    from cli.output.job_tables import moment, new_table
+
+    table = new_table("id", "name", "prefix", "scope", "state", "created", "last used")
+    for key in keys:
+        used = moment(key["last_used_at"]) if key["last_used_at"] else "never"
+        state = Text(key["state"], "" if key["state"] == "valid" else "yellow")
+        scopes, created = ", ".join(key["scopes"]), moment(key["created_at"])
+        table.add_row(key["id"], Text(key["name"]), f"{key['prefix']}…", scopes, state, created, used)
+    return table
 
 
 @contextmanager

@@ -1,12 +1,18 @@
 """`car models`: list, fetch and convert CLIP and SAM weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.model_selection import DEMO, OPENAI, demo_folder
+from cli.options import AsJsonLines, FormatOption, OutputFormat, car_command, output_format
 from cli.output.terminal import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
 
 app = typer.Typer(help="List, download and convert model weights.", no_args_is_help=True)
 
@@ -14,22 +20,17 @@ _MEBIBYTE = 2**20
 
 
 @app.command("list")
-def list_() -> None:
+def list_(*, output: FormatOption = OutputFormat.TABLE, as_json: AsJsonLines = False) -> None:
     """List the built-in models and those that presets and SAM need, with size and sha256."""
-    from rich.text import Text
-
-    from cli.output.job_tables import new_table, print_table
+    from cli.output.listing import UNLIMITED, print_list
     from worker.models.sam_checkpoints import RELEASES
 
     demo = {role: str(demo_folder() / "weights" / role) for role in ("proposal", "classifier", "sam")}
     rows = [(f"demo {role}", f"demo: {role}", path) for role, path in demo.items()]
     rows += [(hub_id, purpose, hub_id) for hub_id, purpose in _hub_models().items()]
     rows += [(name, "recipes with sam=on", name) for name in RELEASES]
-    table = new_table("model", "used by", "available", "size", "sha256")
-    for name, purpose, path in rows:
-        available, size, sha = _state(path)
-        table.add_row(name, purpose, Text(available, style="green" if sha else "yellow"), size, sha)
-    print_table(table)
+    models = [{"model": name, "used_by": purpose, **_state(path)} for name, purpose, path in rows]
+    print_list(lambda most: models[:most], _table, output=output_format(output, as_json), limit=UNLIMITED - 1)
 
 
 @app.command()
@@ -122,15 +123,30 @@ def _hub_models() -> dict[str, str]:
     }
 
 
-def _state(path: str) -> tuple[str, str, str]:
-    """Return whether the model is available, its size, and the first digits of its sha256."""
-    from car.weights_digest import weights_digest
+def _table(models: "Iterable[dict[str, Any]]") -> "Table":
+    from rich.text import Text
+
+    from cli.output.job_tables import new_table
+
+    table = new_table("model", "used by", "available", "size", "sha256")
+    table.columns[0].no_wrap = True
+    for model in models:
+        size = f"{model['bytes'] / _MEBIBYTE:.1f} MiB" if model["available"] else ""
+        available = Text("yes", "green") if model["available"] else Text(model["get_it"], "yellow")
+        table.add_row(model["model"], model["used_by"], available, size, (model["sha256"] or "")[:12])
+    return table
+
+
+def _state(path: str) -> dict[str, Any]:
+    """Return whether the model is available, its size and sha256, and otherwise how to get it."""
+    from car.weights_digest import WEIGHTS, weights_digest
     from worker.errors import WeightsError
     from worker.models.weights import find_clip_folder, find_sam_folder
 
     try:
         folder = find_sam_folder(path) if Path(path).name.startswith("sam") else find_clip_folder(path)
     except WeightsError:
-        return ("no" if Path(path).is_absolute() else f"no; car models pull {path}"), "", ""
-    size = (folder / "model.safetensors").stat().st_size / _MEBIBYTE
-    return "yes", f"{size:.1f} MiB", weights_digest(folder)[:12]
+        get_it = "no" if Path(path).is_absolute() else f"no; {car_command()} models pull {path}"
+        return {"available": False, "bytes": None, "sha256": None, "get_it": get_it}
+    size = (folder / WEIGHTS).stat().st_size
+    return {"available": True, "bytes": size, "sha256": weights_digest(folder), "get_it": None}

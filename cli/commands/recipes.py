@@ -1,11 +1,17 @@
 """`car recipes`: the presets, and every recipe parameter with its meaning."""
 
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import AsJsonLines, FormatOption, OutputFormat, output_format
 from cli.output.terminal import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
 
 app = typer.Typer(help="Show the segmenter's presets and parameters.", no_args_is_help=True)
 
@@ -33,16 +39,13 @@ _COMPARED = ("mode", "eta", "theta", "lambda_", "visual_prompts", "iom", "classi
 
 
 @app.command("list")
-def list_() -> None:
-    """Compare the presets."""
+def list_(*, output: FormatOption = OutputFormat.TABLE, as_json: AsJsonLines = False) -> None:
+    """Compare the presets. In JSON each has all its parameters."""
     from car.presets import PRESETS
-    from car.recipe import key_of
-    from cli.output.job_tables import new_table, print_table
+    from cli.output.listing import UNLIMITED, print_list
 
-    table = new_table("preset", *map(key_of, _COMPARED))
-    for name, recipe in PRESETS.items():
-        table.add_row(name, *(_text(getattr(recipe, field)).removeprefix("openai/") for field in _COMPARED))
-    print_table(table)
+    presets = [recipe.to_json() for recipe in PRESETS.values()]
+    print_list(lambda most: presets[:most], _presets_table, output=output_format(output, as_json), limit=UNLIMITED - 1)
 
 
 @app.command()
@@ -87,10 +90,21 @@ def markdown() -> None:
     echo("\n".join(lines))
 
 
+def _presets_table(presets: "Iterable[dict[str, Any]]") -> "Table":
+    from car.recipe import key_of
+    from cli.output.job_tables import new_table
+
+    keys = [key_of(field) for field in _COMPARED]
+    table = new_table("preset", *keys)
+    for preset in presets:
+        table.add_row(preset["preset"], *(_text(preset[key]).removeprefix("openai/") for key in keys))
+    return table
+
+
 def _text(value: Any) -> str:  # noqa: ANN401 - as many types as fields
     """Format a value as --set takes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "+".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import typer
 
 from cli.commands import open_api
 from cli.errors import OutputError, UsageError
-from cli.options import DATA_DIR, AsJson, AsJsonLines, DataFolder, FormatOption, OutputFormat, ShowAll
+from cli.options import DATA_DIR, AsJson, AsJsonLines, DataFolder, FormatOption, OutputFormat, ShowAll, output_format
 from cli.output.terminal import Terminal, echo
 
 app = typer.Typer(help="List, show and export stored results.", no_args_is_help=True)
@@ -54,7 +54,7 @@ def list_(
         from cli.output.listing import print_list
         from cli.output.result_tables import results_table
 
-        output = OutputFormat.JSONL if as_json else output
+        output = output_format(output, as_json)
         rows = partial(service.results, filters)
         print_list(rows, results_table, output=output, limit=limit, show_all=show_all)
 

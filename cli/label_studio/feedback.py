@@ -1,23 +1,22 @@
-"""`car label-studio feedback`: what annotators made of the masks."""
-
-import json
+"""`car label-studio feedback`: how annotators changed the masks."""
 
 from cli.label_studio.options import Project, print_status, service
-from cli.options import DATA_DIR, AsJson, DataFolder
-from cli.output.terminal import echo
+from cli.options import DATA_DIR, AsJsonLines, DataFolder, FormatOption, OutputFormat, output_format
 
 
-def feedback(project: Project, *, as_json: AsJson = False, data_dir: DataFolder = DATA_DIR) -> None:
-    """How often masks were kept, changed or taken away, by label and the words it was asked as."""
+def feedback(
+    project: Project,
+    *,
+    output: FormatOption = OutputFormat.TABLE,
+    as_json: AsJsonLines = False,
+    data_dir: DataFolder = DATA_DIR,
+) -> None:
+    """Show how often masks were kept, changed or deleted, by label and its prompts."""
     from cli.label_studio.tables import feedback_table
-    from cli.output.job_tables import print_table
+    from cli.output.listing import UNLIMITED, print_list
 
     with service(data_dir) as opened:
-        opinions = opened.feedback(project)
-    if as_json:
-        for one in opinions:
-            echo(json.dumps(one))
-    elif opinions:
-        print_table(feedback_table(opinions))
-    else:
+        labels = opened.feedback(project)
+    print_list(lambda most: labels[:most], feedback_table, output=output_format(output, as_json), limit=UNLIMITED - 1)
+    if not labels:
         print_status("no annotation has been submitted yet, or the webhook fails: run `car doctor --project N`")

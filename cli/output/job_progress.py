@@ -1,6 +1,8 @@
 """Progress of a job, shown until it ends."""
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +28,8 @@ _MAX_PAUSE = 10.0
 STATE_STYLES = {"done": "green", "failed": "red", "dead": "red", "cancelled": "yellow"}
 """The states in which an item ends."""
 _MINUTE, _HOUR = 60, 3600
+_RATES = 21
+"""Polls whose median rate is shown: about ten seconds."""
 
 ResponseT = TypeVar("ResponseT")
 
@@ -50,6 +54,7 @@ class JobWatch:
 
         """
         start = time.monotonic()
+        rates: deque[float] = deque(maxlen=_RATES)
         with sentence_bar(self.console) as bar:
             task = bar.add_task("", total=None, said="")
             printed_at, printed = 0.0, ""
@@ -57,7 +62,7 @@ class JobWatch:
                 job = retry_while_busy(
                     lambda: self.jobs.job(job_id), bar.console, patience=self.patience, check=self.check
                 )
-                sentence, ended = summary(job), job["status"] in ENDED
+                sentence, ended = summary(steady(job, rates)), job["status"] in ENDED
                 bar.update(task, total=job["total"] or None, completed=_ended_items(job), said=sentence)
                 line, now = sentence.plain, time.monotonic()
                 if bar.disable and line != printed and (ended or now - printed_at >= LINE_SECONDS):
@@ -105,6 +110,16 @@ def retry_while_busy(
                 reported = True
         time.sleep(pause)
         pause = min(2 * pause, _MAX_PAUSE)
+
+
+def steady(job: Job, rates: deque[float]) -> Job:
+    """Return the job at the median of its last rates, of which this one is added: its time left does not jump."""
+    if not job["rate"]:
+        return job
+    rates.append(job["rate"])
+    rate = statistics.median(rates)
+    eta = job["eta"] and job["eta"] * job["rate"] / rate
+    return {**job, "rate": rate, "eta": eta}
 
 
 def summary(job: Job) -> Text:

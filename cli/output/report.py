@@ -58,8 +58,12 @@ class Report:
         self._out.print(line)
 
     def waiting(self, reason: str) -> AbstractContextManager[object]:
-        """Show a spinner on a terminal while there is nothing to count yet."""
-        return nullcontext() if self.quiet else self._progress_console.status(Text(reason))
+        """Show a spinner while there is nothing to count yet; without a terminal a line."""
+        if self.quiet:
+            return nullcontext()
+        if not self._progress_console.is_terminal:
+            self._errors.print(reason)
+        return self._progress_console.status(Text(reason))
 
     @contextmanager
     def progress(self, files: int) -> Iterator[Progress]:

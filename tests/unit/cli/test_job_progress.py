@@ -1,6 +1,7 @@
 """A job is watched until it ends, through an API that comes and goes."""
 
 import io
+from collections import deque
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from car.errors import CarError
 from cli.errors import ApiRefusedError, ApiUnreachableError
 from cli.output import job_progress
-from cli.output.job_progress import JobWatch, all_done, duration, summary
+from cli.output.job_progress import JobWatch, all_done, duration, steady, summary
 from cli.service.api_types import Job
 
 
@@ -101,3 +102,14 @@ def test_all_done_means_every_image_of_a_job_that_ended():
     assert all_done(job("done", done=10))
     assert not all_done(job("done", done=9, dead=1))
     assert not all_done(job("cancelled", total=0))
+
+
+def test_the_time_left_follows_the_median_rate_and_not_a_single_one():
+    job = {"rate": 10.0, "eta": 100.0, "status": "running"}
+    rates = deque(maxlen=21)
+    for _ in range(9):
+        steady(job, rates)
+    stalled = steady({"rate": 0.5, "eta": 2000.0, "status": "running"}, rates)
+    assert (stalled["rate"], stalled["eta"]) == (10.0, 100.0)
+    unknown = {"rate": 0.0, "eta": None, "status": "running"}
+    assert steady(unknown, rates) == unknown

@@ -333,14 +333,14 @@ def test_a_profile_that_cannot_be_used_is_ignored_with_a_note(profile):
     assert image.notes[0].startswith("color profile ignored")
 
 
-def tiff_of(bands, bits, sample_format, *, cut=0, compression=1):
+def tiff_of(bands, bits, sample_format, *, missing=0, compression=1):
     """Return a little-endian TIFF of 4 x 3 pixels whose bands may be of any number and kind."""
     size = 4 * 3 * bands * bits // 8
     fields = [(256, 4), (257, 3), (258, bits), (259, compression), (262, 1), (273, 200), (277, bands), (278, 3)]
     fields += [(279, size), (339, sample_format)]
     entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in fields)
     head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4)
-    return head.ljust(200, b"\0") + bytes(max(size - cut, 0))
+    return head.ljust(200, b"\0") + bytes(max(size - missing, 0))
 
 
 @pytest.mark.parametrize(
@@ -360,4 +360,4 @@ def test_a_valid_tiff_that_cannot_be_decoded_is_unsupported_and_not_damaged(data
 
 def test_a_tiff_whose_samples_are_missing_is_damaged():
     with pytest.raises(ImageCorruptError):
-        open_image(tiff_of(3, 32, 3, cut=8))
+        open_image(tiff_of(3, 32, 3, missing=8))
