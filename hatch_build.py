@@ -5,6 +5,7 @@ and scipy.
 """
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -24,12 +25,24 @@ class KernelsHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
         try:
-            compile_kernels()
+            library = compile_kernels()
         except (OSError, subprocess.CalledProcessError) as error:
             self.app.display_warning(f"could not compile the CRF's kernels ({error}): it will run on scipy, slower")
             return
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data |= {"pure_python": False, "tag": f"py3-none-{platform}"}
+        build_data |= {"pure_python": False, "tag": f"py3-none-{platform_tag(library)}"}
+
+
+def platform_tag(library: Path) -> str:
+    """Return the platforms that a wheel with this library runs on.
+
+    On Linux with glibc that is manylinux of the newest symbol version in it (PEP 600): it needs libc and libm alone.
+    """
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
+    if not platform.startswith("linux_") or not versions:
+        return platform
+    major, minor = max((int(major), int(minor)) for major, minor in versions)
+    return f"manylinux_{major}_{minor}_{platform.removeprefix('linux_')}"
 
 
 def compile_kernels(folder: Path | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""The embedded engines: PostgreSQL, Redis and an S3 server from wheels, without root, Docker or set-up.
+"""The embedded engines: PostgreSQL, Redis and an S3 server from wheels, without root, Docker or configuration.
 
-They are the engines of production, so that there is one code path and one SQL dialect.
+They are the same servers as in production, so there is one code path and one SQL dialect.
 """
 
 from cli.embedded.engines import ALL, Engines, start_engines

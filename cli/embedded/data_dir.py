@@ -14,23 +14,23 @@ Notes = dict[str, Any]
 
 
 class DataDir:
-    """A data folder that this process alone may use until `close`; made where it is not there.
+    """A data folder that only this process may use until `close`. It is created if it does not exist.
 
     Raises:
-        DataDirUnusable: it cannot be made or written.
-        DataDirInUse: another process has it.
+        DataDirUnusableError: it cannot be created or written.
+        DataDirInUseError: another process uses it.
 
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
         try:
-            # Others may pass, for PostgreSQL may have to run as another user, and see nothing.
+            # PostgreSQL may run as another user, who may enter the folder but not list it.
             self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
             for name in ("logs", "run", "redis", "s3"):
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
             self._lock = (self.path / "lock").open("a+", encoding="ascii")
-            (self.path / "run" / "writable").write_bytes(b"yes")  # a full disk says so here, not in an engine's log
+            (self.path / "run" / "writable").write_bytes(b"yes")  # a full disk is reported here, not in an engine's log
         except OSError as error:
             raise DataDirUnusableError(
                 f"the data folder {self.path} cannot be written ({error.strerror}); give another with --data-dir"
@@ -62,14 +62,14 @@ class DataDir:
         self._lock.close()
 
     def notes(self) -> Notes:
-        """What was noted before; nothing in a new folder."""
+        """Return the stored entries; none in a new folder."""
         try:
             return read_notes(self.path)
         except EnginesNeverRanError:
             return {}
 
     def note(self, **changes: Any) -> None:  # noqa: ANN401 - JSON
-        """Add or replace entries; readers see the old file or the new one, whole."""
+        """Add or replace entries. The file is replaced as a whole, so readers never see half of it."""
         written = self.path / "engines.json.new"
         written.unlink(missing_ok=True)
         written.touch(mode=0o600)
@@ -78,11 +78,11 @@ class DataDir:
 
 
 def read_notes(path: Path) -> Notes:
-    """engines.json of a folder, which another process may hold.
+    """Return engines.json of a folder, which another process may be using.
 
     Raises:
-        EnginesNeverRan: there is none.
-        DataDirUnusable: it cannot be read, or is damaged.
+        EnginesNeverRanError: there is none.
+        DataDirUnusableError: it cannot be read, or is damaged.
 
     """
     source = path.expanduser() / "engines.json"
@@ -103,7 +103,7 @@ def read_notes(path: Path) -> Notes:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the folder now."""
+    """Return whether a process uses the folder now."""
     with suppress(OSError), (path.expanduser() / "lock").open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

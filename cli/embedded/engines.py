@@ -13,7 +13,7 @@ _ATTEMPTS = 3
 
 
 class Engine(Protocol):
-    """`start` begins and returns at once where it can; `wait` returns when it answers."""
+    """`start` starts the server and returns at once if possible; `wait` returns when it answers."""
 
     server: Server
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
 
 
 class Engines:
-    """Servers that run until `close`, or until this process is gone, however it goes."""
+    """Servers that run until `close`, or until this process ends in any way."""
 
     def __init__(self, data_dir: DataDir, engines: list[Engine]) -> None:
         self.data_dir = data_dir
@@ -35,17 +35,17 @@ class Engines:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the other processes need to reach them."""
+        """The variables with which other processes reach them."""
         return {name: value for engine in self._engines for name, value in engine.environment.items()}
 
     def check(self) -> None:
-        """Raises: EngineFailed, when one has ended by itself."""
+        """Raises: EngineFailedError, if one has ended by itself."""
         for engine in self._engines:
             if ending := engine.server.ended():
-                raise EngineFailedError(f"{engine.server.name} ended ({ending}): {engine.server.last_words()}")
+                raise EngineFailedError(f"{engine.server.name} ended ({ending}): {engine.server.last_log_lines()}")
 
     def close(self) -> None:
-        """Stop them cleanly and give the folder free. Twice is no error."""
+        """Stop them cleanly and release the folder. A second call does nothing."""
         for engine in reversed(self._engines):
             engine.stop()
         self.data_dir.close()
@@ -58,14 +58,14 @@ class Engines:
 
 
 def start_engines(data_dir: Path, *, durable: bool = True, which: Collection[str] = ALL) -> Engines:
-    """Start engines on a folder, which is made where it is not there: the same data, passwords and, where they are
-    free, ports as before. What a killed process left running there is stopped first.
+    """Start engines on a folder, which is created if it does not exist. Data and passwords are those of the last run,
+    and so are ports that are still free. Servers that a killed process left running there are stopped first.
 
-    Without `durable` they are quicker, and lose data when the machine stops: for tests.
+    Without `durable` they are faster, and lose data if the machine stops: for tests.
     Call it from the main thread: the engines end with the thread that started them.
 
     Raises:
-        DataDirUnusable, DataDirInUse, EngineMissing, EngineFailed: see cli.errors.
+        DataDirUnusableError, DataDirInUseError, EngineMissingError, EngineFailedError: see cli.errors.
 
     """
     held = DataDir(data_dir)
@@ -76,13 +76,13 @@ def start_engines(data_dir: Path, *, durable: bool = True, which: Collection[str
             held.close()
             raise
         try:
-            _start(engines._engines)  # noqa: SLF001 - its maker
+            _start(engines._engines)  # noqa: SLF001 - this function creates it
             made = {engine.server.name: engine.notes for engine in engines._engines}  # noqa: SLF001
             held.note(**made, environment=engines.environment)
         except BaseException as error:
             for engine in engines._engines:  # noqa: SLF001
                 engine.stop()
-            # Another program took a port between our look and the engine's start.
+            # Another program took a port after it was chosen and before the engine started.
             taken = isinstance(error, EngineFailedError) and "address already in use" in str(error).lower()
             if taken and attempt < _ATTEMPTS:
                 continue

@@ -13,10 +13,10 @@ _LOWEST, _HIGHEST = 18_000, 32_000
 
 
 def obstacle(port: int, host: str = "127.0.0.1") -> str | None:
-    """Why no server could listen there now; none where one could."""
+    """Return why no server can listen there now; None if one can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that rests is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port in TIME_WAIT is free
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -25,9 +25,9 @@ def obstacle(port: int, host: str = "127.0.0.1") -> str | None:
 
 
 def port_holder(port: int) -> str | None:
-    """Return the process that listens on a port, as "python3, process 123"; None where the system does not tell us.
+    """Return the process that listens on a port, as "python3, process 123"; None if the system does not tell.
 
-    Linux alone tells it, and root alone sees the processes of other users.
+    Only Linux tells, and only root sees the processes of other users.
     """
     inodes = set()
     for table in ("tcp", "tcp6"):
@@ -37,7 +37,7 @@ def port_holder(port: int) -> str | None:
             inodes |= {row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port}
     sockets = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
-        with suppress(OSError):  # it ended, or is another user's
+        with suppress(OSError):  # it has ended, or belongs to another user
             if any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir()):
                 return f"{(process / 'comm').read_text(encoding='utf-8').strip()}, process {process.name}"
     return None
@@ -48,7 +48,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(names: Iterable[str], before: dict[str, int]) -> dict[str, int]:
-    """A port for each name: that of `before` where it is free, else a random one; no two alike."""
+    """Return a port for each name: that of `before` if it is free, otherwise a random one. All are different."""
     names = list(names)
     ports = {name: before[name] for name in names if name in before and is_free(before[name])}
     for name in names:
@@ -60,5 +60,5 @@ def free_ports(names: Iterable[str], before: dict[str, int]) -> dict[str, int]:
 
 
 def free_port(before: int = 0) -> int:
-    """`before` where it is free, else a random one."""
+    """Return `before` if it is free, otherwise a random port."""
     return free_ports(["port"], {"port": before} if before else {})["port"]

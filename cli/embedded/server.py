@@ -1,4 +1,4 @@
-"""One server program as a child of this process: its log, its pid file, its start and its end."""
+"""A server program as a child process: its log, its pid file, starting and stopping it."""
 
 import os
 import signal
@@ -16,25 +16,25 @@ _LAST_LINES = 8
 
 
 class Server:
-    """A program that serves until `stop`. It has its own session, so that Ctrl-C reaches this process alone.
+    """A server that runs until `stop`. It has its own session, so Ctrl-C reaches only this process.
 
-    `gentle` is the signal at which it closes its data and ends; it gets it too when this process dies.
+    `stop_signal` makes it close its data and end. It also gets this signal if this process dies.
     """
 
-    def __init__(self, name: str, data_dir: Path, gentle: signal.Signals) -> None:
+    def __init__(self, name: str, data_dir: Path, stop_signal: signal.Signals) -> None:
         self.name = name
         self.log = data_dir / "logs" / f"{name}.log"
         self._data_dir = data_dir
         self._pid_file = data_dir / "run" / f"{name}.pid"
-        self._gentle = gentle
+        self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
     def start(self, program: Sequence[str], *, cwd: Path, user: str | None = None, env: Mapping[str, str]) -> None:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603 - the program is of our wheel, the arguments are ours
-                launch_command(program, deadly=self._gentle, user=user),
+            self._process = subprocess.Popen(  # noqa: S603 - the program is from our wheel, the arguments are our own
+                launch_command(program, deadly=self._stop_signal, user=user),
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -43,41 +43,41 @@ class Server:
                 start_new_session=True,
             )
         pid = self._process.pid
-        self._pid_file.write_text(f"{pid} {_birth(pid)}\n{_folder_id(self._data_dir)}\n", encoding="ascii")
+        self._pid_file.write_text(f"{pid} {_start_time(pid)}\n{_folder_id(self._data_dir)}\n", encoding="ascii")
 
     def ended(self) -> str | None:
-        """How it ended by itself; none while it runs, or after `stop`."""
+        """Return how it ended by itself; None while it runs, or after `stop`."""
         code = self._process.poll() if self._process else None
         return None if code is None else _ending(code)
 
     def wait_until(self, answers: Callable[[], bool], *, seconds: float) -> None:
-        """Poll until it answers.
+        """Wait until `answers` returns true.
 
         Raises:
-            EngineFailed: it ended, or the time is over.
+            EngineFailedError: it ended, or the time is over.
 
         """
         deadline = time.monotonic() + seconds
         while not answers():
             if ending := self.ended():
-                raise EngineFailedError(f"{self.name} ended at its start ({ending}): {self.last_words()}")
+                raise EngineFailedError(f"{self.name} ended at its start ({ending}): {self.last_log_lines()}")
             if time.monotonic() > deadline:
-                raise EngineFailedError(f"{self.name} does not answer after {seconds:.0f} s: {self.last_words()}")
+                raise EngineFailedError(f"{self.name} does not answer after {seconds:.0f} s: {self.last_log_lines()}")
             time.sleep(0.05)
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
         return f"{' | '.join(lines[-_LAST_LINES:]) or 'it said nothing'} (all of it in {self.log})"
 
     def stop(self, *, seconds: float) -> None:
-        """Ask it to end; kill it when the time is over. Twice is no error."""
+        """Ask it to end, and kill it after `seconds`. A second call does nothing."""
         process, self._process = self._process, None
         if process is None:
             return
         with suppress(ProcessLookupError):
-            process.send_signal(self._gentle)
+            process.send_signal(self._stop_signal)
         deadline = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -91,18 +91,18 @@ class Server:
 
         The pid file of a copied data folder names a server of the original, which is left alone.
         """
-        pid, birth, folder_id = self._recorded()
-        is_ours = pid > 0 and birth == _birth(pid) and _runs_in(pid, self._data_dir, folder_id)
+        pid, start_time, folder_id = self._recorded()
+        is_ours = pid > 0 and start_time == _start_time(pid) and _runs_in(pid, self._data_dir, folder_id)
         if is_ours:
             deadline = time.monotonic() + seconds
             with suppress(ProcessLookupError):
-                os.kill(pid, self._gentle)
-            while birth == _birth(pid) and time.monotonic() < deadline:
+                os.kill(pid, self._stop_signal)
+            while start_time == _start_time(pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            if birth == _birth(pid):
+            if start_time == _start_time(pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                while birth == _birth(pid) and time.monotonic() < deadline + _KILLED_SECONDS:
+                while start_time == _start_time(pid) and time.monotonic() < deadline + _KILLED_SECONDS:
                     time.sleep(0.02)
         self._pid_file.unlink(missing_ok=True)
         return is_ours
@@ -110,8 +110,8 @@ class Server:
     def _recorded(self) -> tuple[int, str, str]:
         try:
             process, _, folder_id = self._pid_file.read_text(encoding="ascii").partition("\n")
-            pid, birth = process.split(" ", 1)
-            return int(pid), birth, folder_id.strip()
+            pid, start_time = process.split(" ", 1)
+            return int(pid), start_time, folder_id.strip()
         except (OSError, ValueError):
             return 0, "", ""
 
@@ -134,8 +134,8 @@ def _folder_id(folder: Path) -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def _birth(pid: int) -> str:
-    """When the process began, so that another that got its number later is not taken for it; empty when it is gone."""
+def _start_time(pid: int) -> str:
+    """Return when the process started, which tells it from a later one with the same number; empty if it ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:

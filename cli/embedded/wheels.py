@@ -1,4 +1,4 @@
-"""Where the programs of the engines are: in wheels, found without importing them."""
+"""Find the programs of the engines in their wheels, without importing them."""
 
 import re
 from importlib import metadata
@@ -10,10 +10,10 @@ _INSTALL = 'pip install "car-labeler[embedded]"'
 
 
 def files_of(wheel: str) -> dict[str, Path]:
-    """The files of an installed wheel, by their path in it.
+    """Return the files of an installed wheel, by their path in it.
 
     Raises:
-        EngineMissing: no such wheel here.
+        EngineMissingError: the wheel is not installed.
 
     """
     try:
@@ -27,10 +27,10 @@ def files_of(wheel: str) -> dict[str, Path]:
 
 
 def program(wheel: str, pattern: str) -> Path:
-    """The file of the wheel whose path in it matches; of several, the one with the highest number in its path.
+    """Return the file of the wheel whose path matches; of several, the one with the highest number in its path.
 
     Raises:
-        EngineMissing: no such wheel here, or it holds no such file.
+        EngineMissingError: the wheel is not installed, or has no such file.
 
     """
     matches = {_number(name): path for name, path in files_of(wheel).items() if re.search(pattern, name)}

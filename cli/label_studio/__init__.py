@@ -1,4 +1,4 @@
-"""`car label-studio`: connect a project, keep it in step, and see what became of it."""
+"""`car label-studio`: connect a project, keep it up to date, and show its progress."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""A project's ML backend and webhook in Label Studio, made or changed so that they are as wished."""
+"""Create a project's ML backend and webhook in Label Studio, or change what differs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class DesiredBackend:
-    """How the project shall be connected."""
+    """How a project is to be connected."""
 
     project: int
     url: str
@@ -49,14 +49,14 @@ class DesiredBackend:
 
 @dataclass(frozen=True)
 class Difference:
-    """What to send, and in which of it the present differs; nothing differs where `fields` is empty."""
+    """The body to send, and the fields in which the present object differs; empty `fields` mean no difference."""
 
     body: dict[str, Any]
     fields: tuple[str, ...]
 
 
 def own_backend(backends: Sequence[Document], desired: DesiredBackend) -> Document | None:
-    """The backend that is this service: by its address, else by its title."""
+    """Return the backend that is this service, found by its address or else by its title."""
     for one in backends:
         if same_address(str(one.get("url") or ""), desired.url):
             return one
@@ -65,7 +65,7 @@ def own_backend(backends: Sequence[Document], desired: DesiredBackend) -> Docume
 
 
 def backend_difference(backend: Document | None, desired: DesiredBackend) -> Difference:
-    """Label Studio checks a change like a new one, so `body` is always whole."""
+    """`body` is always complete: Label Studio validates a change like a new backend."""
     backend = backend or {}
     params = extra_params_of(backend)
     body: dict[str, Any] = {
@@ -84,14 +84,14 @@ def backend_difference(backend: Document | None, desired: DesiredBackend) -> Dif
         body |= {"basic_auth_user": desired.user, "basic_auth_pass": desired.password}
         if backend.get("basic_auth_user") != desired.user:
             fields.append("basic_auth_user")
-        # The password cannot be read; a backend that answers was given the right one.
+        # The password cannot be read; a backend that responds has the right one.
         if not backend.get("basic_auth_pass_is_set") or backend.get("state") != CONNECTED:
             fields.append("basic_auth_pass")
     return Difference(body, tuple(fields))
 
 
 def extra_params_of(backend: Document) -> dict[str, Any]:
-    """An object, be it as Label Studio's form writes it, as text. What is neither counts as none."""
+    """Return a JSON object, also one written as text, as Label Studio's form does. Anything else counts as empty."""
     given = backend.get("extra_params")
     if isinstance(given, str):
         try:
@@ -106,7 +106,7 @@ def own_webhook(webhooks: Sequence[Document], desired: DesiredBackend) -> Docume
 
 
 def webhook_difference(webhook: Document | None, desired: DesiredBackend) -> Difference:
-    """`body` always says the actions: a change without them would take them all away."""
+    """`body` always has the actions: a change without them would remove all."""
     webhook = webhook or {}
     headers = dict(webhook.get("headers") or {})
     if desired.secret:
@@ -150,7 +150,7 @@ class ReconcileAction(StrEnum):
 
 @dataclass(frozen=True)
 class ReconcileResult:
-    """What became of a backend or a webhook."""
+    """What was done with a backend or a webhook."""
 
     how: ReconcileAction
     fields: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ class ReconcileResult:
 
 
 def connect_backend(studio: "LabelStudio", desired: DesiredBackend) -> ReconcileResult:
-    """Raises: BackendBlocked, BackendRefused, LabelStudioError."""
+    """Raises: BackendBlockedError, BackendRefusedError, LabelStudioError."""
     from worker.label_studio.errors import AddressBlockedError, RejectedError
 
     found = own_backend(studio.backends(desired.project), desired)
@@ -186,9 +186,10 @@ def connect_backend(studio: "LabelStudio", desired: DesiredBackend) -> Reconcile
 
 
 def connect_webhook(studio: "LabelStudio", desired: DesiredBackend) -> ReconcileResult:
-    """That of the backend's address; Label Studio makes one, for all actions and without a secret, beside a backend.
+    """Return the webhook at the backend's address. Label Studio creates one with each backend, for all actions and
+    without a secret.
 
-    Raises: BackendBlocked, LabelStudioError.
+    Raises: BackendBlockedError, LabelStudioError.
     """
     from worker.label_studio.errors import AddressBlockedError, RejectedError
 
@@ -210,7 +211,7 @@ def connect_webhook(studio: "LabelStudio", desired: DesiredBackend) -> Reconcile
 
 
 def others(studio: "LabelStudio", desired: DesiredBackend, own: ReconcileResult) -> list[Document]:
-    """Backends of the project that Label Studio asks before ours: it asks the first alone."""
+    """Return the backends that come before ours: Label Studio asks only the first."""
     before: list[Document] = []
     for one in studio.backends(desired.project):
         if own.document is not None and one.get("id") == own.document.get("id"):
@@ -220,7 +221,7 @@ def others(studio: "LabelStudio", desired: DesiredBackend, own: ReconcileResult)
 
 
 def _blocked(studio: "LabelStudio", desired: DesiredBackend, said: str) -> BackendBlockedError:
-    """With the first variable alone the backend is made, and the answer is a refusal all the same."""
+    """With only the first variable the backend is created, although the response is a refusal."""
     made = any(same_address(str(one.get("url") or ""), desired.url) for one in studio.backends(desired.project))
     half = "; the backend is there, its webhook is not: SSRF_PROTECTION_ENABLED is what is missing" if made else ""
     return BackendBlockedError(f"{desired.url}: {said.partition('; set ML_')[0]}{half}. {_SSRF}")

@@ -1,4 +1,4 @@
-"""`car label-studio connect`: a project asks this service for masks, and tells it of its tasks."""
+"""`car label-studio connect`: make this service a project's ML backend, and its webhook's receiver."""
 
 import json
 from pathlib import Path
@@ -54,26 +54,26 @@ def connect(
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Make this service the project's ML backend and give its webhook the secret. Again, it changes what differs and
-    nothing else.
+    """Make this service the project's ML backend and give its webhook the secret. Running it again changes only what
+    differs.
 
-    Exit code 0: it is connected; 2: it is not, and the message says why.
+    Exit code 0: the project is connected; 2: it is not, and the message says why.
     """
     from cli.label_studio.backend_reconcile import connect_backend, connect_webhook, others
     from cli.label_studio.tables import labels_json
 
-    wish = _desired_backend(project, url, title, _extra_params(preset, settings, background), data_dir)
+    desired = _desired_backend(project, url, title, _extra_params(preset, settings, background), data_dir)
     with label_studio(label_studio_url, ask_token=token, data_dir=data_dir) as studio:
-        plan = _send_project(studio, wish, data_dir, quiet=as_json)
-        backend = connect_backend(studio, wish)
-        webhook = None if no_webhook else connect_webhook(studio, wish)
-        before = others(studio, wish, backend)
+        plan = _send_project(studio, desired, data_dir, quiet=as_json)
+        backend = connect_backend(studio, desired)
+        webhook = None if no_webhook else connect_webhook(studio, desired)
+        before = others(studio, desired, backend)
     if as_json:
         problems = [one.to_json() for one in plan.problems]
-        told = {"project": project, "url": wish.url, "labels": labels_json(plan), "problems": problems}
-        made = {"backend": backend.to_json(), "webhook": webhook.to_json() if webhook else None}
-        echo(json.dumps(told | made))
-    _report(wish, backend, webhook)
+        document = {"project": project, "url": desired.url, "labels": labels_json(plan), "problems": problems}
+        outcome = {"backend": backend.to_json(), "webhook": webhook.to_json() if webhook else None}
+        echo(json.dumps(document | outcome))
+    _report(desired, backend, webhook)
     if before:
         names = ", ".join(repr(one.get("title") or one.get("url")) for one in before)
         print_status(
@@ -105,7 +105,7 @@ def _desired_backend(
 
 
 def _extra_params(preset: str | None, settings: list[str] | None, background: str | None) -> dict[str, Any]:
-    """What was given; the rest stays as it is in Label Studio."""
+    """Return the given parameters; all others stay as they are in Label Studio."""
     given: dict[str, Any] = {}
     if preset is not None:
         given["preset"] = preset
@@ -117,11 +117,11 @@ def _extra_params(preset: str | None, settings: list[str] | None, background: st
 
 
 def _send_project(studio: "LabelStudio", desired: "DesiredBackend", data_dir: Path, *, quiet: bool) -> "ProjectConfig":
-    """Who asks, which project it is, and what becomes of its labels.
+    """Print the Label Studio, the project and what its labels become; return the project's configuration.
 
     Raises:
-        LabelStudioError: the token or the project is not what it should be.
-        LabelingConfigError, RecipeError, VocabularyError: nothing could be done for this project.
+        LabelStudioError: the token is rejected or the project does not exist.
+        LabelingConfigError, RecipeError, VocabularyError: the project cannot be labeled.
 
     """
     from car.label_studio.project_config import build_project_config

@@ -1,8 +1,8 @@
-"""What can go wrong between `car label-studio` and Label Studio. The root is car.errors.CarError.
+"""Errors between `car label-studio` and Label Studio. The root is car.errors.CarError.
 
 CarError
-├── BackendBlocked     Label Studio's SSRF protection does not let it call this service
-└── BackendRefused     Label Studio asked this service and was not content with its answer
+├── BackendBlockedError   Label Studio's SSRF protection does not let it call this service
+└── BackendRefusedError   Label Studio called this service and rejected its response
 """
 
 from car.errors import CarError

@@ -1,4 +1,4 @@
-"""Options that the commands share, and the Label Studio that they mean."""
+"""Options that the commands share, and their connections to Label Studio and to the service."""
 
 import os
 import sys
@@ -37,7 +37,7 @@ AskToken = Annotated[
 
 @contextmanager
 def label_studio(url: str | None, *, ask_token: bool, data_dir: Path) -> "Iterator[LabelStudio]":
-    """Raises: WrongUse, where it is not known where it is or who asks."""
+    """Raises: UsageError, if its URL or token is not known."""
     from worker.label_studio import LabelStudio
 
     known = _known(data_dir)
@@ -58,13 +58,13 @@ def label_studio(url: str | None, *, ask_token: bool, data_dir: Path) -> "Iterat
 
 
 def has_label_studio(data_dir: Path) -> bool:
-    """Whether it is known, without asking anybody."""
+    """Return whether URL and token of Label Studio are known."""
     known = _known(data_dir)
     return bool(known.get("LABEL_STUDIO_URL") and known.get("LABEL_STUDIO_API_KEY"))
 
 
 def _known(data_dir: Path) -> dict[str, str]:
-    """Under the names of Label Studio's own kit too."""
+    """Return the known variables, also those under the names of label-studio-ml."""
     from cli.service.connection_settings import variables
     from db.settings import OTHER_NAMES
 
@@ -82,12 +82,12 @@ def service(data_dir: Path) -> "Iterator[ApiClient]":
 
 
 def print_status(text: str) -> None:
-    """To the person, not to the script that reads stdout."""
+    """Print on stderr, which scripts do not read."""
     echo(text, err=True)
 
 
 def environment(name: str, data_dir: Path) -> str | None:
-    """A variable of the environment or of the data folder's service; none where it is empty."""
+    """Return a variable of the environment or of the data folder's service; None if it is empty."""
     from cli.service.connection_settings import variables
 
     return variables(data_dir).get(name) or os.environ.get(name) or None

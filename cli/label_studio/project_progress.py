@@ -1,4 +1,4 @@
-"""A project's progress, shown until nothing of it is left to do."""
+"""Progress of a project, shown until all its tasks are finished."""
 
 import time
 from collections import deque
@@ -21,14 +21,14 @@ _ENDED_PREDICTIONS = ("sent", "failed", "orphaned")
 
 
 class Projects(Protocol):
-    """Where a project's state is asked for: cli.service.Service."""
+    """Returns a project's state; cli.service.api_client.ApiClient is one."""
 
     def project(self, number: int) -> Project: ...
 
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """How far something is."""
+    """The progress of one stage."""
 
     done: int
     total: int | None
@@ -37,7 +37,7 @@ class ProgressSnapshot:
 
 
 def of_sync(project: Project) -> ProgressSnapshot:
-    """The look at all tasks."""
+    """The sync of all tasks."""
     sync = project["sync"]
     parts = [Text(f"{sync['seen']:,} of {sync['total']:,} tasks" if sync["total"] else f"{sync['seen']:,} tasks")]
     if sync["error"]:
@@ -46,7 +46,7 @@ def of_sync(project: Project) -> ProgressSnapshot:
 
 
 def of_backfill(project: Project) -> ProgressSnapshot:
-    """Every known task's way to a prediction in Label Studio, or to a stated failure."""
+    """The predictions of all known tasks: sent, or failed with a reason."""
     items, predictions = project["items"], project["predictions"]
     sent = sum(predictions.get(state, 0) for state in _ENDED_PREDICTIONS)
     failed = sum(items.get(state, 0) for state in _ENDED_ITEMS)
@@ -62,7 +62,7 @@ def of_backfill(project: Project) -> ProgressSnapshot:
 
 @dataclass
 class ProjectWatch:
-    """Shows one project on stderr: a bar on a terminal, else a line now and then."""
+    """Shows one project on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
     projects: Projects
     measure: Callable[[Project], ProgressSnapshot]
@@ -72,10 +72,10 @@ class ProjectWatch:
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def until_end(self, number: int) -> Project:
-        """The project when nothing of it is left to do.
+        """Return the project when all its tasks are finished.
 
         Raises:
-            CarError: the API refuses, or has been silent for minutes.
+            CarError: the API refuses, or has not responded for minutes.
 
         """
         with sentence_bar(self.console) as bar:
@@ -109,7 +109,7 @@ class ProjectWatch:
         return Text(" · ").join(parts)
 
     def _rate(self, done: int) -> float:
-        """Tasks a second, over the last half minute."""
+        """Return the tasks per second over the last half minute."""
         now = time.monotonic()
         self._seen.append((now, done))
         while now - self._seen[0][0] > _RATE_SECONDS:

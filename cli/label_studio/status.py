@@ -1,4 +1,4 @@
-"""`car label-studio status`: how far projects are, and what failed."""
+"""`car label-studio status`: progress and failures of projects."""
 
 import json
 from typing import TYPE_CHECKING, Annotated

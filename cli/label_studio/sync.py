@@ -1,4 +1,4 @@
-"""`car label-studio sync` and `backfill`: all tasks of a project, whether or not a webhook told of them."""
+"""`car label-studio sync` and `backfill`: all tasks of a project, also those without a webhook."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,7 @@ def sync(
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """Look at all tasks of a project and queue those that are new. Exit code 1 if Label Studio could not be asked."""
+    """Read all tasks of a project and queue the new ones. Exit code 1: Label Studio could not be reached."""
     from cli.label_studio.project_progress import ProjectWatch, of_sync
 
     with service(data_dir) as opened:
@@ -70,9 +70,9 @@ def backfill(
     as_json: AsJson = False,
     data_dir: DataFolder = DATA_DIR,
 ) -> None:
-    """See to it that every task of a project has its prediction in Label Studio, and watch until it has.
+    """Send a prediction for every task of a project to Label Studio, and show progress until all are sent.
 
-    Exit code 0: all have; 1: some have none, and it is said why; Ctrl-C leaves it running.
+    Exit code 0: every task has one; 1: some have none, with the reasons. Ctrl-C ends only the display.
     """
     from cli.label_studio.project_progress import ProjectWatch, of_backfill
 
@@ -89,7 +89,7 @@ def backfill(
             return
         opened.sync_project(project)
         ended = _follow(ProjectWatch(opened, of_backfill, hint=_SILENT), project, "backfill")
-        # The weights of a worker that started meanwhile make another version.
+        # A worker that started meanwhile may have other weights, and so another version.
         version, lacking = ended["model_version"], _lacking(studio, ended)
         if use:
             _use(studio, ended)
@@ -99,7 +99,7 @@ def backfill(
 
 
 def _note(opened: "ApiClient", studio: "LabelStudio", number: int) -> "api_types.Project":
-    """Tell the service of the project as Label Studio has it now, be it for the first time."""
+    """Store the project in the service as it is in Label Studio now."""
     from cli.label_studio.backend_reconcile import extra_params_of
 
     found = studio.project(number)
@@ -110,7 +110,7 @@ def _note(opened: "ApiClient", studio: "LabelStudio", number: int) -> "api_types
         "instance": studio.url,
     }
     backends = studio.backends(number)
-    if backends:  # Label Studio asks the first, and its parameters are what /setup is sent
+    if backends:  # Label Studio asks the first one, whose parameters /setup receives
         document["extra_params"] = extra_params_of(backends[0])
     return opened.upsert_project(number, document)
 
@@ -139,7 +139,7 @@ def _use(studio: "LabelStudio", project: "api_types.Project") -> None:
 
 
 def _tell_lacking(project: "api_types.Project", lacking: int) -> None:
-    """Raises: typer.Exit, with 1 where a task has no prediction."""
+    """Raises: typer.Exit with code 1, if a task has no prediction."""
     from cli.label_studio.tables import reasons_table
     from cli.output.job_tables import print_table
 

@@ -20,7 +20,7 @@ _PREDICTION_STYLES = {"sent": "green", "failed": "red", "orphaned": "yellow"}
 
 
 def labels_table(config: "ProjectConfig") -> Table:
-    """What CLIP is asked for each label, and what its masks become."""
+    """Return a table of each label's prompts, and the controls that show its masks."""
     if config.vocabulary is None:
         table = new_table("label", "asked as", "shown by")
         shown = dict.fromkeys(_control(one) for one in config.config.controls)
@@ -30,7 +30,7 @@ def labels_table(config: "ProjectConfig") -> Table:
     aliased = any(place.label.strip() != place.visible for place, _ in asked)
     table = new_table("label", *(["regions carry"] if aliased else []), "asked as", "shown by")
     for place, prompts in asked:
-        # Of several controls for masks the first is used; choices say beside it that the label was found.
+        # Of several controls for masks the first is used; choices state additionally that the label was found.
         controls = ", ".join(_control(one) for one in [*place.controls[:1], *place.choices])
         carried = [Text(place.label.strip())] if aliased else []
         table.add_row(Text(place.visible), *carried, _words(place, prompts), Text(controls or "nothing", "cyan"))
@@ -38,7 +38,7 @@ def labels_table(config: "ProjectConfig") -> Table:
 
 
 def labels_json(config: "ProjectConfig") -> list[dict[str, Any]] | None:
-    """The same for a script; None where each task has words of its own."""
+    """Return the same as JSON; None if each task has words of its own."""
     if config.vocabulary is None:
         return None
     return [
@@ -53,7 +53,7 @@ def labels_json(config: "ProjectConfig") -> list[dict[str, Any]] | None:
 
 
 def _words(target: "LabelTarget", prompts: tuple[str, ...]) -> Text:
-    """The words that CLIP reads; marked, and with where they are written, where they are not what annotators read."""
+    """Return the words that CLIP reads; marked, with their source, if they are not those that annotators see."""
     words = Text(", ".join(prompts))
     if prompts == (target.visible,):
         return words
@@ -65,7 +65,7 @@ def _control(control: "Control") -> str:
 
 
 def project_page(project: Project) -> Table:
-    """How far one project is, a line each."""
+    """Return a project's state, one line per value."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -106,7 +106,7 @@ def projects_table(projects: Iterable[Project]) -> Table:
 
 
 def reasons_table(reasons: Iterable[tuple[str, FailureReason]]) -> Table:
-    """Why tasks have no prediction: what failed, with one of them."""
+    """Return the reasons why tasks have no prediction, each with one of its tasks."""
     table = new_table("what", "tasks", "why", "for one, task")
     for what, one in reasons:
         why = Text(f"{one['example']} ({one['code']})", "red")

@@ -1,4 +1,4 @@
-"""The API, as the command line speaks with it."""
+"""A client of the API for the command line."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ class ApiAddress:
 class ApiClient:
     """One connection to the API at an address.
 
-    Every method raises ApiRefused with the server's words, ApiBusy or ApiUnreachable, and nothing of httpx.
+    Every method raises ApiRefusedError with the server's message, ApiBusyError or ApiUnreachableError, and no error of
+    httpx.
     """
 
     def __init__(self, address: ApiAddress) -> None:
@@ -57,7 +58,7 @@ class ApiClient:
             base_url=f"{self.url}/api/v1",
             headers=headers,
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            # A proxy of the environment cannot reach what listens on this machine.
+            # A proxy of the environment cannot reach a service on this machine.
             trust_env=urlsplit(self.url).hostname not in _HERE,
         )
 
@@ -70,7 +71,7 @@ class ApiClient:
     # Jobs
 
     def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> tuple[CreatedJob, bool]:
-        """The job, and whether an earlier request with this key had made it already."""
+        """Return the job, and whether an earlier request with this key created it."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._send("POST", "/jobs", json=request, headers=headers)
         return cast("CreatedJob", answer.json()), answer.headers.get("Idempotent-Replay") == "true"
@@ -88,7 +89,7 @@ class ApiClient:
         return cast("Job", self._json("POST", f"/jobs/{_part(job_id)}/cancel"))
 
     def retry(self, job_id: str) -> tuple[int, Job]:
-        """How many items are tried again, and the job."""
+        """Return the number of retried items, and the job."""
         answer = self._json("POST", f"/jobs/{_part(job_id)}/retry")
         return int(answer["retried"]), cast("Job", answer["job"])
 
@@ -98,14 +99,14 @@ class ApiClient:
     # Results
 
     def results(self, filters: Filters, most: int) -> Iterator[ResultSummary]:
-        """Newest first; with the filter `job` one for each of its done images."""
+        """Return results, newest first; with the filter `job` one for each of its done images."""
         return cast("Iterator[ResultSummary]", self._pages("/results", filters, most))
 
     def result(self, result_id: str) -> ResultDetail:
         return cast("ResultDetail", self._json("GET", f"/results/{_part(result_id)}"))
 
     def overlay(self, result_id: str) -> bytes:
-        """PNG."""
+        """Return a PNG."""
         return self._send("GET", f"/results/{_part(result_id)}/overlay.png").content
 
     # Projects of Label Studio
@@ -114,12 +115,12 @@ class ApiClient:
         return cast("Iterator[ProjectEntry]", self._pages(_PROJECTS, {}, most))
 
     def project(self, number: int, instance: str | None = None) -> Project:
-        """`instance`: Label Studio's address, where several have a project of this number."""
+        """`instance` is Label Studio's URL, if several have a project of this number."""
         asked = {"instance": instance} if instance else {}
         return cast("Project", self._send("GET", f"{_PROJECTS}/{number}", params=asked).json())
 
     def upsert_project(self, number: int, document: Mapping[str, Any]) -> Project:
-        """Tell the service of a project as Label Studio has it."""
+        """Store a project as it is in Label Studio."""
         return cast("Project", self._send("PUT", f"{_PROJECTS}/{number}", json=document).json())
 
     def project_tasks(self, number: int, state: str | None, most: int) -> Iterator[ProjectTask]:
@@ -132,7 +133,7 @@ class ApiClient:
         return cast("Project", self._json("POST", f"{_PROJECTS}/{number}/sync"))
 
     def retry_project(self, number: int) -> tuple[int, int, Project]:
-        """How many images and predictions are tried again, and the project."""
+        """Return the numbers of retried images and predictions, and the project."""
         answer = self._json("POST", f"{_PROJECTS}/{number}/retry")
         return int(answer["images"]), int(answer["predictions"]), cast("Project", answer["project"])
 
@@ -174,7 +175,7 @@ class ApiClient:
 
 
 def _refusal(answer: "httpx.Response", url: str) -> ApiRefusedError:
-    """The server's problem+json as an error; of another server at least its status."""
+    """Return the server's problem+json as an error; for another server at least its status."""
     status = answer.status_code
     kind = ApiBusyError if status in _BUSY else ApiRefusedError
     try:
@@ -186,7 +187,7 @@ def _refusal(answer: "httpx.Response", url: str) -> ApiRefusedError:
 
 
 def _part(text: str) -> str:
-    """An id as part of a path; what a user typed stays one part."""
+    """Return an id as one part of a path, whatever a user typed."""
     return quote(text, safe="") or "-"
 
 
@@ -194,5 +195,5 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         return False

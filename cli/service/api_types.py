@@ -1,4 +1,4 @@
-"""What the API answers, as far as the command line reads it; /openapi.json of a running API has all of it."""
+"""The API's responses, as far as the command line reads them; /openapi.json of a running API describes all."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -152,7 +152,7 @@ class ProjectTask(TypedDict):
 
 
 class LabelFeedback(TypedDict):
-    """What annotators made of one label."""
+    """How annotators changed the masks of one label."""
 
     label: str
     prompts: str

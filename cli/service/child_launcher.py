@@ -1,8 +1,8 @@
-"""Becomes another program that ends with its parent and, where asked, is not root.
+"""Start another program in this process: it ends with its parent and, on request, is not root.
 
-Run as a script by path, with nothing but the standard library: `launcher.py PARENT SIGNAL USER|- PROGRAM ARGUMENT...`
-(`launched` writes that line). A `preexec_fn` would do the same between fork and exec, where a process with threads may
-hang.
+It runs as a script by its path, with the standard library only: `child_launcher.py PARENT SIGNAL USER|- PROGRAM
+ARGUMENT...` (see `launch_command`). A `preexec_fn` would do the same between fork and exec, where a process with
+threads may hang.
 """
 
 import ctypes
@@ -16,22 +16,22 @@ _PR_SET_PDEATHSIG = 1
 
 
 def launch_command(program: Sequence[str], *, deadly: signal.Signals, user: str | None = None) -> list[str]:
-    """The command line that runs `program` as a child of this process, with `deadly` sent when this process is gone."""
+    """Return the command that runs `program` as a child of this process and sends it `deadly` if this process ends."""
     parent = str(os.getpid())
     return [sys.executable, "-I", "-S", __file__, parent, str(int(deadly)), user or "-", *program]
 
 
 def end_with_parent(parent: int, deadly: int) -> None:
-    """Linux: this process gets the signal when `parent` is gone, however that went. Elsewhere: nothing."""
+    """On Linux, have this process receive the signal when `parent` ends in any way."""
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, deadly, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the call
+    if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), deadly)
 
 
 def become(name: str) -> None:
-    """Drop root, with all that it may, for the user."""
+    """Give up root and all its rights, and become the user."""
     entry = pwd.getpwnam(name)
     os.setgroups([])
     os.setgid(entry.pw_gid)
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parent, deadly, user, *program = arguments
     if user != "-":
         become(user)
-    end_with_parent(int(parent), int(deadly))  # last: a change of user forgets it
+    end_with_parent(int(parent), int(deadly))  # last, because a change of user resets it
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         os.execv(program[0], program)  # noqa: S606 - there is no shell to start

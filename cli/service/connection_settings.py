@@ -1,4 +1,4 @@
-"""Where the service of a command is: what the environment says, else the `car up` of a data folder."""
+"""Addresses and keys of the service: those of the environment, or else of the `car up` of a data folder."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS
 
 
 def api_address(data_dir: Path) -> ApiAddress:
-    """CAR_API_URL and CAR_API_KEY, else those of the folder, else the usual place on this machine."""
+    """Return CAR_API_URL and CAR_API_KEY, or those of the folder, or the default URL on this machine."""
     key = os.environ.get("CAR_API_KEY") or None
     if url := os.environ.get("CAR_API_URL"):
         return ApiAddress(url, key)
@@ -26,7 +26,7 @@ def api_address(data_dir: Path) -> ApiAddress:
 
 
 def database_url(data_dir: Path) -> str:
-    """Raises: WrongUse, where neither names a database."""
+    """Raises: UsageError, if neither names a database."""
     url = os.environ.get("DATABASE_URL") or _recorded(data_dir).get("DATABASE_URL")
     if not url:
         raise UsageError(
@@ -36,7 +36,7 @@ def database_url(data_dir: Path) -> str:
 
 
 def object_store(data_dir: Path) -> "ObjectStore":
-    """The service's bucket, with keys as they are. Raises: WrongUse, where neither names a bucket."""
+    """Return the service's bucket, with keys as they are. Raises: UsageError, if neither names a bucket."""
     from db.objects import S3ObjectStore, make_client
     from db.settings import EngineSettings
 
@@ -45,14 +45,14 @@ def object_store(data_dir: Path) -> "ObjectStore":
         raise UsageError(
             f"no bucket is known: start `{car_command()} up` (data folder {data_dir}), or set S3_BUCKET and AWS_*"
         )
-    # Objects alone are wanted; whoever labels over the API need not know the database.
+    # Only objects are needed; a client of the API need not know the database.
     unused = {"DATABASE_URL": "postgresql://", "CELERY_BROKER_URL": "redis://"}
     settings = EngineSettings.from_environment(**unused, **noted)
     return S3ObjectStore(make_client(settings), settings.s3_bucket)
 
 
 def variables(data_dir: Path) -> dict[str, str]:
-    """What the environment says, and what it does not say as `car env` of the folder does."""
+    """Return the environment's variables, completed by those that `car env` prints for the folder."""
     return {**_recorded(data_dir), **{name: value for name, value in os.environ.items() if value}}
 
 

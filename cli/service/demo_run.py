@@ -1,4 +1,4 @@
-"""The whole service on the demo images: from a bucket to stored results, and again without computing."""
+"""The demo: from images in a bucket to stored results, and a second job that reuses them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ _ARROW = "→"
 
 
 def label_demo_images(background: ServiceProcess, show: "DemoOutput") -> bool:
-    """The demo's steps, while the service runs; whether all images were labeled."""
+    """Run the demo's steps on a running service; return whether all images were labeled."""
     with ApiClient(background.address()) as service:
         first = _label(service, background, show, "demo/images/")
         if not all_done(first):
@@ -48,7 +48,7 @@ def label_demo_images(background: ServiceProcess, show: "DemoOutput") -> bool:
 
 
 def _label(service: ApiClient, background: ServiceProcess, show: "DemoOutput", prefix: str) -> Job:
-    """The demo images sent to the bucket and labeled by a job of their own."""
+    """Upload the demo images and label them with a job of their own."""
     store = object_store(background.data_dir)
     sent = upload(store, demo_folder() / "images", prefix, lambda _: lambda: None)
     show.line(f"{sent.sent + sent.present} images are under s3://{store.bucket}/{prefix}")
@@ -56,7 +56,7 @@ def _label(service: ApiClient, background: ServiceProcess, show: "DemoOutput", p
     job, _ = service.create_job(request)
     show.line(f"job {job['id']} looks for {len(request['labels'])} words in {sent.manifest}")
     ended = JobWatch(service, show.console, deadline=_JOB_SECONDS, check=background.check).until_end(job["id"])
-    if show.console.is_terminal:  # where the bar has gone; elsewhere its last line stands
+    if show.console.is_terminal:  # the bar is gone there; without a terminal its last line stays
         show.line(summary(ended).plain)
     return ended
 
@@ -70,7 +70,7 @@ def demo_request(source: dict[str, str], name: str) -> dict[str, Any]:
 
 @dataclass
 class DemoOutput:
-    """What the terminal shows; plain lines where it is none."""
+    """The demo's output; plain lines without a terminal."""
 
     out: Path
     console: Console = field(default_factory=lambda: Terminal(highlight=False, markup=False))
@@ -91,7 +91,7 @@ class DemoOutput:
         self.console.print(Text.assemble((elapsed, "dim"), text), soft_wrap=True)
 
     def results(self, details: Sequence[ResultDetail]) -> None:
-        """A line an image: what was found, and how many words each step left; then some in full."""
+        """Print one line per image: what was found, and how many words each step left; then some images in full."""
         images = new_table("image", "found", "words left, step by step")
         for detail in sorted(details, key=_name):
             left = [str(sum(query["kept"] for query in step["queries"])) for step in detail["steps"]]
@@ -154,7 +154,7 @@ class DemoOutput:
 
     @contextmanager
     def _waiting(self) -> Iterator[Callable[[], None]]:
-        """A sign of life until it is told that the wait is over."""
+        """Show that the service is starting, until the returned function is called."""
         status = self.console.status("")
         if self.console.is_terminal:
             status.start()

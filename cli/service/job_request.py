@@ -1,4 +1,4 @@
-"""What `car jobs create` asks the API for."""
+"""The request of `car jobs create`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from cli.options import background_of, labels_of
 def vocabulary_request(
     labels: str | None, labels_file: Path | None, vocabulary: str | None, background: str | None
 ) -> dict[str, Any]:
-    """The part of the request that says what to look for, from exactly one of the three options."""
+    """Return the part of the request with the labels, from exactly one of the three options."""
     wish: dict[str, Any] = {} if background is None else {"background": background_of(background)}
     if vocabulary is not None:
         if labels is not None or labels_file is not None:
@@ -28,10 +28,10 @@ def _label(label: Label) -> str | dict[str, Any]:
 
 
 def read_manifest(file: Path) -> list[str]:
-    """A local manifest's addresses.
+    """Return the addresses of a local manifest.
 
     Raises:
-        WrongUse: it cannot be read, has none, or a line is none; says which.
+        UsageError: it cannot be read, is empty, or a line is no address; the message names it.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""What `car up` makes ready before any process starts: reachable engines, current tables, a bucket, a key."""
+"""Prepare what the processes of `car up` need: reachable engines, current tables, a bucket, a key."""
 
 import secrets
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ OUTSIDE = ("DATABASE_URL", "CELERY_BROKER_URL", "S3_BUCKET")
 
 
 def uses_outside_engines(environment: Mapping[str, str]) -> bool:
-    """Whether the environment names engines of its own.
+    """Return whether the environment names engines.
 
     Raises:
-        WrongUse: it names some of the three.
+        UsageError: it names only some of the three.
 
     """
     missing = [name for name in OUTSIDE if not environment.get(name)]
@@ -35,7 +35,7 @@ def uses_outside_engines(environment: Mapping[str, str]) -> bool:
 
 
 def check_broker(url: str) -> None:
-    """Raises: BrokerUnreachable."""
+    """Raises: BrokerUnreachableError."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss"):
         raise BrokerUnreachableError("CELERY_BROKER_URL is of no Redis; it looks like redis://:password@host:6379/0")
@@ -54,11 +54,11 @@ def check_broker(url: str) -> None:
 
 
 def prepare(settings: EngineSettings, known: Mapping[str, str]) -> dict[str, str]:
-    """Check all three engines, bring the tables up to date, and see to the bucket. The keys of the API and what Label
-    Studio says to it: the `known` ones where they are still good, else new ones.
+    """Check all three engines, migrate the tables and create the bucket if it is missing. Return the API's key and the
+    secrets of Label Studio: the `known` ones if they are still valid, otherwise new ones.
 
     Raises:
-        DatabaseUnreachableError, MigrationBlockedError, BrokerUnreachable, ObjectStoreError: with what to do.
+        DatabaseUnreachableError, MigrationBlockedError, BrokerUnreachableError, ObjectStoreError: with what to do.
 
     """
     check_broker(settings.celery_broker_url.get_secret_value())
@@ -83,7 +83,7 @@ def _admin_key(session: Session, known: str) -> str:
         try:
             api_keys.check(session, known, api_keys.Scope.ADMIN)
         except api_keys.KeyRefusedError:
-            pass  # the folder's key is of another database, or was revoked
+            pass  # the folder's key belongs to another database, or was revoked
         else:
             return known
     return api_keys.create(session, "car up", [api_keys.Scope.ADMIN])[1]

@@ -1,4 +1,4 @@
-"""The processes of `car up`: started, watched, started again when they die, and stopped together."""
+"""The processes of `car up`: start, watch, restart and stop them."""
 
 import os
 import re
@@ -26,7 +26,7 @@ _SERIOUS = re.compile(
 
 @dataclass
 class Child:
-    """One process, its log and its deaths."""
+    """One process, its log and the times it died."""
 
     name: str
     program: Sequence[str]
@@ -39,10 +39,10 @@ class Child:
 
 
 class Processes:
-    """Children that end with this process, however it ends.
+    """Child processes that end when this process ends in any way.
 
-    Their output goes to `logs`/NAME.log; lines that are warnings or worse go to `say` too. Each has its own session, so
-    that Ctrl-C reaches this process alone, which then asks them to stop.
+    Their output goes to `logs`/NAME.log; warnings and errors are also passed to `report`. Each has its own session, so
+    Ctrl-C reaches only this process, which then asks them to stop.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Processes:
         self._logs = logs
         self._first_delay = first_delay
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
-        self._say = report
+        self._report = report
         self._children: dict[str, Child] = {}
 
     def start(self, name: str, program: Sequence[str]) -> None:
@@ -66,10 +66,10 @@ class Processes:
         return process.pid if process else None
 
     def watch(self) -> None:
-        """Look once: pass warnings on, and start again what died, later each time.
+        """Check all once: pass warnings on, and restart what died, with growing delays.
 
         Raises:
-            ProcessFailed: one died five times within a minute; with its last words.
+            ProcessFailedError: one died five times within a minute; the message has the end of its log.
 
         """
         for child in self._children.values():
@@ -82,7 +82,7 @@ class Processes:
                 self._died(child, code, now)
 
     def stop(self, *, seconds: float) -> list[str]:
-        """Ask all to end and kill those that have not when the time is over; their names."""
+        """Ask all to end, kill those that run after `seconds`, and return their names."""
         running = {name: child.process for name, child in self._children.items() if child.process}
         for process in running.values():
             with suppress(ProcessLookupError):
@@ -103,7 +103,9 @@ class Processes:
         with child.log.open("ab") as log:
             child.read_to = child.started_at = log.tell()
             child.process = subprocess.Popen(  # noqa: S603 - our own programs
-                launch_command(child.program, deadly=signal.SIGKILL),  # what it held is Postgres' to give out again
+                launch_command(
+                    child.program, deadly=signal.SIGKILL
+                ),  # PostgreSQL has what it held
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,35 +123,35 @@ class Processes:
         lately = [death for death in child.deaths if now - death < _WITHIN_SECONDS]
         if len(lately) == _DEATHS:
             raise ProcessFailedError(
-                f"{child.name} died {_DEATHS} times within a minute ({ending}). Its last words in {child.log}:\n"
-                + self._last_words(child)
+                f"{child.name} died {_DEATHS} times within a minute ({ending}). The end of {child.log}:\n"
+                + self._last_log_lines(child)
             )
         delay = min(_LONGEST_DELAY, self._first_delay * 2 ** (len(lately) - 1))
         child.again_at = now + delay
-        self._say(f"{child.name} died ({ending}); it starts again in {delay:g} s. Its log: {child.log}")
+        self._report(f"{child.name} died ({ending}); it starts again in {delay:g} s. Its log: {child.log}")
 
     def _pass_on(self, child: Child) -> None:
         with child.log.open("rb") as log:
             log.seek(child.read_to)
             new = log.read()
-        whole = new[: new.rfind(b"\n") + 1]  # a line that is being written waits
+        whole = new[: new.rfind(b"\n") + 1]  # an incomplete line is read next time
         child.read_to += len(whole)
         for line in whole.decode(errors="replace").splitlines():
             if _SERIOUS.search(line):
-                self._say(f"{child.name}: {line}")
+                self._report(f"{child.name}: {line}")
 
-    def _last_words(self, child: Child) -> str:
+    def _last_log_lines(self, child: Child) -> str:
         with child.log.open("rb") as log:
             log.seek(child.started_at)
             return "\n".join(log.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever it started goes with it, and is gone before anything is started again."""
+    """End the process and all its children, before anything is restarted."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    # Others of the group are not ours to wait for. One that nobody collects stays in it, dead: hence the limit.
+    # Grandchildren cannot be waited for, and a zombie stays in the group: hence the limit.
     deadline = time.monotonic() + _GROUP_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""A result as the API tells it, as the Segmentation it was."""
+"""Parse a result of the API as a Segmentation."""
 
 from car.rle import CocoRle
 from car.segmentation import Mask, MaskSource, Pass, QueryScore, Segmentation, Step, StopReason
@@ -7,7 +7,7 @@ from cli.service.api_types import ResultDetail
 
 
 def segmentation_of(detail: ResultDetail) -> Segmentation:
-    """Masks, steps and timings, equal to those that the worker stored."""
+    """Return masks, steps and timings equal to those that the worker stored."""
     return Segmentation(
         width=detail["image"]["width"],
         height=detail["image"]["height"],

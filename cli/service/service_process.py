@@ -58,7 +58,7 @@ class ServiceProcess:
             self.process.wait()
 
     def _is_ready(self) -> bool:
-        """Whether the API is ready and accepts this service's own key: another service may have taken the port."""
+        """Return whether the API is ready and accepts our own key: another service may have taken the port."""
         import httpx
 
         try:
@@ -116,6 +116,6 @@ def _start(data_dir: Path, port: int) -> ServiceProcess:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the child
+            start_new_session=True,  # Ctrl-C reaches only this process, which then stops the child
         )
     return ServiceProcess(f"http://127.0.0.1:{port}", data_dir, log, process)

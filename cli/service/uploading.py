@@ -41,7 +41,7 @@ def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int],
     Raises:
         UsageError: no such folder.
         ImageError: no images in it, or a file that cannot be read.
-        ObjectStoreError: the bucket is missing, closed or silent. What was sent is skipped the next time.
+        ObjectStoreError: the bucket is missing, denied or unreachable. Uploaded images are skipped the next time.
 
     """
     from worker.images import describe_passed_over, find_images
@@ -62,7 +62,7 @@ def upload(store: ObjectStore, folder: Path, prefix: str, begin: Callable[[int],
         try:
             sent = list(threads.map(send, paths))
         except BaseException:
-            threads.shutdown(cancel_futures=True)  # the first fault ends it, and not after all the others
+            threads.shutdown(cancel_futures=True)  # the first error ends the upload at once
             raise
     lines = [json.dumps({"uri": f"s3://{store.bucket}/{key}"}, ensure_ascii=False) for key, _ in sent]
     manifest = _put_manifest(store, prefix, "".join(f"{line}\n" for line in lines).encode(), ".jsonl")

@@ -10,7 +10,7 @@ import pytest
 from cli.embedded import start_engines
 from tests.label_studio.browser import chromium, logged_in
 from tests.label_studio.server import Server, label_studio, program
-from tests.label_studio.service import Service, last_words, service
+from tests.label_studio.service import Service, last_log_lines, service
 from tests.label_studio.user import User
 from tests.support.picture_server import ImageServer
 from tests.support.services import Bucket, client_of
@@ -103,7 +103,7 @@ def _say_what_the_service_said(request):
     failed_before = request.session.testsfailed
     yield
     if request.session.testsfailed > failed_before and "labeler" in request.fixturenames:
-        print(last_words(request.getfixturevalue("labeler").up.data_dir))  # noqa: T201
+        print(last_log_lines(request.getfixturevalue("labeler").up.data_dir))  # noqa: T201
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def service(folder: Path, **environment: str) -> Iterator[Service]:
                 yield Service(up, http, said)
 
 
-def last_words(folder: Path) -> str:
+def last_log_lines(folder: Path) -> str:
     """Of its processes, for a failed test."""
     names = ("up", "api", "worker-gpu", "worker-io", "scheduler")
     texts = {name: (folder / "logs" / f"{name}.log").read_text(errors="replace") for name in names}

@@ -108,7 +108,7 @@ def test_a_wheel_contains_the_kernels_of_its_source_only(tmp_path, monkeypatch) 
     (library,) = tmp_path.glob("lattice-*.so")
     assert ctypes.CDLL(str(library)).two() == 2
     assert not built["pure_python"]
-    assert built["tag"].startswith("py3-none-")
+    assert built["tag"].startswith("py3-none-manylinux_" if sys.platform == "linux" else "py3-none-")
 
 
 def test_a_wheel_is_built_without_a_compiler_too(tmp_path, monkeypatch, capsys) -> None:
