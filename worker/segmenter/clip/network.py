@@ -89,6 +89,10 @@ class Weights(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
 
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """Apply them as a linear layer."""
+        return linear(self, x)
+
 
 class Attention(nn.Module):
     def __init__(self, sizes: TowerSizes) -> None:
