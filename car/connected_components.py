@@ -3,7 +3,6 @@
 from typing import Final
 
 import numpy as np
-from scipy import ndimage
 
 from car.rle import Mask
 
@@ -23,6 +22,8 @@ def remove_small_components(mask: Mask, min_area: float) -> Mask:
 
 
 def _large_components(mask: Mask, min_area: float) -> Mask:
+    from scipy import ndimage  # noqa: PLC0415 - takes a second, and few processes find components
+
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
@@ -35,6 +36,8 @@ def _large_components(mask: Mask, min_area: float) -> Mask:
 
 
 def _without_small_holes(mask: Mask, min_area: float) -> Mask:
+    from scipy import ndimage  # noqa: PLC0415 - as above
+
     labels, count = ndimage.label(~mask, structure=_WITH_CORNERS)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     fill = areas < min_area

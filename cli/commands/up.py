@@ -76,9 +76,17 @@ def up(
         environment = os.environ | {name: api[name] for name in _SECRETS}
         processes = Processes(folder.path / "logs", environment, lambda line: console.print(line, markup=False))
         stack.callback(_stop, processes, console)
+        # The worker that loads torch takes longest, so it starts first.
         for name, arguments in {
+            "worker-gpu": [
+                "cli.entry_point",
+                "worker",
+                "--queues",
+                "gpu",
+                "--device",
+                device.value,
+            ],
             "api": ["api", "--host", host, "--port", str(port)],
-            "worker-gpu": ["cli.entry_point", "worker", "--queues", "gpu", "--device", device.value],
             "worker-io": ["cli.entry_point", "worker", "--queues", "io"],
             "scheduler": ["cli.entry_point", "scheduler"],
         }.items():

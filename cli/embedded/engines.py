@@ -1,6 +1,7 @@
 """The three engines together, on one data folder."""
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -46,8 +47,8 @@ class Engines:
 
     def close(self) -> None:
         """Stop them cleanly and release the folder. A second call does nothing."""
-        for engine in reversed(self._engines):
-            engine.stop()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda engine: engine.stop(), self._engines))
         self.data_dir.close()
 
     def __enter__(self) -> Self:

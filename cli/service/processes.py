@@ -103,9 +103,7 @@ class Processes:
         with child.log.open("ab") as log:
             child.read_to = child.started_at = log.tell()
             child.process = subprocess.Popen(  # noqa: S603 - our own programs
-                launch_command(
-                    child.program, deadly=signal.SIGKILL
-                ),  # PostgreSQL has what it held
+                launch_command(child.program, deadly=signal.SIGKILL),  # PostgreSQL has what it held
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

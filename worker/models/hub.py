@@ -1,12 +1,13 @@
 """Download models of the Hugging Face hub into its cache, and find them there. This module opens none of them."""
 
 from pathlib import Path
-
-from huggingface_hub import HfApi, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
+from typing import TYPE_CHECKING
 
 from car.weights_digest import WEIGHTS
 from worker.errors import WeightsMissingError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 FILES = ("config.json", "vocab.json", "merges.txt", WEIGHTS)
 """Files that a CLIP folder must have."""
@@ -15,12 +16,14 @@ _CONVERTER = "SFconvertbot"
 """The hub's account that offers safetensors of older models as pull requests."""
 
 
-def pull(hub_id: str, hub: HfApi | None = None) -> Path:
+def pull(hub_id: str, hub: "HfApi | None" = None) -> Path:
     """Download a model's safetensors, configuration and tokenizer, and return their folder.
 
     If the main branch has pickled weights only, the pull request of the hub's conversion account is used.
     Raises: WeightsMissingError, also if the hub cannot be reached.
     """
+    from huggingface_hub import HfApi  # noqa: PLC0415 - takes half a second, and folders do not need it
+
     hub = hub or HfApi()
     try:
         revision = _revision_with_safetensors(hub_id, hub)
@@ -33,6 +36,9 @@ def pull(hub_id: str, hub: HfApi | None = None) -> Path:
 
 def find_snapshot(hub_id: str) -> Path:
     """Return the folder of the newest complete snapshot of a pulled model. Raises: WeightsMissingError."""
+    from huggingface_hub import scan_cache_dir  # noqa: PLC0415 - see pull
+    from huggingface_hub.errors import CacheNotFound  # noqa: PLC0415
+
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
@@ -49,7 +55,7 @@ def find_snapshot(hub_id: str) -> Path:
     return max(complete, key=lambda revision: revision.last_modified).snapshot_path
 
 
-def _revision_with_safetensors(hub_id: str, hub: HfApi) -> str | None:
+def _revision_with_safetensors(hub_id: str, hub: "HfApi") -> str | None:
     if hub.file_exists(hub_id, WEIGHTS):
         return None
     for discussion in hub.get_repo_discussions(hub_id, author=_CONVERTER):

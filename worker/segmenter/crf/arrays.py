@@ -6,7 +6,6 @@ No torch here, because postprocessing runs without it.
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from worker.segmenter.resizing import enlarge
 
@@ -63,6 +62,8 @@ class Arrays:
 
     def matrix(self, starts: Array, indices: Array, values: Array, columns: int) -> Matrix:
         """Return a CSR matrix: row r has the `indices` and `values` from starts[r] to starts[r + 1]."""
+        from scipy import sparse  # noqa: PLC0415 - takes half a second, and the compiled kernels do not need it
+
         return sparse.csr_matrix((values, indices, starts), shape=(len(starts) - 1, columns))
 
     def product(self, matrix: Matrix, table: Array) -> Array:
