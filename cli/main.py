@@ -93,7 +93,9 @@ def _print_version(requested: bool) -> None:
     if requested:
         from importlib import metadata
 
-        typer.echo(f"car {metadata.version('car-labeler')}")
+        from car.model_version import CODE_VERSION
+
+        typer.echo(f"car {metadata.version('car-labeler')} (arithmetic {CODE_VERSION})")
         raise typer.Exit
 
 

@@ -108,7 +108,7 @@ def _weights(session: Session, preset_name: str) -> Finding:
 
 
 def _describe(living: list[Worker]) -> str:
-    versions = ", ".join(sorted({f"{worker.device}, code {worker.code_version}" for worker in living}))
+    versions = ", ".join(sorted({f"{worker.device}, arithmetic {worker.code_version}" for worker in living}))
     return f"{len(living)} ({versions})"
 
 

@@ -72,6 +72,6 @@ def result_page(detail: ResultDetail) -> Table:
         table.add_row("note", Text(printable(note), "yellow"))
     table.add_row("created", f"{moment(detail['created_at'])} on {detail['device']} by {detail['worker']}")
     table.add_row("models", ", ".join(f"{role} {name}" for role, name in detail["models"].items()))
-    table.add_row("version", Text(detail["model_version"]))
+    table.add_row("model version", Text(detail["model_version"]))
     table.add_row("stopped", f"{detail['stop_reason']} after {len(detail['steps'])} steps")
     return table
