@@ -1,6 +1,7 @@
 """The C kernels compared with numpy, and how they get into a wheel."""
 
 import ctypes
+import sys
 
 import numpy as np
 import pytest
