@@ -5,6 +5,7 @@ and scipy.
 """
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCE = Path(__file__).parent / "worker" / "segmenter" / "crf" / "lattice.c"
 # No option may let results depend on the processor: no contraction, no -march, no fast mathematics.
 OPTIONS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+
+
+_OLDEST_GLIBC = (2, 17)
+"""That of manylinux2014, the oldest that Python's wheels for all processors name."""
 
 
 class KernelsHook(BuildHookInterface[Any]):
@@ -37,12 +42,12 @@ def platform_tag(library: Path) -> str:
 
     On Linux with glibc that is manylinux of the newest symbol version in it (PEP 600): it needs libc and libm alone.
     """
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    name = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    if not name.startswith("linux_") or platform.libc_ver()[0] != "glibc":
+        return name
     versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
-    if not platform.startswith("linux_") or not versions:
-        return platform
-    major, minor = max((int(major), int(minor)) for major, minor in versions)
-    return f"manylinux_{major}_{minor}_{platform.removeprefix('linux_')}"
+    major, minor = max(_OLDEST_GLIBC, *((int(major), int(minor)) for major, minor in versions), (0, 0))
+    return f"manylinux_{major}_{minor}_{name.removeprefix('linux_')}"
 
 
 def compile_kernels(folder: Path | None = None) -> Path:
