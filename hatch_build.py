@@ -46,7 +46,7 @@ def platform_tag(library: Path) -> str:
     if not name.startswith("linux_") or platform.libc_ver()[0] != "glibc":
         return name
     versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
-    major, minor = max(_OLDEST_GLIBC, *((int(major), int(minor)) for major, minor in versions))
+    major, minor = max([_OLDEST_GLIBC, *((int(major), int(minor)) for major, minor in versions)])
     return f"manylinux_{major}_{minor}_{name.removeprefix('linux_')}"
 
 
