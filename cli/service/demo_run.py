@@ -55,7 +55,12 @@ def _label(service: ApiClient, background: ServiceProcess, show: "DemoOutput", p
     request = demo_request({"manifest": sent.manifest}, f"demo {prefix}")
     job, _ = service.create_job(request)
     show.line(f"job {job['id']} looks for {len(request['labels'])} words in {sent.manifest}")
-    ended = JobWatch(service, show.console, deadline=_JOB_SECONDS, check=background.check).until_end(job["id"])
+
+    def check() -> None:
+        background.check()
+        show.first_result(service, job)
+
+    ended = JobWatch(service, show.console, deadline=_JOB_SECONDS, check=check).until_end(job["id"])
     if show.console.is_terminal:  # the bar is gone there; without a terminal its last line stays
         show.line(summary(ended).plain)
     return ended
@@ -75,7 +80,7 @@ class DemoOutput:
     out: Path
     console: Console = field(default_factory=lambda: Terminal(highlight=False, markup=False))
     _began: float = field(default_factory=time.monotonic)
-    _bucket: str = ""
+    _has_result: bool = False
 
     @contextmanager
     def started(self, data_dir: Path, port: int) -> Iterator[ServiceProcess]:
@@ -89,6 +94,13 @@ class DemoOutput:
     def line(self, text: str) -> None:
         elapsed = f"{time.monotonic() - self._began:5.1f} s  "
         self.console.print(Text.assemble((elapsed, "dim"), text), soft_wrap=True)
+
+    def first_result(self, service: ApiClient, job: Job) -> None:
+        """Print the demo's first result as soon as it exists."""
+        first = None if self._has_result else next(iter(service.results({"job": job["id"]}, 1)), None)
+        if first is not None:
+            self._has_result = True
+            self.line(f"first result: {Path(first['uri']).name}: {format_found_labels(first['masks']).plain}")
 
     def results(self, details: Sequence[ResultDetail]) -> None:
         """Print one line per image: what was found, and how many words each step left; then some images in full."""

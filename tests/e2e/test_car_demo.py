@@ -75,6 +75,8 @@ def test_results_and_their_history_are_told(demo: tuple[Path, str]):
     assert lines.keys() == {picture.name for picture in SAMPLE_IMAGES}
     assert "nothing" in lines["nothing-but-grass.webp"]
     assert "blue cross" in lines["one-tiny.png"]
+    assert out.count("first result: ") == 1
+    assert out.index("first result: ") < out.index("What was found")
     assert "step 1  step 2" in out
     assert "4 of 30 kept after 2 steps" in out
 
