@@ -29,6 +29,7 @@ def weights_left_out() -> int:
     return sum(map(left_out, (VIT_B16, VIT_L14), Models.SHALLOW.shapes))
 
 
+@pytest.mark.slow
 def test_memory_grows_with_words_by_a_mask_of_bits_and_a_crop_each():
     few, many = (measure_memory(384, 256, words, Models.TINY, finish=False) for words in (20, 140))
     assert list(few.peak_rss) == STAGES

@@ -67,7 +67,7 @@ def gradients(f, encoded, queries, background):
 @pytest.mark.parametrize(
     ("shape", "size", "gain", "scale", "tolerance"),
     [
-        pytest.param(VIT_B16, (384, 512), 1.0, 100.0, 1e-4, id="ViT-B/16 at 512x384"),
+        pytest.param(VIT_B16, (384, 512), 1.0, 100.0, 1e-4, id="ViT-B/16 at 512x384", marks=pytest.mark.slow),
         pytest.param(TINY_F, (96, 128), 4.0, SOFT, 1e-5, id="tiny"),
     ],
 )
