@@ -9,8 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from cli.output.job_progress import LINE_SECONDS, POLL_SECONDS, duration, retry_while_busy, sentence_bar
-from cli.output.report import rate_text
+from cli.output.job_progress import LINE_SECONDS, POLL_SECONDS, duration, rate_text, retry_while_busy, sentence_bar
 from cli.output.terminal import Terminal
 from cli.service.api_types import Project
 

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from car.errors import CarError
-from cli.output.report import rate_text
 from cli.output.terminal import Terminal
 from cli.service.api_types import ENDED, Job
 
@@ -144,6 +143,11 @@ def summary(job: Job) -> Text:
 def all_done(job: Job) -> bool:
     """Whether the job ended and every one of its images has a result."""
     return job["status"] == "done" and job["counts"].get("done", 0) == job["total"]
+
+
+def rate_text(speed: float, unit: str) -> str:
+    """Return `3.2 images/s`, or `2.5 s/image` below one per second."""
+    return f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from cli.output.history_table import HistoryTable
+from cli.output.job_progress import rate_text
 from cli.output.result_files import Result
 from cli.output.terminal import Terminal
 
@@ -125,8 +126,3 @@ class Rate(TextColumn):
     def render(self, task: ProgressTask) -> Text:
         speed = task.finished_speed or task.speed
         return Text(rate_text(speed, self._unit) if speed else "", style="cyan")
-
-
-def rate_text(speed: float, unit: str) -> str:
-    """Return `3.2 images/s`, or `2.5 s/image` below one per second."""
-    return f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}"
