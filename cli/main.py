@@ -34,7 +34,9 @@ _ENTRIES = {
         panel=_SERVICE,
     ),
     "label-studio": CommandEntry(
-        "Label Studio projects: connect, sync, backfill, see what became of them.", "cli.label_studio", panel=_SERVICE
+        "Connect Label Studio projects, sync their tasks, and show progress and feedback.",
+        "cli.label_studio",
+        panel=_SERVICE,
     ),
     "jobs": CommandEntry("Create, watch and manage bulk jobs.", "cli.commands.jobs", panel=_SERVICE),
     "results": CommandEntry("List, show and export stored results.", "cli.commands.results", panel=_SERVICE),

@@ -7,6 +7,8 @@ from cli.label_studio.feedback import feedback
 from cli.label_studio.status import status
 from cli.label_studio.sync import backfill, sync
 
-app = typer.Typer(help="Label Studio projects: connect, sync, backfill, see what became of them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Connect Label Studio projects, sync their tasks, and show progress and feedback.", no_args_is_help=True
+)
 for command in (connect, sync, backfill, status, feedback):
     app.command()(command)
