@@ -64,7 +64,7 @@ class Service:
             answer = self.http.get(f"/api/v1/label-studio/projects/{number}/tasks", params=parameters)
             assert answer.is_success, answer.text
             page = answer.json()
-            found |= {one["task"]: one for one in page["items"]}
+            found |= {one["ls_task_id"]: one for one in page["items"]}
             if not page["next"]:
                 return found
             parameters["cursor"] = page["next"]
